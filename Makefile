@@ -1,0 +1,35 @@
+# `make demo` and `make test` install what they need into .venv; nothing else has to be there but Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check install install-dev clean
+
+demo: install
+	$(BIN)/modalign bench digits --strategies unimodal,late_fusion,joint,joint_unimodal,infonce,modalign \
+	    --seeds 3 --out demo
+	@echo "The table is in demo/table.md (also .csv and .tex), the figure in demo/comparison.png, every run in demo/runs."
+
+test: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist

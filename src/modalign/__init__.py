@@ -1,0 +1,59 @@
+"""ModAlign: multimodal learning by conditional information, with a protective margin.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modalign.data.arrays import from_arrays
+    from modalign.data.load import load_data
+    from modalign.errors import InputError
+    from modalign.information.estimators import estimate
+    from modalign.recipes import load_recipe
+    from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
+    from modalign.training.bench import run_bench
+    from modalign.training.engine import load_run, train
+
+_HOME = {
+    "DataSettings": "settings",
+    "InputError": "errors",
+    "ModelSettings": "settings",
+    "Recipe": "settings",
+    "TrainingSettings": "settings",
+    "estimate": "information.estimators",
+    "from_arrays": "data.arrays",
+    "load_data": "data.load",
+    "load_recipe": "recipes",
+    "load_run": "training.engine",
+    "run_bench": "training.bench",
+    "train": "training.engine",
+}
+
+__all__ = [
+    "DataSettings",
+    "InputError",
+    "ModelSettings",
+    "Recipe",
+    "TrainingSettings",
+    "estimate",
+    "from_arrays",
+    "load_data",
+    "load_recipe",
+    "load_run",
+    "run_bench",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

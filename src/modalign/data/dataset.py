@@ -1,0 +1,141 @@
+"""The contract every data set fulfils, so that the engine needs to know none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalign.data.batch import Batch, Modality
+from modalign.data.task import Task
+from modalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A further column of the data: a possible source of the context T.
+
+    Attributes:
+        values: (N,) int64 codes if discrete, else (N,) or (N, F) float32.
+        names: the names behind the codes; empty for a continuous column.
+    """
+
+    values: Tensor
+    names: tuple[str, ...] = ()
+
+    @property
+    def discrete(self) -> bool:
+        """Whether ``values`` are codes."""
+        return bool(self.names)
+
+
+@runtime_checkable
+class Split(Protocol):
+    """One split of a data set (train, valid or test).
+
+    ``__getitems__`` gives a whole batch at once, so that data in memory is sliced, not collated; it is what
+    PyTorch's loader calls when a data set has it.
+    """
+
+    target: Tensor
+    columns: dict[str, Column]
+    ids: Sequence[str]
+    groups: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, index: list[int]) -> Batch: ...
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Fix the randomness of augmentation to ``epoch``; None switches augmentation off (evaluation)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Units:
+    """What metrics count: samples, or groups of samples such as a patient's patches.
+
+    Attributes:
+        member: (N,) int64 unit of each sample; units are numbered in the order in which they first come.
+        first: (U,) int64 first sample of each unit: what all its samples share (the target) is read there.
+        names: names of the units.
+    """
+
+    member: Tensor
+    first: Tensor
+    names: Sequence[str]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of ``values`` (N, ...) over the samples of each unit, (U, ...)."""
+        if len(self.first) == len(self.member):
+            return values
+        member = self.member.to(values.device)
+        sums = values.new_zeros(len(self.first), *values.shape[1:]).index_add_(0, member, values)
+        counts = torch.bincount(member, minlength=len(self.first)).to(values.dtype)
+        return sums / counts.view(-1, *[1] * (values.ndim - 1))
+
+    def scores(self, task: Task, scores: Tensor) -> Tensor:
+        """Scores of the units, (U, C), of those of the samples, (N, C), as ``Task.log_probability`` gives them.
+
+        Probabilities of classes are averaged, and so are the predictions and log risks of the other tasks.
+        """
+        if task.kind != "classification" or len(self.first) == len(self.member):
+            return self.mean(scores)
+        return self.mean(scores.double().exp()).log().to(scores.dtype)
+
+
+@dataclass
+class MultimodalData:
+    """A data set ready to train on.
+
+    Attributes:
+        name: short name, as in tables.
+        modalities: name -> what it is, in the order of ``Batch.inputs``.
+        task: what is predicted.
+        train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
+        fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
+        notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
+        scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
+    """
+
+    name: str
+    modalities: dict[str, Modality]
+    task: Task
+    train: Split
+    valid: Split
+    test: Split
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+    scored: Literal["samples", "groups"] = "samples"
+
+    def units(self, split: Split) -> Units:
+        """What metrics of ``split`` count.
+
+        Raises:
+            InputError: groups are scored but there are none, or one has samples of different targets.
+        """
+        if self.scored == "samples":
+            every = torch.arange(len(split))
+            return Units(every, every, split.ids)
+        if split.groups is None:
+            raise InputError(f"{self.name} is scored by group but has no groups; name them with --group")
+        names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        units = torch.from_numpy(np.argsort(order)[member]), torch.from_numpy(first[order])
+        differs = (split.target != split.target[units[1]][units[0]]).view(len(split), -1).any(1).numpy()
+        if differs.any():
+            group = str(split.groups[differs][0])
+            raise InputError(
+                f"{self.name} is scored by group, but samples of group {group!r} have different targets; expected "
+                "one target a group"
+            )
+        return Units(*units, [str(name) for name in names[order]])
+
+
+def class_counts(target: Tensor, classes: int) -> Tensor:
+    """Number of samples of each class, (C,) int64."""
+    return torch.bincount(target.long(), minlength=classes)

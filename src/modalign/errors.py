@@ -1,0 +1,30 @@
+"""The one exception users meet, and the helpers that make its message useful."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: the message says what was given, what was expected, what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string if none is close."""
+    match = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
+    """Error for a name that does not exist: names the nearest and lists all.
+
+    >>> str(unknown("strategy", "modaling", ["joint", "modalign"]))
+    "unknown strategy 'modaling'; did you mean 'modalign'? Known: joint, modalign."
+    """
+    names = list(known)
+    hint = nearest(given, names) or ";"
+    return InputError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names) or 'none'}.")

@@ -1,0 +1,237 @@
+"""Everything ``modalign evaluate`` says of one model on one split, as a plain dictionary (``evaluation.json``).
+
+The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null where it is not known):
+
+    split, task, metric, samples, units       what was evaluated; units are groups, or samples where there are none
+    metrics     {name: I}
+    classes     [{"name", "precision", "recall", "f1", "support"}]
+    confusion   [[count]], rows true
+    subsets     [{"modalities": [...], ...I}]
+    heads       {modality: I}, empty where the method does not train heads of single modalities
+    shapley     {"values": {modality: I}, "total", "exact", "orders"}
+    missing     {"shares": [...], "curves": {"any" or modality: [I]}}
+    calibration {"fused" or modality: {"ece", "confidence", "accuracy", "count"}}
+    confidence  {column: {"contexts": [...], "count": [...], "by_modality": {modality: [I]}}}
+    information ``modalign.evaluation.information.Information``, or null
+    warnings    [text]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalign.evaluation.contributions import Predict, Shapley, Subsets, missing_curve, shapley, subset_scores
+from modalign.evaluation.information import Estimator, Information, Reference, information_diagnosis, over_fused
+from modalign.evaluation.metrics import (
+    METRICS,
+    calibration,
+    confusion_matrix,
+    normalise,
+    per_class,
+    weighted_metrics,
+)
+from modalign.evaluation.statistics import Interval, mean_interval, percentile_interval
+
+if TYPE_CHECKING:
+    from modalign.data.task import Task
+
+# Areas need a pass over all scores for every resample; fewer resamples keep that affordable.
+SLOW_METRICS = frozenset({"auc_micro", "average_precision"})
+SLOW_REPEATS = 200
+
+
+def evaluate_model(
+    task: Task,
+    predict: Predict,
+    modalities: Sequence[str],
+    target: np.ndarray,
+    *,
+    heads: np.ndarray | None = None,
+    present: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    columns: Mapping[str, tuple[np.ndarray, Sequence[str]]] | None = None,
+    features: Mapping[str, np.ndarray] | None = None,
+    estimate: Estimator | None = None,
+    reference: Reference | None = None,
+    metric: str | None = None,
+    split: str = "test",
+    repeats: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a model that is known only by its answers.
+
+    Args:
+        task: what is predicted.
+        predict: modalities kept -> scores (N, C) of the whole split with the others masked.
+        modalities: names, in order.
+        target: (N,) or (N, 2).
+        heads: (M, N, C) log-probabilities of trained heads on single modalities; None where there are none
+            (then a modality's own evidence is the model's answer with all others masked).
+        present: (N, M) bool, all present by default.
+        groups: (N,) groups that the bootstrap draws whole.
+        columns: name -> (codes (N,), names): contexts for which confidence is shown beside the classes.
+        features, estimate: modality -> (N, D) features and an estimator, for the information diagnosis.
+        reference: features of other samples, to which the directions are fitted that the estimator sees.
+        metric: of subsets and contributions; the task's first by default.
+        split: name of the split, for the record.
+        repeats, seed: of the bootstrap.
+
+    Returns:
+        The dictionary described at the top of this file, ready for ``json.dump``.
+    """
+    target = np.asarray(target)
+    present = np.ones((len(target), len(modalities)), bool) if present is None else np.asarray(present)
+    subsets = Subsets(task, predict, modalities, target, groups, metric, repeats, seed)
+    scores = subsets.scores(modalities)
+    contributions = shapley(subsets)
+    singles = subset_scores(subsets)
+    result: dict[str, Any] = {
+        "split": split,
+        "task": task.kind,
+        "metric": subsets.metric,
+        "samples": len(target),
+        "units": subsets.units,
+        "metrics": _metric_intervals(subsets, scores),
+        "subsets": [{"modalities": list(keep)} | plain(value) for keep, value in singles.items()],
+        "heads": _head_scores(subsets, heads),
+        "shapley": plain(contributions),
+        "missing": plain(missing_curve(subsets)) if len(modalities) > 1 else None,
+    }
+    warnings = _warnings(subsets, contributions, singles)
+    if heads is None:
+        warnings.append("the method trains no heads of single modalities: their evidence is found by masking")
+    if task.kind == "classification":
+        evidence = _evidence(subsets, heads)
+        result |= _of_classes(task, scores, target, evidence, modalities)
+        contexts = {"class": (target, task.classes)} | dict(columns or {})
+        result["confidence"] = {
+            name: plain(confidence_by_context(evidence, present, modalities, codes, names))
+            for name, (codes, names) in contexts.items()
+        }
+        if result["calibration"]["fused"]["ece"] > 0.1:
+            warnings.append("confidence is off by more than 10 points on average: do not read it as probability")
+    result["information"] = None
+    if features is not None and estimate is not None and task.kind != "survival" and len(modalities) > 1:
+        classes = len(task.classes) if task.kind == "classification" else 0
+        found = information_diagnosis(features, target, classes, estimate, present, groups, seed, reference)
+        result["information"] = plain(found)
+        warnings += _information_warnings(found)
+    result["warnings"] = warnings
+    return result
+
+
+def _metric_intervals(subsets: Subsets, scores: np.ndarray) -> dict[str, Any]:
+    found = {}
+    for name in METRICS[subsets.task.kind]:
+        weights = subsets.weights[: SLOW_REPEATS + 1] if name in SLOW_METRICS else subsets.weights
+        values = weighted_metrics(subsets.task, scores, subsets.target, weights, [name])[name]
+        found[name] = plain(percentile_interval(float(values[0]), values[1:], subsets.units))
+    return found
+
+
+def _head_scores(subsets: Subsets, heads: np.ndarray | None) -> dict[str, Any]:
+    if heads is None:
+        return {}
+    return {
+        name: plain(subsets.interval(subsets.sign * subsets.evaluate(head)))
+        for name, head in zip(subsets.modalities, heads, strict=True)
+    }
+
+
+def _evidence(subsets: Subsets, heads: np.ndarray | None) -> np.ndarray:
+    """Log-probabilities (M, N, C) from each modality alone."""
+    if heads is not None:
+        return normalise(np.asarray(heads, np.float64))
+    return np.stack([normalise(np.asarray(subsets.scores([m]), np.float64)) for m in subsets.modalities])
+
+
+def _of_classes(
+    task: Task, scores: np.ndarray, target: np.ndarray, evidence: np.ndarray, modalities: Sequence[str]
+) -> dict[str, Any]:
+    rows = per_class(scores, target)
+    curves = {"fused": calibration(np.exp(normalise(np.asarray(scores, np.float64))), target)}
+    curves |= {m: calibration(np.exp(e), target) for m, e in zip(modalities, evidence, strict=True)}
+    return {
+        "classes": [{"name": name} | {key: plain(rows[key][i]) for key in rows} for i, name in enumerate(task.classes)],
+        "confusion": confusion_matrix(scores, target).tolist(),
+        "calibration": plain(curves),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextConfidence:
+    """Mean confidence of each modality in each context, with t-intervals over its samples."""
+
+    contexts: tuple[str, ...]
+    count: tuple[int, ...]
+    by_modality: dict[str, list[Interval]]
+
+
+def confidence_by_context(
+    evidence: np.ndarray,
+    present: np.ndarray,
+    modalities: Sequence[str],
+    codes: np.ndarray,
+    names: Sequence[str],
+) -> ContextConfidence:
+    """How sure each modality is by itself, context by context (the paper's Figure 1b).
+
+    Args:
+        evidence: (M, N, C) log-probabilities from each modality alone; confidence is the largest probability.
+        present: (N, M) bool; samples without a modality do not count for it.
+        modalities: M names.
+        codes: (N,) contexts of the samples, indices into ``names``.
+        names: names of the contexts; those without a sample are left out.
+    """
+    confidence = np.exp(evidence.max(2))
+    occurring = [k for k in range(len(names)) if (codes == k).any()]
+    by_modality = {
+        m: [mean_interval(confidence[i, (codes == k) & present[:, i]]) for k in occurring]
+        for i, m in enumerate(modalities)
+    }
+    counts = tuple(int((codes == k).sum()) for k in occurring)
+    return ContextConfidence(tuple(str(names[k]) for k in occurring), counts, by_modality)
+
+
+def _warnings(subsets: Subsets, contributions: Shapley, scores: Mapping[tuple[str, ...], Interval]) -> list[str]:
+    found = []
+    if subsets.units < 30:
+        found.append(f"{subsets.units} independent units: bootstrap intervals are too narrow below about 30")
+    for name, value in contributions.values.items():
+        if value.low <= 0:
+            found.append(f"{name} gives nothing that can be told from zero (contribution {value.mean:+.3f})")
+    whole = subsets.values(subsets.modalities)
+    for name in subsets.modalities:
+        gain = subsets.interval(whole - subsets.values((name,)))
+        if len(subsets.modalities) > 1 and not gain.low > 0:
+            shown = scores[(name,)].mean
+            found.append(f"all modalities together are not surely better than {name} alone ({shown:.3f})")
+    return found
+
+
+def _information_warnings(found: Information) -> list[str]:
+    warnings = list(found.warnings)
+    if over_fused(found):
+        warnings.append("over-fusion: modalities share information beyond the target, and none keeps a part of its own")
+    for split in found.splits:
+        warnings += [f"decomposition of {' and '.join(split.modalities)}: {w}" for w in split.decomposed.warnings]
+    return warnings
+
+
+def plain(value: Any) -> Any:
+    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,325 @@
+"""Task metrics as functions of weighted samples: one implementation serves a number and its bootstrap.
+
+A metric is computed for every row of ``weights`` (R, N) at once; ``compute_metrics`` is the case of a single
+row of ones. NumPy only, so that it costs little each epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modalign.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from modalign.data.task import Task
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "nll", "ece", "auc_micro", "average_precision"),
+    "regression": ("mae", "rmse", "pearson"),
+    "survival": ("c_index",),
+}
+LOWER_IS_BETTER = frozenset({"nll", "ece", "mae", "rmse"})
+SHARES = frozenset({"accuracy", "macro_f1", "ece", "auc_micro", "average_precision", "c_index"})
+BINS = 15
+# A probability below the smallest normal fp32 number counts as that number, so that NLL stays finite.
+FLOOR = float(np.log(np.finfo(np.float32).tiny))
+
+
+def primary_metric(task: Task) -> str:
+    """The metric that selects epochs and heads tables, unless a recipe names another."""
+    return METRICS[task.kind][0]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Direction of a metric.
+
+    Raises:
+        InputError: no task has a metric of that name.
+    """
+    known = [name for names in METRICS.values() for name in names]
+    if metric not in known:
+        raise unknown("metric", metric, known)
+    return metric not in LOWER_IS_BETTER
+
+
+def compute_metrics(
+    task: Task, scores: np.ndarray, target: np.ndarray, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The metrics of a task, each as one number.
+
+    Args:
+        task: classification, regression or survival.
+        scores: (N, C) log-probabilities (renormalised here), or (N, 1) predictions or log risks.
+        target: (N,) class indices or values; (N, 2) time and event for survival.
+        names: which metrics, all of the task by default. ``accuracy`` and ``nll`` alone cost one pass.
+
+    Returns:
+        Name to value. Shares (accuracy, macro F1, ECE, areas, concordance) are in 0..1, NLL in nats. A metric
+        that the data does not define (a correlation with a constant, concordance without comparable pairs)
+        is NaN. Macro F1 averages over the classes that occur in target or prediction, average precision
+        over those that occur in the target; AUC is micro-averaged over one-against-rest decisions.
+
+    Raises:
+        InputError: shapes disagree, nothing to score, NaN or +inf in the scores, labels out of range.
+    """
+    weights = np.ones((1, len(scores)))
+    return {k: float(v[0]) for k, v in weighted_metrics(task, scores, target, weights, names).items()}
+
+
+def weighted_metrics(
+    task: Task,
+    scores: np.ndarray,
+    target: np.ndarray,
+    weights: np.ndarray,
+    names: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,)."""
+    scores, target = check_scores(task, scores, target)
+    if task.kind == "classification":
+        evidence = _Classified(scores, target)
+    wanted = METRICS[task.kind] if names is None else tuple(names)
+    values = {}
+    for name in wanted:
+        if name not in METRICS[task.kind]:
+            raise unknown(f"metric of {task.kind}", name, METRICS[task.kind])
+        if task.kind == "classification":
+            values[name] = _CLASSIFICATION[name](evidence, weights)
+        else:
+            values[name] = _OTHER[name](scores[:, 0], target, weights)
+    return values
+
+
+def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``scores`` (N, C) in float64 (log-probabilities normalised, floored) and ``target``, both checked."""
+    scores, target = np.asarray(scores, np.float64), np.asarray(target)
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if len(scores) == 0 or len(scores) != len(target):
+        raise InputError(f"scores have {len(scores)} rows and target has {len(target)}: need as many, not 0")
+    bad = np.isnan(scores) | (scores == np.inf)
+    if bad.any():
+        raise InputError(
+            f"scores hold NaN or infinity in {bad.any(1).sum()} of {len(scores)} samples, first in row "
+            f"{int(bad.any(1).argmax())}: the model diverged; lower the learning rate or clip gradients"
+        )
+    if task.kind == "survival":
+        if target.ndim != 2 or target.shape[1] != 2:
+            raise InputError(f"the target of survival is (N, 2), time and event; got shape {target.shape}")
+        return scores, target.astype(np.float64)
+    if task.kind == "regression":
+        return scores, target.astype(np.float64).reshape(len(scores))
+    classes = scores.shape[1]
+    if not np.issubdtype(target.dtype, np.integer) or target.min() < 0 or target.max() >= classes:
+        raise InputError(f"target must be class indices 0..{classes - 1}; got {target.min()}..{target.max()}")
+    return normalise(scores), target
+
+
+def normalise(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold."""
+    highest = scores.max(-1, keepdims=True)
+    if (highest == -np.inf).any():
+        raise InputError("a sample gives every class the log-probability -inf: the scores cannot be normalised")
+    shifted = scores - highest
+    return np.maximum(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), FLOOR)
+
+
+class _Classified:
+    """What all metrics of classification look at, computed once."""
+
+    def __init__(self, log_probability: np.ndarray, target: np.ndarray) -> None:
+        self.log_probability, self.target = log_probability, target
+        self.predicted = log_probability.argmax(1)
+        self.correct = (self.predicted == target).astype(np.float64)
+        self.classes = log_probability.shape[1]
+
+    def one_hot(self, index: np.ndarray) -> np.ndarray:
+        return (index[:, None] == np.arange(self.classes)).astype(np.float64)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    mean: np.ndarray = weights @ values / weights.sum(1)
+    return mean
+
+
+def _accuracy(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    return _mean(e.correct, weights)
+
+
+def _nll(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    return _mean(-e.log_probability[np.arange(len(e.target)), e.target], weights)
+
+
+def _macro_f1(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    true, predicted = e.one_hot(e.target), e.one_hot(e.predicted)
+    hits, total = weights @ (true * predicted), weights @ (true + predicted)
+    occurs = total > 0
+    f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=occurs)
+    mean: np.ndarray = f1.sum(1) / occurs.sum(1)
+    return mean
+
+
+def _ece(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    confidence = np.exp(e.log_probability.max(1))
+    member = _bin_of(confidence, BINS)[:, None] == np.arange(BINS)
+    gaps = weights @ (member * (e.correct - confidence)[:, None])
+    error: np.ndarray = np.abs(gaps).sum(1) / weights.sum(1)
+    return error
+
+
+def _auc_micro(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    if e.classes < 2:
+        return np.full(len(weights), np.nan)
+    truth, score = e.one_hot(e.target).ravel(), e.log_probability.ravel()
+
+    def area(rows: np.ndarray) -> np.ndarray:
+        hits, false = _ranked(truth, score, np.repeat(rows, e.classes, 1))
+        steps = np.diff(false, axis=1, prepend=0)
+        heights = hits - np.diff(hits, axis=1, prepend=0) / 2
+        below: np.ndarray = (steps * heights).sum(1) / (hits[:, -1] * false[:, -1])
+        return below
+
+    return _in_blocks(area, weights, len(score))
+
+
+def _average_precision(e: _Classified, weights: np.ndarray) -> np.ndarray:
+    def of_class(c: int, rows: np.ndarray) -> np.ndarray:
+        hits, false = _ranked((e.target == c).astype(np.float64), e.log_probability[:, c], rows)
+        precision = np.divide(hits, hits + false, out=np.zeros_like(hits), where=hits > 0)
+        positives = hits[:, -1]
+        total = (np.diff(hits, axis=1, prepend=0) * precision).sum(1)
+        return np.divide(total, positives, out=np.full(len(rows), np.nan), where=positives > 0)
+
+    def mean_over_classes(rows: np.ndarray) -> np.ndarray:
+        mean: np.ndarray = np.nanmean([of_class(c, rows) for c in np.unique(e.target)], axis=0)
+        return mean
+
+    return _in_blocks(mean_over_classes, weights, len(e.target))
+
+
+def _ranked(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives (R, K) among those scored at least as high as each of the K distinct scores."""
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    weights, truth = weights[:, order], truth[order]
+    return np.cumsum(weights * truth, 1)[:, last], np.cumsum(weights * (1 - truth), 1)[:, last]
+
+
+def _in_blocks(function: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, columns: int) -> np.ndarray:
+    """``function`` over rows of ``weights``, so many at a time that their sorted copies stay small."""
+    blocks = max(1, len(weights) * columns // 4_000_000)
+    return np.concatenate([function(rows) for rows in np.array_split(weights, min(blocks, len(weights)))])
+
+
+def _mae(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _mean(np.abs(prediction - target), weights)
+
+
+def _rmse(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.sqrt(_mean((prediction - target) ** 2, weights))
+
+
+def _pearson(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    # Centring first keeps the difference of moments from losing its digits.
+    x, y = prediction - prediction.mean(), target - target.mean()
+    mx, my = _mean(x, weights), _mean(y, weights)
+    covariance = _mean(x * y, weights) - mx * my
+    variance = (_mean(x * x, weights) - mx**2) * (_mean(y * y, weights) - my**2)
+    return np.divide(covariance, np.sqrt(variance.clip(0)), out=np.full(len(weights), np.nan), where=variance > 1e-24)
+
+
+def _c_index(risk: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Harrell's concordance: share of comparable pairs in which who dies first has the higher risk."""
+    time, event = target[:, 0], target[:, 1] > 0
+    concordant = comparable = np.zeros(len(weights))
+    for block in np.array_split(np.arange(len(risk)), max(1, len(risk) // 512)):
+        first, later = time[block, None], time[None, :]
+        pair = event[block, None] & ((first < later) | ((first == later) & ~event[None, :]))
+        right = (risk[block, None] > risk) + 0.5 * (risk[block, None] == risk)
+        comparable = comparable + ((weights[:, block] @ pair) * weights).sum(1)
+        concordant = concordant + ((weights[:, block] @ (pair * right)) * weights).sum(1)
+    return np.divide(concordant, comparable, out=np.full(len(weights), np.nan), where=comparable > 0)
+
+
+_CLASSIFICATION: dict[str, Callable[[_Classified, np.ndarray], np.ndarray]] = {
+    "accuracy": _accuracy,
+    "macro_f1": _macro_f1,
+    "nll": _nll,
+    "ece": _ece,
+    "auc_micro": _auc_micro,
+    "average_precision": _average_precision,
+}
+_OTHER: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "mae": _mae,
+    "rmse": _rmse,
+    "pearson": _pearson,
+    "c_index": _c_index,
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence against accuracy.
+
+    Attributes:
+        ece: expected calibration error, the mean over samples of |accuracy - confidence| of their bin.
+        confidence, accuracy: (bins,) mean of each bin, NaN where a bin is empty.
+        count: (bins,) samples in each bin.
+    """
+
+    ece: float
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> Calibration:
+    """Reliability curve and expected calibration error of ``probabilities`` (N, C), bins of equal width.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eqs. 2-3.
+
+    Raises:
+        InputError: rows that are not probabilities, or as many rows as targets are not given.
+    """
+    probabilities, target = np.asarray(probabilities, np.float64), np.asarray(target)
+    if probabilities.ndim != 2 or len(probabilities) != len(target) or len(target) == 0:
+        raise InputError(f"expected (N, C) probabilities and (N,) target; got {probabilities.shape}, {target.shape}")
+    if not np.allclose(probabilities.sum(1), 1, atol=1e-3) or (probabilities < 0).any():
+        raise InputError("rows of probabilities must be non-negative and sum to 1; pass exp of log-probabilities")
+    confidence = probabilities.max(1)
+    correct = (probabilities.argmax(1) == target).astype(np.float64)
+    index = _bin_of(confidence, bins)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(index, confidence, bins) / count
+        mean_correct = np.bincount(index, correct, bins) / count
+    gap = np.abs(np.bincount(index, correct - confidence, bins)).sum() / len(target)
+    return Calibration(float(gap), mean_confidence, mean_correct, count)
+
+
+def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
+    return np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
+
+
+def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Counts (C, C): rows are true classes, columns predicted ones."""
+    classes = scores.shape[1]
+    pairs = np.asarray(target, int) * classes + scores.argmax(1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class(scores: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined."""
+    counts = confusion_matrix(scores, target)
+    hits, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": hits / predicted,
+            "recall": hits / true,
+            "f1": 2 * hits / (true + predicted),
+            "support": true,
+        }

@@ -1,0 +1,167 @@
+"""How sure a number is: intervals over seeds, paired tests, ranks over data sets, bootstrap over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with a confidence interval.
+
+    Attributes:
+        mean: the value itself.
+        low, high: bounds; NaN where they cannot be known.
+        n: repetitions behind it.
+        note: why there are no bounds, else empty.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    note: str = ""
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Mean over seeds with Student's t-interval; bounds are NaN, and the note says so, for fewer than two."""
+    kept = np.asarray(values, np.float64)
+    kept = kept[~np.isnan(kept)]
+    if len(kept) == 0:
+        return Interval(np.nan, np.nan, np.nan, 0, "no value")
+    mean = float(kept.mean())
+    if len(kept) == 1:
+        return Interval(mean, np.nan, np.nan, 1, "one seed: no interval")
+    half = _t_quantile(len(kept) - 1, confidence) * kept.std(ddof=1) / np.sqrt(len(kept))
+    return Interval(mean, mean - half, mean + half, len(kept))
+
+
+def _t_quantile(freedom: int, confidence: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference between two methods run with the same seeds.
+
+    Attributes:
+        difference: mean of first minus second, with its t-interval.
+        p: two-sided p value of the paired t-test; NaN for fewer than two pairs.
+        p_wilcoxon: the same by Wilcoxon's signed ranks; NaN below six pairs, where it cannot reach 0.05.
+    """
+
+    difference: Interval
+    p: float
+    p_wilcoxon: float
+
+
+def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> Paired:
+    """Compare two methods seed by seed.
+
+    Pairs with a NaN are left out. Differences that are all equal and not zero give p = 0, all zero p = 1.
+
+    Raises:
+        InputError: lengths disagree.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape:
+        raise InputError(f"paired values must be as many: {a.shape} against {b.shape}")
+    gap = a - b
+    gap = gap[~np.isnan(gap)]
+    return Paired(mean_interval(gap), _t_test(gap), _wilcoxon(gap))
+
+
+def _t_test(gap: np.ndarray) -> float:
+    from scipy.special import stdtr
+
+    if len(gap) < 2:
+        return float("nan")
+    error = gap.std(ddof=1) / np.sqrt(len(gap))
+    if error < 1e-12:
+        return 1.0 if abs(gap.mean()) < 1e-12 else 0.0
+    return float(2 * stdtr(len(gap) - 1, -abs(gap.mean() / error)))
+
+
+def _wilcoxon(gap: np.ndarray) -> float:
+    from scipy.stats import wilcoxon
+
+    if len(gap) < 6 or not np.any(gap):
+        return float("nan")
+    return float(wilcoxon(gap).pvalue)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of p values for as many comparisons as are not NaN (NaN stays NaN).
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    p = np.asarray(p_values, np.float64)
+    corrected = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
+def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarray:
+    """Ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none."""
+    from scipy.stats import rankdata
+
+    x = np.asarray(values, np.float64)
+    result = np.full(x.shape, np.nan)
+    known = ~np.isnan(x)
+    result[known] = rankdata(-x[known] if higher else x[known])
+    return result
+
+
+def mean_ranks(table: np.ndarray) -> np.ndarray:
+    """Mean over data sets (rows) of each method's (column's) rank; a method is averaged where it has one.
+
+    Args:
+        table: (data sets, methods) ranks, NaN where a method was not run.
+    """
+    table = np.asarray(table, np.float64)
+    known = ~np.isnan(table)
+    total, count = np.where(known, table, 0).sum(0), known.sum(0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
+
+    Where samples come in ``groups`` (n,) (patients, speakers), whole groups are drawn: samples of one group
+    are alike, and resampling them one by one would give intervals that are too narrow.
+
+    Raises:
+        InputError: lengths disagree or there is nothing to resample.
+    """
+    if n < 1:
+        raise InputError("no samples to resample")
+    if groups is None or len(groups) == 0:
+        member, units = np.arange(n), n
+    else:
+        if len(groups) != n:
+            raise InputError(f"{len(groups)} groups for {n} samples: need one for each")
+        names, member = np.unique(groups, return_inverse=True)
+        units = len(names)
+    drawn = np.random.default_rng(seed).integers(units, size=(repeats, units))
+    flat = drawn + units * np.arange(repeats)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=repeats * units).reshape(repeats, units)
+    return counts.astype(np.float64)[:, member]
+
+
+def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence: float = 0.95) -> Interval:
+    """Interval of ``value`` from the quantiles of its bootstrap replicates (Efron's percentile method)."""
+    kept = resampled[~np.isnan(resampled)]
+    if len(kept) < 2 or n < 2:
+        return Interval(value, np.nan, np.nan, n, "too few samples for an interval")
+    low, high = np.quantile(kept, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(value, float(low), float(high), n)

@@ -1,0 +1,75 @@
+"""The mathematics of ModAlign, usable alone in any PyTorch loop: objectives, critics, contexts, margin."""
+
+from modalign.information.contexts import (
+    BalancedBatchSampler,
+    ContextSource,
+    ShuffledBatchSampler,
+    pair_masks,
+    same_context,
+)
+from modalign.information.critics import (
+    BilinearCritic,
+    ContextEmbedding,
+    ContinuousContext,
+    Critic,
+    FixedContext,
+    LearnedContext,
+    MLPCritic,
+    SeparableCritic,
+    make_critic,
+)
+from modalign.information.distributed import gather_with_gradient
+from modalign.information.margin import (
+    Guarded,
+    gradient_scale,
+    guarded_gradients,
+    hinge,
+    ramp,
+    squared_norms,
+)
+from modalign.information.memory import FeatureMemory, RecentFeatures
+from modalign.information.objectives import (
+    PairSums,
+    conditional_nce,
+    donsker_varadhan,
+    info_nce,
+    information,
+    pointwise_information,
+    two_term_nce,
+)
+from modalign.information.pairs import PairResult, score_pairs
+
+__all__ = [
+    "BalancedBatchSampler",
+    "BilinearCritic",
+    "ContextEmbedding",
+    "ContextSource",
+    "ContinuousContext",
+    "Critic",
+    "FeatureMemory",
+    "FixedContext",
+    "Guarded",
+    "LearnedContext",
+    "MLPCritic",
+    "PairResult",
+    "PairSums",
+    "RecentFeatures",
+    "SeparableCritic",
+    "ShuffledBatchSampler",
+    "conditional_nce",
+    "donsker_varadhan",
+    "gather_with_gradient",
+    "gradient_scale",
+    "guarded_gradients",
+    "hinge",
+    "info_nce",
+    "information",
+    "make_critic",
+    "pair_masks",
+    "pointwise_information",
+    "ramp",
+    "same_context",
+    "score_pairs",
+    "squared_norms",
+    "two_term_nce",
+]

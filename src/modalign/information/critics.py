@@ -1,0 +1,291 @@
+"""Critics h(z1, z2, T): which give the logit of a pair being drawn from p(z1, z2|T) and not p(z1|T) p(z2|T).
+
+A critic first embeds samples one by one (``embed``), then scores pairs of embedded samples (``pair``), so
+that the cost of a pair is small and any set of pairs can be asked for. T enters one side of the pair,
+``anchor``; on pairs that share T (all that conditional NCE asks for) the side makes no difference. Always in
+fp32 or float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modalign.errors import InputError, unknown
+
+Side = Literal["left", "right"]
+
+
+class ContextEmbedding(Protocol):
+    """A module that maps contexts T to vectors (B, ``width``)."""
+
+    width: int
+
+    def __call__(self, context: Tensor) -> Tensor: ...
+
+
+class LearnedContext(nn.Module):
+    """A learned vector for each of ``contexts`` discrete contexts; T is (B,) int64."""
+
+    def __init__(self, contexts: int, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        self.table = nn.Embedding(contexts, width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """(B,) codes -> (B, width)."""
+        return cast(Tensor, self.table(context))
+
+
+class FixedContext(nn.Module):
+    """Given vectors (contexts, E), such as a text encoder's embeddings of class names, projected."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("vectors", vectors.detach().clone().float())
+        self.project = nn.Linear(vectors.shape[1], width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """(B,) codes -> (B, width)."""
+        return cast(Tensor, self.project(self.vectors[context]))
+
+
+class ContinuousContext(nn.Module):
+    """A perceptron on T itself: (B, ``features``) float, or (B,) for one feature."""
+
+    def __init__(self, features: int, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        self.net = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, context: Tensor) -> Tensor:
+        """(B, features) -> (B, width)."""
+        rows = context.reshape(len(context), -1)
+        return cast(Tensor, self.net(rows.to(next(self.parameters()).dtype)))
+
+
+def _full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a critic's method outside autocast: logits in half precision would lose what they carry."""
+
+    @wraps(method)
+    def run(self: Critic, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class Critic(nn.Module):
+    """Logits of pairs: subclasses define ``_embed`` and may override ``_pair`` and ``_diagonal``.
+
+    Args:
+        context: embedding of T; None for a critic that does not look at T (it ignores the T it is given).
+    """
+
+    def __init__(self, context: ContextEmbedding | None = None) -> None:
+        super().__init__()
+        self.context = cast("nn.Module | None", context)
+
+    @_full_precision
+    def embed(
+        self, z1: Tensor, z2: Tensor, context: Tensor | None = None, anchor: Side = "left"
+    ) -> tuple[Tensor, Tensor]:
+        """Embed B samples of both modalities.
+
+        Args:
+            z1, z2: (B, D1) and (B, D2).
+            context: (B,) int64 or (B, F) float, as the context embedding expects.
+            anchor: the side of the pair whose T counts, where the two samples of a pair differ in T.
+
+        Returns:
+            ``left`` and ``right``, both (B, K').
+
+        Raises:
+            InputError: the critic needs T and got none.
+        """
+        dtype = next(self.parameters()).dtype
+        vector = None
+        if self.context is not None:
+            if context is None:
+                raise InputError(
+                    "this critic looks at the context T and got none; pass context, or build it without one."
+                )
+            vector = self.context(context)
+        return self._embed(z1.to(dtype), z2.to(dtype), vector, anchor)
+
+    @_full_precision
+    def pair(self, left: Tensor, right: Tensor) -> Tensor:
+        """Logits of all pairs: (..., n, K') and (..., m, K') -> (..., n, m)."""
+        return self._pair(left, right)
+
+    @_full_precision
+    def diagonal(self, left: Tensor, right: Tensor) -> Tensor:
+        """Logits of the pairs (i, i): (B, K') and (B, K') -> (B,)."""
+        return self._diagonal(left, right)
+
+    def forward(self, z1: Tensor, z2: Tensor, context: Tensor | None = None) -> Tensor:
+        """All pairs (B, B): entry (i, j) is s(z1_i, z2_j, T_i)."""
+        return cast(Tensor, self.pair(*self.embed(z1, z2, context)))
+
+    def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} must define _embed")
+
+    def _pair(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right.mT
+
+    def _diagonal(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left * right).sum(-1)
+
+
+class SeparableCritic(Critic):
+    """s = e^a <g1(z1) * w_T, g2(z2)> + b_T + b: all pairs of a context in one matrix product (the default).
+
+    g1, g2 are perceptrons with one hidden layer and outputs of length one; w_T = 1 and b_T = 0 at the start,
+    when the critic does not depend on T.
+
+    Args:
+        dims: (D1, D2).
+        context: embedding of T, or None.
+        width: K, the number of embedded features.
+        scale: e^a at the start, the largest logit that it can give then.
+    """
+
+    def __init__(
+        self,
+        dims: tuple[int, int],
+        context: ContextEmbedding | None = None,
+        width: int = 128,
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__(context)
+        self.g1, self.g2 = (_perceptron(d, width) for d in dims)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.modulation = _zero_linear(context.width, width + 1) if context is not None else None
+
+    def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
+        left = F.normalize(self.g1(z1), dim=-1) * self.log_scale.exp()
+        right = F.normalize(self.g2(z2), dim=-1)
+        offset = self.bias.expand(len(z1), 1)
+        if self.modulation is not None:
+            weight, shift = self.modulation(vector).split([left.shape[-1], 1], dim=-1)
+            offset = offset + shift
+            if anchor == "left":
+                left = left * (1 + weight)
+            else:
+                right = right * (1 + weight)
+        return _with_offset(left, right, offset, anchor)
+
+
+class BilinearCritic(Critic):
+    """s = <A (z1 - u_T), z2 - v_T> + b_T; u_T = v_T = 0 and b_T = 0 at the start.
+
+    Args:
+        dims: (D1, D2).
+        context: embedding of T, or None.
+    """
+
+    def __init__(self, dims: tuple[int, int], context: ContextEmbedding | None = None) -> None:
+        super().__init__(context)
+        self.dims = list(dims)
+        self.weight = nn.Parameter(torch.randn(dims) / math.sqrt(dims[0] * dims[1]))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.modulation = _zero_linear(context.width, sum(dims) + 1) if context is not None else None
+
+    def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
+        offset = self.bias.expand(len(z1), 1)
+        u, v = torch.zeros_like(z1), torch.zeros_like(z2)
+        if self.modulation is not None:
+            u, v, shift = self.modulation(vector).split([*self.dims, 1], dim=-1)
+            offset = offset + shift
+        if anchor == "left":
+            left = (z1 - u) @ self.weight
+            return _with_offset(left, z2, offset - (left * v).sum(-1, keepdim=True), anchor)
+        right = (z2 - v) @ self.weight.mT
+        return _with_offset(z1, right, offset - (right * u).sum(-1, keepdim=True), anchor)
+
+
+class MLPCritic(Critic):
+    """A perceptron on the concatenation of z1, z2 and T, with two hidden layers.
+
+    The first layer is a sum of one linear map for each part, computed once a sample; the rest once a pair,
+    which costs n m ``width`` numbers of memory.
+
+    Args:
+        dims: (D1, D2).
+        context: embedding of T, or None.
+        width: K, the width of the hidden layers.
+    """
+
+    def __init__(self, dims: tuple[int, int], context: ContextEmbedding | None = None, width: int = 128) -> None:
+        super().__init__(context)
+        self.first = nn.ModuleList([nn.Linear(dims[0], width), nn.Linear(dims[1], width, bias=False)])
+        self.modulation = _zero_linear(context.width, width) if context is not None else None
+        self.rest = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+
+    def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
+        left, right = self.first[0](z1), self.first[1](z2)
+        if self.modulation is not None:
+            shift = self.modulation(vector)
+            left, right = (left + shift, right) if anchor == "left" else (left, right + shift)
+        return left, right
+
+    def _pair(self, left: Tensor, right: Tensor) -> Tensor:
+        return cast(Tensor, self.rest(left.unsqueeze(-2) + right.unsqueeze(-3)).squeeze(-1))
+
+    def _diagonal(self, left: Tensor, right: Tensor) -> Tensor:
+        return cast(Tensor, self.rest(left + right).squeeze(-1))
+
+
+CRITICS: dict[str, type[Critic]] = {
+    "separable": SeparableCritic,
+    "bilinear": BilinearCritic,
+    "mlp": MLPCritic,
+}
+
+
+def make_critic(name: str, dims: Sequence[int], context: ContextEmbedding | None = None, **options: Any) -> Critic:
+    """A critic by name: ``separable``, ``bilinear`` or ``mlp``.
+
+    Args:
+        name: which.
+        dims: (D1, D2), the numbers of features of the two modalities.
+        context: embedding of T (``LearnedContext``, ``FixedContext``, ``ContinuousContext``) or None.
+        options: further arguments of that critic, such as ``width``.
+
+    Raises:
+        InputError: there is no critic of that name, or ``dims`` are not two numbers.
+    """
+    if name not in CRITICS:
+        raise unknown("critic", name, CRITICS)
+    if len(dims) != 2:
+        raise InputError(f"a critic relates two modalities and got dims {list(dims)}; give (D1, D2).")
+    build = cast("Callable[..., Critic]", CRITICS[name])
+    return build((dims[0], dims[1]), context, **options)
+
+
+def _perceptron(features: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width))
+
+
+def _zero_linear(features: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(features, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _with_offset(left: Tensor, right: Tensor, offset: Tensor, anchor: Side) -> tuple[Tensor, Tensor]:
+    """Append the offset to the anchor's side and 1 to the other, so that their product contains it."""
+    one = torch.ones_like(offset)
+    first, second = (offset, one) if anchor == "left" else (one, offset)
+    return torch.cat([left, first], -1), torch.cat([right, second], -1)

@@ -1,0 +1,120 @@
+"""The protective margin: how hard agreement between modalities may pull, and when it must let go.
+
+Four forms. ``gradient`` (the default) bounds the pull at the features of each modality,
+
+    || alpha grad_z L_NCE || <= rho || grad_z (task losses) ||,
+
+``log_odds`` stops counting a pair once its log-odds exceed gamma on the side where it belongs, ``hinge`` lets
+go of all pairs once the estimated information exceeds delta, ``none`` never does. The idea is that of
+InfoBridge (ICCV 2025), which states it in words; the forms are this package's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modalign.information.objectives import full_precision
+
+MarginForm = Literal["gradient", "log_odds", "hinge", "none"]
+MARGINS: tuple[MarginForm, ...] = ("gradient", "log_odds", "hinge", "none")
+
+
+class Guarded(NamedTuple):
+    """Bounded gradients of the pull at each modality's features, and the factors (M,) that bounded them."""
+
+    gradients: list[Tensor]
+    scales: Tensor
+
+
+def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3) -> Tensor:
+    """min(1, rho ||g_task|| / ||g_pull||): the factor on the pull, for each modality.
+
+    Squared norms are taken because they add over processes: reduce them first, then all processes scale
+    alike.
+
+    Args:
+        task_squared: (M,) squared norms of the task losses' gradient at the features.
+        pull_squared: (M,) squared norms of the pull's gradient there, alpha included.
+        rho: largest ratio of the two norms.
+
+    Returns:
+        (M,) factors in [0, 1]; 1 where there is no pull. A factor below 1 means that the margin bound.
+    """
+    tiny = torch.finfo(pull_squared.dtype).tiny
+    bounded = rho * (task_squared / pull_squared.clamp(min=tiny)).sqrt()
+    return torch.where(pull_squared > 0, bounded.clamp(max=1.0), 1.0)
+
+
+def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: Tensor, rho: float = 0.3) -> Guarded:
+    """The gradient of ``pull_loss`` at ``features``, bounded by ``rho`` times that of ``task_loss``.
+
+    Parameters are not touched: hand the result to ``torch.autograd.backward`` together with the task loss.
+
+    Args:
+        features: M tensors (B, D_m) on which both losses depend.
+        pull_loss: scalar to be minimised, such as -alpha L_NCE / (1+r).
+        task_loss: scalar to be minimised.
+        rho: largest ratio of the two norms.
+
+    A step of one's own, Algorithm 1 of InfoBridge, with ``critic_optimizer`` over the critic's parameters:
+
+    >>> from modalign.information import ramp, score_pairs, SeparableCritic, LearnedContext
+    >>> encoders, head = [torch.nn.Linear(6, 4), torch.nn.Linear(5, 4)], torch.nn.Linear(8, 3)
+    >>> critic = SeparableCritic((4, 4), LearnedContext(3))
+    >>> optimizer = torch.optim.SGD([p for m in (*encoders, head) for p in m.parameters()], lr=0.1)
+    >>> critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-3)
+    >>> x, y, progress, alpha = [torch.randn(32, 6), torch.randn(32, 5)], torch.arange(32) % 3, 0.5, 1.0
+    >>> z = [encoder(part) for encoder, part in zip(encoders, x)]
+    >>> seen = score_pairs(critic, z[0].detach(), z[1].detach(), context=y)
+    >>> critic_optimizer.zero_grad()
+    >>> (-seen.objective / (1 + seen.ratio)).backward()
+    >>> critic_optimizer.step()
+    >>> optimizer.zero_grad()
+    >>> task = torch.nn.functional.cross_entropy(head(torch.cat(z, dim=1)), y)
+    >>> pairs = score_pairs(critic, z[0], z[1], context=y)
+    >>> pull = -alpha * ramp(progress) * pairs.objective / (1 + pairs.ratio)
+    >>> torch.autograd.backward([task, *z], [None, *guarded_gradients(z, pull, task).gradients])
+    >>> optimizer.step()
+    """
+    task = _gradients(task_loss, features)
+    pull = _gradients(pull_loss, features)
+    scales = gradient_scale(squared_norms(task), squared_norms(pull), rho)
+    return Guarded([s.to(g.dtype) * g for s, g in zip(scales, pull, strict=True)], scales)
+
+
+def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """(M,) squared norms of M gradients, in fp32 at least."""
+    return torch.stack([full_precision(g).square().sum() for g in gradients])
+
+
+def cap_positive(scores: Tensor, gamma: float | None) -> Tensor:
+    """Logits of positives under the ``log_odds`` margin: no pull on a pair whose logit exceeds gamma."""
+    return scores if gamma is None else scores.clamp(max=gamma)
+
+
+def cap_negative(scores: Tensor, gamma: float | None) -> Tensor:
+    """Logits of negatives under the ``log_odds`` margin: no push on a pair whose logit is below -gamma."""
+    return scores if gamma is None else scores.clamp(min=-gamma)
+
+
+def hinge(information: float | Tensor, delta: float) -> float:
+    """1 while the estimated information (nats) is below delta, 0 once it exceeds it: a factor on the pull."""
+    return float(information < delta)
+
+
+def ramp(progress: float, share: float = 0.3) -> float:
+    """Factor on alpha: rises linearly from 0 to 1 over the first ``share`` of training.
+
+    >>> ramp(0.0), round(ramp(0.15), 3), ramp(0.9), ramp(0.0, share=0.0)
+    (0.0, 0.5, 1.0, 1.0)
+    """
+    return 1.0 if progress >= share else progress / share
+
+
+def _gradients(loss: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(f) if g is None else g for f, g in zip(features, found, strict=True)]

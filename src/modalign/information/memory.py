@@ -1,0 +1,98 @@
+"""Recent features of each context, as negatives where a batch has too few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from modalign.errors import InputError
+
+
+class RecentFeatures(NamedTuple):
+    """Recent features of two modalities, for contexts with fewer than ``minimum`` negatives in a batch.
+
+    ``left`` (C, size, D1) and ``right`` (C, size, D2); ``left_valid``, ``right_valid`` (C, size) bool.
+    """
+
+    left: Tensor
+    right: Tensor
+    left_valid: Tensor
+    right_valid: Tensor
+    minimum: int
+
+
+class FeatureMemory(nn.Module):
+    """The last ``size`` detached features of every modality in every discrete context.
+
+    Each modality has its own ring: p(z1|T) p(z2|T) does not ask which features belonged together, and a
+    sample may lack some. Push after the step, so that a batch does not meet itself. Everything is a buffer:
+    saved with the model, and the same on all processes that push the same (gathered) rows.
+
+    Args:
+        contexts: number C of contexts.
+        size: features kept of each context and modality.
+        dims: D_m of each modality.
+        minimum: contexts with fewer negatives than this in the batch also get those of the memory.
+    """
+
+    def __init__(self, contexts: int, size: int, dims: Sequence[int], minimum: int = 8) -> None:
+        super().__init__()
+        self.minimum = minimum
+        self.rings = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
+
+    def push(self, features: Sequence[Tensor], context: Tensor, present: Tensor | None = None) -> None:
+        """Add B samples.
+
+        Args:
+            features: M tensors (B, D_m).
+            context: (B,) int64 in [0, C).
+            present: (B, M) bool, which features exist; all by default.
+
+        Raises:
+            InputError: a context is outside [0, C).
+        """
+        for m, (ring, z) in enumerate(zip(self.rings, features, strict=True)):
+            keep = slice(None) if present is None else present[:, m]
+            cast(_Ring, ring).push(z[keep], context[keep])
+
+    def pair(self, first: int, second: int) -> RecentFeatures:
+        """What is remembered of two modalities, to be given to ``score_pairs``."""
+        a, b = cast(_Ring, self.rings[first]), cast(_Ring, self.rings[second])
+        return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
+
+
+class _Ring(nn.Module):
+    """Ring buffers (C, size, D); ``pushed`` (C,) counts what each context has received so far."""
+
+    bank: Tensor
+    pushed: Tensor
+
+    def __init__(self, contexts: int, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.zeros(contexts, size, dim))
+        self.register_buffer("pushed", torch.zeros(contexts, dtype=torch.int64))
+
+    @property
+    def valid(self) -> Tensor:
+        """(C, size) bool: slots that hold a feature."""
+        return torch.arange(self.bank.shape[1], device=self.bank.device) < self.pushed[:, None]
+
+    @torch.no_grad()
+    def push(self, features: Tensor, context: Tensor) -> None:
+        contexts, size, _ = self.bank.shape
+        if len(context) and not 0 <= int(context.min()) <= int(context.max()) < contexts:
+            raise InputError(
+                f"the memory holds contexts 0 to {contexts - 1} and got codes {int(context.min())} to "
+                f"{int(context.max())}; build it with as many contexts as there are."
+            )
+        counts = torch.bincount(context, minlength=contexts)
+        order = torch.argsort(context, stable=True)
+        code = context[order]
+        rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
+        slot = (self.pushed[code] + rank) % size
+        last = rank >= counts[code] - size  # of more than ``size`` in one batch the last remain: slots are distinct
+        self.bank[code[last], slot[last]] = features.detach()[order][last].to(self.bank.dtype)
+        self.pushed += counts

@@ -1,0 +1,1 @@
+"""Networks: encoders, fusion, heads, and the readout that combines them."""

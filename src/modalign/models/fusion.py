@@ -1,0 +1,290 @@
+"""Fusion: features of M modalities in, one vector per sample out.
+
+Every fusion is called as ``fusion(features, present, conditions)``: features by name (B, D_m), ``present``
+(B, M) bool in the order of ``dims``, and the detached posteriors of the unimodal heads (B, C) where
+``uses_conditions``. It returns (B, ``width``). Whatever the features of an absent modality hold, they do not
+reach the result, so any subset is scored by masking ``present``; a row without any modality gets a finite
+answer that does not depend on the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modalign.errors import InputError, unknown
+from modalign.models.encoders import check_options
+
+
+class Fusion(nn.Module):
+    """Base of all fusions.
+
+    Attributes:
+        dims: modality name to D_m, in the order of the columns of ``present``.
+        width: number of fused features.
+        uses_conditions: whether ``forward`` needs the posteriors of the unimodal heads.
+    """
+
+    uses_conditions = False
+
+    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        self.dims = dict(dims)
+        self.width = width
+
+    def _masked(self, features: Mapping[str, Tensor], present: Tensor) -> list[Tensor]:
+        """The features in order, zeros where absent."""
+        return [features[name] * present[:, m, None] for m, name in enumerate(self.dims)]
+
+    def _projections(self, bias: bool = True) -> nn.ModuleDict:
+        """One linear map of each modality to the common width."""
+        return nn.ModuleDict({m: nn.Linear(d, self.width, bias=bias) for m, d in self.dims.items()})
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        raise NotImplementedError
+
+
+class ConcatFusion(Fusion):
+    """All features side by side, zeros where absent. ``width`` is the sum of the D_m.
+
+    With the linear head behind it the logits are sum_m W_m z_m + b: additive in the modalities.
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+        super().__init__(dims, sum(dims.values()))
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, sum of D_m)."""
+        return torch.cat(self._masked(features, present), 1)
+
+
+class SumFusion(Fusion):
+    """Sum of linear maps of the features to a common width; absent ones add nothing."""
+
+    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+        super().__init__(dims, width)
+        self.projections = self._projections(bias=False)
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        masked = zip(self.projections.values(), self._masked(features, present), strict=True)
+        return torch.stack([project(z) for project, z in masked]).sum(0)
+
+
+class GatedFusion(Fusion):
+    """Gated multimodal unit (Arevalo et al. 2017): a mixture of tanh(W_m z_m) with weights from all features.
+
+    The gates are a softmax over the modalities present, per fused feature (for two modalities this is the
+    paper's sigmoid gate).
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+        super().__init__(dims, width)
+        self.projections = self._projections()
+        self.gates = nn.Linear(sum(dims.values()), len(dims) * width)
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        masked = self._masked(features, present)
+        hidden = torch.stack([p(z) for p, z in zip(self.projections.values(), masked, strict=True)], 1).tanh()
+        gates = self.gates(torch.cat(masked, 1)).unflatten(1, (len(self.dims), self.width))
+        return (mixture_weights(gates, present) * hidden).sum(1)
+
+
+class FilmFusion(Fusion):
+    """Feature-wise linear modulation (Perez et al. 2018), each modality modulated by all the others.
+
+    Fused: mean over the modalities m present of (1 + gamma_m) h_m + beta_m, where h_m = W_m z_m and
+    (gamma_m, beta_m) is the sum of linear maps of the other features present. One modality alone passes
+    unmodulated.
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+        super().__init__(dims, width)
+        self.projections = self._projections()
+        pairs = [(m, n) for m in dims for n in dims if m != n]
+        self.modulations = nn.ModuleDict({f"{m}<-{n}": nn.Linear(dims[n], 2 * width, bias=False) for m, n in pairs})
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        masked = dict(zip(self.dims, self._masked(features, present), strict=True))
+        modulated = []
+        for m in self.dims:
+            hidden = plain = self.projections[m](masked[m])
+            for n in self.dims:
+                if n != m:
+                    gamma, beta = self.modulations[f"{m}<-{n}"](masked[n]).chunk(2, 1)
+                    hidden = hidden + gamma * plain + beta
+            modulated.append(hidden)
+        weights = present.float() / present.sum(1, keepdim=True).clamp(min=1)
+        return (torch.stack(modulated, 1) * weights.unsqueeze(-1)).sum(1)
+
+
+class TensorFusion(Fusion):
+    """Low-rank tensor fusion (Liu et al. 2018, Eq. 5): products between modalities of every order.
+
+    Fused: sum_r prod_m (W_m^r [z_m; 1]) + b, which is the full outer product of the [z_m; 1] under a weight
+    tensor of rank ``rank``. For an absent modality only the constant 1 is left, so the row of W_m^r that
+    belongs to it is the learnt embedding of absence.
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int, *, rank: int = 4) -> None:
+        super().__init__(dims, width)
+        self.rank = rank
+        self.factors = nn.ModuleDict()
+        for name, features in dims.items():
+            factor = nn.Linear(features, rank * width)
+            # Around 1, so that at the start the product is close to the sum of the modalities' own terms.
+            nn.init.ones_(factor.bias)
+            self.factors[name] = factor
+        self.ranks = nn.Linear(rank, 1)
+        nn.init.constant_(self.ranks.weight, 1 / rank)
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        masked = zip(self.factors.values(), self._masked(features, present), strict=True)
+        product = torch.stack([factor(z) for factor, z in masked]).prod(0)
+        fused: Tensor = self.ranks(product.unflatten(1, (self.width, self.rank))).squeeze(-1)
+        return fused
+
+
+class AttentionFusion(Fusion):
+    """Modalities as tokens of a transformer layer, read out at a learnt token; absent ones are masked.
+
+    Args:
+        dims, width: as everywhere.
+        heads: attention heads; must divide ``width``.
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int, *, heads: int = 4) -> None:
+        super().__init__(dims, width)
+        if width % heads:
+            raise InputError(f"fusion 'attention': width {width} is not a multiple of its {heads} heads.")
+        self.projections = self._projections()
+        self.token = nn.Parameter(torch.randn(width) * 0.02)
+        self.layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        tokens = [p(z) for p, z in zip(self.projections.values(), self._masked(features, present), strict=True)]
+        first = self.token.to(tokens[0].dtype).expand(len(present), -1)
+        absent = torch.cat([torch.zeros_like(present[:, :1]), ~present], 1)
+        mixed = self.layer(torch.stack([first, *tokens], 1), src_key_padding_mask=absent)
+        fused: Tensor = self.norm(mixed[:, 0])
+        return fused
+
+
+class ContextFusion(Fusion):
+    """ModAlign's context-aware fusion: modality-specific conditions guide how the modalities are mixed.
+
+    The condition c_m of a modality is the posterior p(y | z_m) of its own head, without gradient, so that
+    the mixture cannot be bought by making a head overconfident. Fused: sum_m a_m W_m z_m, where the weights
+    a_m (B, width) are a softmax over the modalities present of V_m [c_m; log C - H(c_m)]; the last entry,
+    the information in nats that the modality claims to have about y, starts with weight 1 and lets a
+    confident modality count for more. Without conditions the modalities present count alike. Use it with a
+    strategy that trains the unimodal heads: an untrained head is a condition without meaning. The paper
+    describes this fusion in words only; the formula is ours.
+
+    Args:
+        dims, width: as everywhere.
+        outputs: number of classes C.
+    """
+
+    uses_conditions = True
+
+    def __init__(self, dims: Mapping[str, int], width: int, *, outputs: int) -> None:
+        super().__init__(dims, width)
+        self.projections = self._projections()
+        self.guides = nn.ModuleDict()
+        for name in dims:
+            guide = nn.Linear(outputs + 1, width)
+            nn.init.zeros_(guide.weight)
+            nn.init.zeros_(guide.bias)
+            with torch.no_grad():
+                guide.weight[:, -1] = 1.0
+            self.guides[name] = guide
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, width)."""
+        masked = self._masked(features, present)
+        hidden = torch.stack([p(z) for p, z in zip(self.projections.values(), masked, strict=True)], 1)
+        if conditions is None:
+            gates = torch.zeros_like(hidden)
+        else:
+            gates = torch.stack([self.guides[m](_with_information(conditions[m].detach())) for m in self.dims], 1)
+        return (mixture_weights(gates, present) * hidden).sum(1)
+
+
+def _with_information(condition: Tensor) -> Tensor:
+    """[c; log C - H(c)], (B, C + 1), in nats; a single output is no distribution and claims nothing."""
+    condition = condition.float()
+    if condition.shape[1] == 1:
+        information = torch.zeros_like(condition)
+    else:
+        entropy = torch.special.entr(condition).sum(1, keepdim=True)
+        information = torch.log(torch.tensor(float(condition.shape[1]))) - entropy
+    return torch.cat([condition, information], 1)
+
+
+def mixture_weights(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the modalities present: (B, M, W) scores to weights; all zeros where none is present."""
+    absent = ~present.unsqueeze(-1)
+    weights = scores.float().masked_fill(absent, torch.finfo(torch.float32).min).softmax(1)
+    return weights.masked_fill(absent, 0.0)
+
+
+FUSIONS: dict[str, Callable[..., Fusion]] = {
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "gated": GatedFusion,
+    "film": FilmFusion,
+    "tensor": TensorFusion,
+    "attention": AttentionFusion,
+    "context": ContextFusion,
+}
+
+
+def build_fusion(
+    name: str, dims: Mapping[str, int], width: int, outputs: int, options: Mapping[str, Any] | None = None
+) -> Fusion:
+    """A fusion by name.
+
+    Args:
+        name: a key of ``FUSIONS``.
+        dims: modality name to D_m.
+        width: number of fused features (``concat`` has the sum of the D_m instead).
+        outputs: width C of the heads.
+        options: further arguments of the fusion; ``width`` among them overrides ``width``.
+
+    Raises:
+        InputError: for an unknown name or option, naming the nearest.
+    """
+    if name not in FUSIONS:
+        raise unknown("fusion", name, FUSIONS)
+    build = FUSIONS[name]
+    arguments = {"width": width, **(options or {})}
+    check_options(f"fusion {name!r}", build, arguments, given=1)
+    if build is ContextFusion:
+        arguments["outputs"] = outputs
+    return build(dims, **arguments)

@@ -1,0 +1,176 @@
+"""The network that every strategy trains: an encoder and a head per modality, a fusion and a joint head."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from modalign.data.batch import Batch, Modality, Output
+from modalign.data.dataset import Split
+from modalign.errors import InputError, unknown
+from modalign.models.encoders import Standardize, build_encoder
+from modalign.models.fusion import Fusion, build_fusion
+from modalign.settings import ModelSettings
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, unimodal heads, fusion and joint head; any modality may be absent from any sample.
+
+    All parameters exist whatever the strategy and are created in one order, so a seed gives every strategy
+    the same initial weights.
+
+    Attributes:
+        modalities: their names, in the order of the columns of ``Batch.present``.
+        outputs: width C of the heads.
+        dims: modality name to D_m.
+        standardize: modality name to ``Standardize`` (text has none).
+        encoders, unimodal_heads: modality name to module; a head is Linear(D_m, C).
+        fusion, head: the fusion, and Linear(fusion.width, C) on it.
+    """
+
+    head: nn.Linear
+    fusion: Fusion
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        encoders: Mapping[str, nn.Module],
+        fusion: Fusion,
+        outputs: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.outputs = outputs
+        self.dims = dict(fusion.dims)
+        self.standardize = nn.ModuleDict(
+            {name: Standardize(modality) for name, modality in modalities.items() if modality.kind != "text"}
+        )
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion = fusion
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(fusion.width, outputs)
+        self.unimodal_heads = nn.ModuleDict({m: nn.Linear(d, outputs) for m, d in self.dims.items()})
+
+    @classmethod
+    def build(cls, modalities: Mapping[str, Modality], outputs: int, settings: ModelSettings) -> MultimodalModel:
+        """The model that ``settings`` describe.
+
+        Args:
+            modalities: name to what it is, in the order of the batches.
+            outputs: width C of the heads (``Task.outputs``).
+            settings: encoders, fusion and heads.
+
+        Raises:
+            InputError: no modality; a name that cannot be part of a parameter's name; settings for a modality
+                that is not there; anything that ``build_encoder`` or ``build_fusion`` refuses.
+        """
+        _check(modalities, settings)
+        encoders = {
+            name: build_encoder(modality, settings.width, settings.encoders.get(name))
+            for name, modality in modalities.items()
+        }
+        dims = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+        fusion = build_fusion(settings.fusion, dims, settings.width, outputs, settings.fusion_options)
+        return cls(modalities, encoders, fusion, outputs, settings.dropout)
+
+    def fit_standardization(self, split: Split, limit: int = 4096) -> None:
+        """Fit each ``Standardize`` to at most ``limit`` samples of ``split`` (training), augmentation off."""
+        split.set_epoch(None)
+        for standardize in self.standardize.values():
+            standardize.fit(split, limit)  # type: ignore[operator]
+
+    def encode(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Features by modality, (B, D_m), zeros where absent.
+
+        An encoder sees only the rows where its modality is present, and does not run if there are none: what
+        fills the gaps influences neither features nor normalisation.
+
+        Args:
+            batch: the samples.
+            only: modalities to encode; the others are left out of the result.
+        """
+        counts = batch.present.sum(0).tolist()
+        return {
+            name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]))
+            for m, name in enumerate(self.modalities)
+            if only is None or name in only
+        }
+
+    def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int) -> Tensor:
+        if count == 0:
+            return torch.zeros(len(x), self.dims[name], device=x.device)
+        if count == len(x):
+            return self._features(name, x)
+        features = self._features(name, x[present])
+        return features.new_zeros(len(x), self.dims[name]).masked_scatter(present.unsqueeze(1), features)
+
+    def _features(self, name: str, x: Tensor) -> Tensor:
+        """Features of rows that are all present."""
+        if name in self.standardize:
+            x = self.standardize[name](x)
+        features: Tensor = self.encoders[name](x)
+        return features
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Joint logits (B, C) of features by modality (B, D_m), of which ``present`` (B, M) count."""
+        fused = self.fusion(features, present, self._conditions(features))
+        logits: Tensor = self.head(self.dropout(fused))
+        return logits
+
+    def decide(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
+        """All heads on features of all modalities; a strategy may hand in detached or changed features.
+
+        The unimodal logits of a sample that lacks the modality are the head's bias; mask them with
+        ``present`` in losses.
+        """
+        unimodal = {m: self.unimodal_heads[m](self.dropout(features[m])) for m in self.modalities}
+        return Output(dict(features), unimodal, self.fuse(features, present), present)
+
+    def forward(self, batch: Batch) -> Output:
+        """Features, unimodal logits and joint logits of a batch."""
+        return self.decide(self.encode(batch), batch.present)
+
+    def score_subset(self, features: Mapping[str, Tensor], present: Tensor, keep: Collection[str]) -> Tensor:
+        """Joint logits (B, C) from the modalities ``keep`` only, under any fusion and without dropout.
+
+        For ``concat`` and keep = {m} this is exactly W_m z_m + b, with W_m the modality's block of the joint
+        head. (The code published with OGM-GE has b / M instead of b, so that the parts add up.)
+
+        Raises:
+            InputError: if ``keep`` names a modality that the model does not have.
+        """
+        for name in keep:
+            if name not in self.modalities:
+                raise InputError(f"unknown modality {name!r}; the model has {', '.join(self.modalities)}.")
+        kept = torch.tensor([name in keep for name in self.modalities], device=present.device)
+        fused = self.fusion(features, present & kept, self._conditions(features))
+        logits: Tensor = self.head(fused)
+        return logits
+
+    def _conditions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
+        if not self.fusion.uses_conditions:
+            return None
+        with torch.no_grad():
+            scores = {m: self.unimodal_heads[m](features[m]).float() for m in self.modalities}
+        return scores if self.outputs == 1 else {m: s.softmax(1) for m, s in scores.items()}
+
+
+def _check(modalities: Mapping[str, Modality], settings: ModelSettings) -> None:
+    """Refuse what would otherwise fail deep inside torch."""
+    if not modalities:
+        raise InputError("the model has no modality; expected at least one.")
+    taken = nn.ModuleDict()
+    for name in modalities:
+        if not name or "." in name or hasattr(taken, name):
+            raise InputError(
+                f"{name!r} cannot name a modality: it becomes part of parameter names, so it must not be empty, "
+                "contain a dot, or be an attribute of torch modules. Rename it, for instance to "
+                f"'x_{name.replace('.', '_')}'."
+            )
+    for name in settings.encoders:
+        if name not in modalities:
+            raise unknown("modality in the encoder settings:", name, modalities)

@@ -1,0 +1,123 @@
+"""A recipe: everything that determines a run, as plain dataclasses. Imports no torch, so that help is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class DataSettings:
+    """Which data, and how it is split.
+
+    Args:
+        name: a data set of the package (see ``modalign datasets``), or how the table calls the data of ``path``.
+        path: file or folder of the data: ``.npz``, Parquet, a manifest, or what ``modalign prepare`` wrote.
+        modalities: names of the modalities to use; all by default.
+        label: name of the label column (arrays and manifests).
+        split: ``COLUMN==VALUE``: the rows that are the test split (also ``!=``, ``<``, ``>=``, ``in a|b``).
+        group: column whose values must not be divided between splits (patient, speaker, video).
+        kinds: modality name to ``vector``, ``sequence``, ``image``, ``clip`` or ``text`` where the shape is ambiguous.
+        columns: further columns to load as possible contexts T.
+        valid_fraction: share of the training rows carved out for validation where the data has no such split.
+        split_seed: seed of that carving, independent of the seed of training.
+        options: arguments of the data set's own ``load`` function.
+    """
+
+    name: str = ""
+    path: str | None = None
+    modalities: list[str] | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    valid_fraction: float = 0.15
+    split_seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelSettings:
+    """Encoders, fusion and heads.
+
+    Args:
+        width: number of features D of each encoder, unless the encoder says otherwise.
+        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``.
+        encoders: modality name to encoder settings (``name`` and its arguments); by kind where absent.
+        fusion_options: arguments of the fusion module.
+        dropout: dropout on the features before the heads.
+    """
+
+    width: int = 64
+    fusion: str = "concat"
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fusion_options: dict[str, Any] = field(default_factory=dict)
+    dropout: float = 0.0
+
+
+@dataclass
+class TrainingSettings:
+    """Budget and optimiser, the same for every method.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: samples per step over all processes.
+        optimizer: ``sgd`` (momentum), ``adamw`` or ``adam``.
+        lr: peak learning rate.
+        momentum: of SGD.
+        weight_decay: decay of weights (not of biases and norms).
+        schedule: ``cosine``, ``constant`` or ``step`` (times 0.1 at 70 % of the epochs), after warm-up.
+        warmup: share of all steps over which the learning rate rises from zero.
+        clip: largest norm of the gradient, None for no clipping.
+        accumulate: batches whose gradients are added before a step.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (mixed).
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: processes to start here; ``torchrun`` overrides it.
+        sampler: ``shuffle``, ``balanced`` (batches of several samples of each of some classes) or ``balanced:COLUMN``;
+            every sample still comes once an epoch.
+        samples_per_context: samples of a class that come together with the balanced sampler.
+        metric: what selects the epoch on validation; the task's first metric by default.
+        patience: epochs without improvement after which training stops, None for never.
+        workers: loader processes for data that is decoded on the fly.
+        checkpoint_minutes: longest time between two checkpoints within an epoch.
+        encoder_lr: modality name to a factor on the learning rate of its encoder (0 freezes it).
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    warmup: float = 0.05
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    sampler: str = "shuffle"
+    samples_per_context: int = 8
+    metric: str | None = None
+    patience: int | None = None
+    workers: int = 0
+    checkpoint_minutes: float = 10.0
+    encoder_lr: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Recipe:
+    """Everything that determines a run but its seed.
+
+    Args:
+        data: which data.
+        model: which network.
+        training: which budget and optimiser.
+        strategies: strategy name to its options, where they differ from the defaults.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    strategies: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,62 @@
+"""Joint + unimodal heads: a cross-entropy on each modality's own head beside the joint one.
+
+The plain baseline that most comparisons leave out (multi-task or "uni-modal teacher-free" training; compare the
+sum of losses that MMPareto, Wei & Hu, ICML 2024, starts from). Cost per step: that of joint training plus M linear
+heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from modalign.data.batch import Batch, Output
+from modalign.data.task import Task
+from modalign.strategies.base import Stepper, Strategy
+
+
+@dataclass(frozen=True)
+class JointUnimodalOptions:
+    """Options of joint training with unimodal heads.
+
+    Args:
+        eta: weight of each unimodal cross-entropy against the joint one.
+    """
+
+    eta: float = 1.0
+
+
+class JointUnimodal(Strategy):
+    """L = CE(p_J, y) + eta * sum_m CE(p_m, y); predictions are the joint head's."""
+
+    title = "Joint + unimodal heads"
+    Options = JointUnimodalOptions
+    main_option = ("eta", (0.3, 1.0, 3.0))
+    trains_unimodal = True
+    options: JointUnimodalOptions
+
+    def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
+        """One step."""
+        output = self.model(batch)
+        losses = {"task": self.task.loss(output.logits, batch.target)}
+        losses |= unimodal_losses(self.task, output, batch)
+        unimodal = sum(value for name, value in losses.items() if name != "task")
+        stepper.backward(losses["task"] + self.options.eta * unimodal)
+        return losses
+
+
+def unimodal_losses(task: Task, output: Output, batch: Batch) -> dict[str, Tensor]:
+    """CE(p_m, y) of each modality as ``task_<m>``: means over the batch in which absent samples count zero.
+
+    Dividing by the whole batch, not by those present, keeps the mean over processes equal to one process's.
+    """
+    losses = {}
+    for column, (name, logits) in enumerate(output.unimodal.items()):
+        here = output.present[:, column]
+        if task.kind == "survival":  # the partial likelihood is over the risk set of those present
+            loss = task.loss(logits[here], batch.target[here]) if here.any() else logits.sum() * 0
+        else:
+            loss = (task.loss(logits, batch.target, reduction="none") * here).sum() / len(here)
+        losses[f"task_{name}"] = loss
+    return losses

@@ -1,0 +1,55 @@
+"""Late fusion: each modality is trained alone, and their posteriors are multiplied.
+
+The product of experts sum_m log p(y|z_m) - (n-1) log p(y) is the optimal decision when the n modalities are
+independent given the label, and only then (Bayes' rule; Kittler et al., "On combining classifiers", PAMI 1998, eq. 8).
+It asks nothing of a joint head and is hard to beat where I(Z1;Z2|Y) is small. Cost per step: that of joint training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from modalign.data.batch import Batch, Output
+from modalign.data.dataset import MultimodalData
+from modalign.models.multimodal import MultimodalModel
+from modalign.models.readout import class_log_prior, product_of_experts
+from modalign.strategies.base import Stepper, Strategy
+from modalign.strategies.joint_unimodal import unimodal_losses
+
+
+@dataclass(frozen=True)
+class LateFusionOptions:
+    """Options of late fusion.
+
+    Args:
+        prior: divide by the class prior where n posteriors are multiplied, as Bayes' rule asks (classification).
+    """
+
+    prior: bool = True
+
+
+class LateFusion(Strategy):
+    """L = sum_m CE(p_m, y); predictions are the product of the posteriors of the modalities present."""
+
+    title = "Late fusion"
+    Options = LateFusionOptions
+    trains_unimodal = True
+    options: LateFusionOptions
+    log_prior: Tensor | None
+
+    def __init__(self, model: MultimodalModel, data: MultimodalData, options: LateFusionOptions) -> None:
+        super().__init__(model, data, options)
+        classify = options.prior and data.task.kind == "classification"
+        self.register_buffer("log_prior", class_log_prior(data.train.target, data.task.outputs) if classify else None)
+
+    def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
+        """One step on all modalities; they share no parameter, so each is trained as if alone."""
+        losses = unimodal_losses(self.task, self.model(batch), batch)
+        stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
+        return losses
+
+    def readout(self, output: Output) -> Tensor:
+        """Product of experts over the modalities present."""
+        return product_of_experts(output.unimodal, output.present, self.log_prior)

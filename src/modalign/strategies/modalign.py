@@ -1,0 +1,477 @@
+"""ModAlign: conditional information between modalities, under a protective margin, read out by Bayes' rule.
+
+Paper: "InfoBridge: Balanced Multimodal Integration through Conditional Dependency Modeling", ICCV 2025, pp. 393-404
+(its project page calls the method ModAlign). No code is published; the page prints the objective and Algorithm 1 and
+gives margin, prior and overall loss in words. What is printed and what is ours:
+
+- Conditional NCE, L_NCE = E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h] (printed): ``information.objectives``.
+- Negatives from p(z1|T) p(z2|T): pairs that share the context (printed): ``information.pairs``.
+- Algorithm 1 (printed): one forward pass of the encoders; h ascends L_NCE on detached features; encoders and classifier
+  descend the overall loss against the updated h: ``ModAlign.step``.
+- Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
+- Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there: ``information.margin``.
+- Context-aware prior (ours, from Bayes' rule): log p = lambda log p_J + (1-lambda) [product of experts], with
+  lambda = 1 - exp(-I(Z1;Z2|Y)) estimated on validation features once an epoch: ``models.readout``.
+
+For M > 2 every pair of modalities has its critic; the objective is their mean, and I in lambda is the heaviest spanning
+tree of the pairs' estimates, a lower bound on the conditional total correlation. Labels that are not classes
+(regression, survival) serve as context by their quantile.
+
+Cost per step over joint training: the critics', twice on the features of the batch; the encoders run once forward, once
+backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modalign.data.batch import Batch, Output
+from modalign.data.dataset import Column, MultimodalData
+from modalign.errors import InputError, unknown
+from modalign.information.contexts import ContextSource
+from modalign.information.critics import (
+    ContextEmbedding,
+    ContinuousContext,
+    FixedContext,
+    LearnedContext,
+    make_critic,
+)
+from modalign.information.heldout import heldout_information
+from modalign.information.margin import gradient_scale, hinge, ramp, squared_norms
+from modalign.information.memory import FeatureMemory
+from modalign.information.objectives import Form
+from modalign.information.pairs import Kernel, PairResult, score_pairs
+from modalign.models.multimodal import MultimodalModel
+from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
+from modalign.strategies.base import Stepper, Strategy
+from modalign.strategies.joint_unimodal import unimodal_losses
+
+Pair = tuple[str, str]
+Features = Mapping[str, Tensor]
+
+_BINS = 8  # quantiles of a label that is a number, as contexts
+_DECAY = 0.98  # of the running mean of r
+_CLUSTERED = 4096  # samples on which clusters are found
+
+
+@dataclass(frozen=True)
+class ModAlignOptions:
+    """Options of ModAlign; each part can be switched off.
+
+    Args:
+        alpha: weight of the pull, -L_NCE / (1+r).
+        eta: weight of each unimodal cross-entropy against the joint one.
+        objective: ``three`` (as printed), ``two`` or ``infonce``; ``none`` leaves the encoders alone.
+        context: T of the pull: ``label``, ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``predicted``
+            (label), ``cluster`` (of the features, found anew each epoch) or ``none``.
+        clusters: number of clusters where context is ``cluster``.
+        class_names: a ``transformers`` model or folder, or a ``.npy`` file (C, E), that embeds the names of classes:
+            they then stand for the label in the critic; learned embeddings by default.
+        softness: of the kernel between contexts whose names are embedded, exp((cos - 1) / softness); 0: only pairs that
+            share the context are negatives.
+        margin: ``gradient``, ``log_odds``, ``hinge`` or ``none``.
+        rho: of the gradient margin: largest ratio of the pull to the task's gradient at the features.
+        gamma: of the log_odds margin: largest log-odds that still pull.
+        delta: of the hinge margin: information in nats above which nothing pulls.
+        ramp: share of training over which alpha rises from zero.
+        prior: read out with the context-aware prior; the joint head alone otherwise.
+        critic: ``separable``, ``bilinear`` or ``mlp``.
+        critic_width: K, width of the critic.
+        memory: recent features kept of each context as further negatives; 0 for none.
+        memory_minimum: contexts with fewer negatives than this in a batch draw on the memory.
+    """
+
+    alpha: float = 1.0
+    eta: float = 1.0
+    objective: Literal["three", "two", "infonce", "none"] = "three"
+    context: str = "label"
+    clusters: int = 8
+    class_names: str | None = None
+    softness: float = 0.0
+    margin: Literal["gradient", "log_odds", "hinge", "none"] = "gradient"
+    rho: float = 0.3
+    gamma: float = 2.0
+    delta: float = 1.0
+    ramp: float = 0.3
+    prior: bool = True
+    critic: Literal["separable", "bilinear", "mlp"] = "separable"
+    critic_width: int = 128
+    memory: int = 16
+    memory_minimum: int = 8
+
+
+class ModAlign(Strategy):
+    """Algorithm 1 of the paper with margin and prior; see the file's docstring."""
+
+    title = "ModAlign"
+    Options = ModAlignOptions
+    main_option = ("alpha", (0.3, 1.0, 3.0))
+    minimum_modalities = 2
+    trains_unimodal = True
+    options: ModAlignOptions
+    log_prior: Tensor | None
+    edges: Tensor
+    strength: Tensor
+    bound: Tensor
+    steps: Tensor
+
+    def __init__(self, model: MultimodalModel, data: MultimodalData, options: ModAlignOptions) -> None:
+        super().__init__(model, data, options)
+        modalities = len(model.modalities)
+        self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
+        self.clustered = min(1.0, _CLUSTERED / len(data.train))
+        self.pull = self._critics(data, self.context.kind) if options.objective != "none" else None
+        # lambda needs I(Z1;Z2|Y) whatever T pulls; where T is the label one critic serves both.
+        shared = self.pull is not None and options.context == "label"
+        self.judge = self._critics(data, "label") if options.prior and not shared else None
+        classify = self.task.kind == "classification"
+        self.register_buffer("log_prior", class_log_prior(data.train.target, self.task.outputs) if classify else None)
+        self.register_buffer("edges", _edges(data))
+        self.register_buffer("strength", torch.ones(()))
+        self.register_buffer("bound", torch.zeros(modalities))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
+        """One step of Algorithm 1."""
+        options = self.options
+        features = self.model.encode(batch)  # the only forward pass of the encoders
+        # The graph is cut at z: what task and pull ask of it is seen, and bounded, before the encoders hear of it.
+        leaves = {m: z.detach().requires_grad_() for m, z in features.items()}
+        output = self.model.decide(leaves, batch.present)
+        losses = {"task": self.task.loss(output.logits, batch.target)} | unimodal_losses(self.task, output, batch)
+        heads = sum(value for name, value in losses.items() if name != "task")
+        stepper.backward(losses["task"] + options.eta * heads)
+        gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves.values()]
+
+        everywhere = {m: stepper.gather(z) for m, z in leaves.items()}
+        present = stepper.gather(batch.present)
+        label = self._label(stepper.gather(batch.target))
+        context = self._context(batch, output, stepper)
+        losses |= self._update_critics(everywhere, present, context, label, stepper)
+        if self.pull is not None:
+            live = {m: stepper.gather_live(z) for m, z in leaves.items()}
+            pulled = self._bounded_pull(live, leaves, present, context, gradients, stepper)
+            gradients = [g + p for g, p in zip(gradients, pulled, strict=True)]
+        stepper.backward_from(list(features.values()), gradients)
+        for critics, given in ((self.pull, context), (self.judge, label)):
+            if critics is not None:
+                critics.remember(everywhere, present, given)
+        return losses
+
+    def _update_critics(
+        self, features: Features, present: Tensor, context: Tensor | None, label: Tensor, stepper: Stepper
+    ) -> dict[str, Tensor]:
+        """Ascend L_NCE over h on detached features, before the encoders see h."""
+        losses = {}
+        for name, critics, given in (("critic", self.pull, context), ("critic_label", self.judge, label)):
+            if critics is not None:
+                losses[name] = -critics.objective(critics(features, present, given, training=True))
+        if losses:
+            stepper.backward(torch.stack(list(losses.values())).sum())
+            stepper.update("critic")
+        return losses
+
+    def _bounded_pull(
+        self,
+        live: Features,
+        leaves: Features,
+        present: Tensor,
+        context: Tensor | None,
+        task: list[Tensor],
+        stepper: Stepper,
+    ) -> list[Tensor]:
+        """The gradient of -alpha L_NCE / (1+r) at this process's features, within the margin."""
+        assert self.pull is not None
+        options = self.options
+        cap = options.gamma if options.margin == "log_odds" else None
+        results = self.pull(live, present, context, cap=cap)
+        weight = options.alpha * ramp(stepper.progress, options.ramp)
+        if options.margin == "hinge":
+            information = torch.stack([result.information.detach() for result in results.values()]).mean()
+            weight *= hinge(float(information), options.delta)
+        loss = -weight * stepper.world_scale * self.pull.objective(results)
+        pull = stepper.gradients(loss, list(leaves.values()))
+        self.steps += 1
+        if options.margin != "gradient":
+            self.bound += float(weight == 0 and options.margin == "hinge")
+            return pull
+        norms = stepper.total(torch.stack([squared_norms(task), squared_norms(pull)]))
+        scales = gradient_scale(norms[0], norms[1], options.rho)
+        self.bound += (scales < 1).float()
+        return [scale.to(g.dtype) * g for scale, g in zip(scales, pull, strict=True)]
+
+    def readout(self, output: Output) -> Tensor:
+        """log p = lambda log p_J + (1-lambda) times the product of experts; p_J alone without the prior."""
+        if not self.options.prior:
+            return output.logits
+        return context_aware_readout(output.logits, output.unimodal, output.present, self.strength, self.log_prior)
+
+    @torch.no_grad()
+    def calibrate(self, output: Output, target: Tensor) -> None:
+        """lambda from the information between the modalities given the label, on held-out features."""
+        critics = self._about_label
+        if self.options.prior and critics is not None:
+            critics.estimate(output.features, output.present, self._label(target))
+            self.strength.copy_(fusion_strength(total_correlation_bound(critics.information())))
+
+    @property
+    def _about_label(self) -> PairCritics | None:
+        """The critics whose context is the label, on which lambda rests."""
+        return self.judge if self.judge is not None else self.pull
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The model by the recipe's optimiser, h by its own."""
+        critics = [p for c in (self.pull, self.judge) if c is not None for p in c.parameters()]
+        return {"main": list(self.model.parameters()), "critic": critics}
+
+    def on_epoch_start(self, stepper: Stepper) -> None:
+        """Start the counts of the epoch; find clusters where they are the context."""
+        self.bound.zero_()
+        self.steps.zero_()
+        if self.context.kind == "cluster" and self.pull is not None:
+            self._find_clusters(stepper)
+
+    def facts(self) -> dict[str, float]:
+        """lambda, the information it rests on, and how often the margin bound, by modality."""
+        facts = {"lambda": float(self.strength)} if self.options.prior else {}
+        for name, critics in (("pull", self.pull), ("label", self.judge)):
+            if critics is not None:
+                facts |= {f"ratio_{name}": float(critics.ratio)}
+        critics = self._about_label
+        if self.options.prior and critics is not None:
+            facts |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
+        if self.pull is not None and self.options.margin != "none":
+            share = self.bound / self.steps.clamp(min=1)
+            facts |= {f"margin_{m}": float(s) for m, s in zip(self.model.modalities, share, strict=True)}
+        return facts
+
+    # The context T -------------------------------------------------------------------------------------------
+
+    def _label(self, target: Tensor) -> Tensor:
+        """The label as a discrete context: the class, or the quantile of a number (of the time, and the event)."""
+        if self.task.kind == "classification":
+            return target
+        if self.task.kind == "regression":
+            return torch.bucketize(target.contiguous(), self.edges)
+        return torch.bucketize(target[:, 0].contiguous(), self.edges) + _BINS * target[:, 1].long()
+
+    def _context(self, batch: Batch, output: Output, stepper: Stepper) -> Tensor | None:
+        """T of the samples of all processes."""
+        context = self.context(
+            target=self._label(batch.target),
+            columns=batch.columns,
+            scores=self.readout(output.detach()) if self.context.kind == "predicted" else None,
+            features=_side_by_side(output.features),
+        )
+        return None if context is None else stepper.gather(context)
+
+    def _critics(self, data: MultimodalData, kind: str) -> PairCritics:
+        """Critics for a kind of context: how T is embedded, and which samples share it."""
+        embed, contexts, kernel = _context_of(data, kind, self.options)
+        return PairCritics(self.model.dims, embed, contexts, kernel, self.options)
+
+    @torch.no_grad()
+    def _find_clusters(self, stepper: Stepper) -> None:
+        """k-means on the features of (at most ``_CLUSTERED``) training samples, the same on all processes."""
+        from sklearn.cluster import KMeans
+
+        self.eval()
+        rows = [_side_by_side(self.model.encode(batch)) for batch in stepper.train_batches(self.clustered)]
+        everywhere = stepper.gather(torch.cat(rows)).cpu().numpy()
+        self.train()
+        found = KMeans(self.options.clusters, n_init=3, random_state=stepper.seed).fit(everywhere)
+        self.context.centres.copy_(torch.from_numpy(found.cluster_centers_))
+
+
+class PairCritics(nn.Module):
+    """A critic h(z_a, z_b, T) for each pair of modalities, what they remember, and what they estimate.
+
+    Args:
+        dims: modality name to D_m.
+        embed: makes the embedding of T for a critic; None where there is no T.
+        contexts: number of discrete contexts, None for other kinds.
+        kernel: which pairs of samples share a context, and how far; None where equality decides.
+        options: of the strategy.
+    """
+
+    ratio: Tensor
+    estimates: Tensor
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        embed: Callable[[], ContextEmbedding] | None,
+        contexts: int | None,
+        kernel: Kernel | None,
+        options: ModAlignOptions,
+    ) -> None:
+        super().__init__()
+        self.columns = {m: i for i, m in enumerate(dims)}
+        self.pairs: list[Pair] = list(combinations(dims, 2))
+        self.form: Form = "three" if options.objective == "none" else options.objective
+        self.kernel = kernel
+        more = {} if options.critic == "bilinear" else {"width": options.critic_width}
+        self.critics = nn.ModuleList(
+            make_critic(options.critic, (dims[a], dims[b]), None if embed is None else embed(), **more)
+            for a, b in self.pairs
+        )
+        self.memory = (
+            FeatureMemory(contexts, options.memory, list(dims.values()), options.memory_minimum)
+            if contexts is not None and kernel is None and options.memory > 0
+            else None
+        )
+        self.register_buffer("ratio", torch.zeros(()))
+        self.register_buffer("estimates", torch.zeros(len(self.pairs)))
+
+    def forward(
+        self,
+        features: Features,
+        present: Tensor,
+        context: Tensor | None,
+        cap: float | None = None,
+        training: bool = False,
+    ) -> dict[Pair, PairResult]:
+        """The objective of every pair of modalities, on the samples that have both."""
+        results = {}
+        for critic, (a, b) in zip(self.critics, self.pairs, strict=True):
+            i, j = self.columns[a], self.columns[b]
+            both = present[:, i] & present[:, j]
+            results[a, b] = score_pairs(
+                critic,  # type: ignore[arg-type]
+                features[a][both],
+                features[b][both],
+                None if context is None else context[both],
+                form=self.form,
+                kernel=self.kernel,
+                memory=None if self.memory is None else self.memory.pair(i, j),
+                cap=cap,
+            )
+        if training:
+            latest = torch.stack([result.ratio for result in results.values()]).mean()
+            self.ratio.copy_(torch.where(self.ratio > 0, _DECAY * self.ratio + (1 - _DECAY) * latest, latest))
+        return results
+
+    @staticmethod
+    def objective(results: Mapping[Pair, PairResult]) -> Tensor:
+        """Mean over pairs of L_NCE / (1+r), to be maximised; its scale does not depend on the batch."""
+        return torch.stack([result.objective / (1 + result.ratio) for result in results.values()]).mean()
+
+    @torch.no_grad()
+    def remember(self, features: Features, present: Tensor, context: Tensor | None) -> None:
+        """Add the batch to the memory, after the step: a batch does not meet itself."""
+        if self.memory is not None and context is not None:
+            self.memory.push(list(features.values()), context, present)
+
+    @torch.no_grad()
+    def estimate(self, features: Features, present: Tensor, context: Tensor) -> None:
+        """Keep I(Z_a;Z_b|T) of every pair, in nats, on samples that the critics have not seen."""
+        for k, (critic, (a, b)) in enumerate(zip(self.critics, self.pairs, strict=True)):
+            both = present[:, self.columns[a]] & present[:, self.columns[b]]
+            if not both.any():
+                self.estimates[k] = 0.0
+                continue
+            z1, z2, given = features[a][both], features[b][both], context[both]
+            value = heldout_information(critic, z1, z2, given, "two" if self.form == "two" else "three")  # type: ignore[arg-type]
+            self.estimates[k] = value
+
+    def information(self) -> dict[Pair, float]:
+        """The latest estimates by pair, in nats."""
+        return dict(zip(self.pairs, self.estimates.tolist(), strict=True))
+
+
+def _context_of(
+    data: MultimodalData, kind: str, options: ModAlignOptions
+) -> tuple[Callable[[], ContextEmbedding] | None, int | None, Kernel | None]:
+    """How a kind of context is embedded, how many contexts there are (None: no codes), and its kernel."""
+    if kind == "none":
+        return None, None, None
+    if kind == "cluster":
+        return lambda: LearnedContext(options.clusters), options.clusters, None
+    if kind == "column":
+        names = _column(data, options.context).names
+        return lambda: LearnedContext(len(names)), len(names), None
+    if kind == "continuous":
+        column = _column(data, options.context)
+        width = column.values[0].numel()
+        return lambda: ContinuousContext(width), None, _GaussianKernel(column.values)
+    if data.task.kind == "classification":
+        contexts = data.task.outputs
+    elif kind == "label":
+        contexts = 2 * _BINS
+    else:
+        raise InputError(f"context 'predicted' needs classes; data set {data.name!r} is {data.task.kind}: use 'label'")
+    if options.class_names is None:
+        return lambda: LearnedContext(contexts), contexts, None
+    vectors = _name_vectors(data, options.class_names)
+    kernel = _NameKernel(vectors, options.softness) if options.softness > 0 else None
+    return lambda: FixedContext(vectors), contexts, kernel
+
+
+class _GaussianKernel:
+    """k(T_i, T_j) = exp(-d^2/2) of a standardised continuous context."""
+
+    def __init__(self, values: Tensor) -> None:
+        rows = values.float().reshape(len(values), -1)
+        self.mean, self.std = rows.mean(0), rows.std(0).clamp(min=1e-6)
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        a, b = (self._standard(t) for t in (first, second))
+        return torch.exp(-0.5 * torch.cdist(a, b).square())
+
+    def _standard(self, context: Tensor) -> Tensor:
+        rows = context.float().reshape(len(context), -1)
+        return (rows - self.mean.to(rows.device)) / self.std.to(rows.device)
+
+
+class _NameKernel:
+    """k(T_i, T_j) = exp((cos - 1) / softness) of the embedded names of two classes."""
+
+    def __init__(self, vectors: Tensor, softness: float) -> None:
+        unit = nn.functional.normalize(vectors.float(), dim=-1)
+        self.table = ((unit @ unit.T - 1) / softness).exp()
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.table.to(first.device)[first[:, None], second[None, :]]
+
+
+def _name_vectors(data: MultimodalData, source: str) -> Tensor:
+    from modalign.models.names import embed_names
+
+    if data.task.kind != "classification":
+        raise InputError(f"class_names needs classes; data set {data.name!r} is {data.task.kind}")
+    return embed_names(data.task.classes, source)
+
+
+def _column(data: MultimodalData, context: str) -> Column:
+    """The column of the data that ``column:NAME`` or ``continuous:NAME`` names.
+
+    Raises:
+        InputError: the data has no such column, or it is of the other kind.
+    """
+    kind, _, name = context.partition(":")
+    known = data.train.columns
+    if name not in known:
+        raise unknown("context column (columns are loaded with data.columns):", name, known)
+    if known[name].discrete != (kind == "column"):
+        other = "continuous" if kind == "column" else "column"
+        raise InputError(f"context {context!r}: column {name!r} is not of that kind; use {other}:{name}")
+    return known[name]
+
+
+def _side_by_side(features: Features) -> Tensor:
+    """All features of a sample in one row, without gradient: (B, sum of D_m)."""
+    return torch.cat([z.detach().float() for z in features.values()], dim=1)
+
+
+def _edges(data: MultimodalData) -> Tensor:
+    """Inner quantiles of a numeric label (of the time, for survival) in the training split."""
+    if data.task.kind == "classification":
+        return torch.zeros(0)
+    values = data.train.target if data.task.kind == "regression" else data.train.target[:, 0]
+    return torch.quantile(values.float(), torch.arange(1, _BINS) / _BINS)

@@ -1,0 +1,67 @@
+"""The protective margin: bounds hold, nothing else changes."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+from torch import nn
+
+from modalign.information import margin
+from modalign.information.margin import gradient_scale, guarded_gradients, hinge, ramp
+
+
+def test_scale_by_hand() -> None:
+    task, pull = torch.tensor([4.0, 4.0, 0.0, 4.0]), torch.tensor([1.0, 100.0, 1.0, 0.0])
+    # norms 2 and 1: .3 * 2 / 1; 2 and 10: .3 * 2 / 10; no task, no pull; no pull to bound
+    torch.testing.assert_close(gradient_scale(task, pull, 0.3), torch.tensor([0.6, 0.06, 0.0, 1.0]))
+    assert gradient_scale(torch.ones(1), torch.full((1,), 1e-4)).item() == 1
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1.0, 1e3, 0.0])
+def test_bound_holds_for_each_modality(strength: float) -> None:
+    encoders = [nn.Linear(3, 4), nn.Linear(2, 4)]
+    head = nn.Linear(4, 1)
+    x = [torch.randn(6, 3), torch.randn(6, 2)]
+    z = [e(part) for e, part in zip(encoders, x, strict=True)]
+    task = (head(z[0] + z[1]) ** 2).mean()
+    pull = strength * (z[0] * z[1]).sum()
+    guarded = guarded_gradients(z, pull, task, rho=0.3)
+    free = torch.autograd.grad(pull, z, retain_graph=True)
+    of_task = torch.autograd.grad(task, z, retain_graph=True)
+    for bounded, g, t, scale in zip(guarded.gradients, free, of_task, guarded.scales, strict=True):
+        assert bounded.norm() <= 0.3 * t.norm() * (1 + 1e-5)
+        torch.testing.assert_close(bounded, g * scale)
+        assert (scale == 1) == bool(g.norm() <= 0.3 * t.norm())
+    assert head.weight.grad is None
+
+
+def test_one_backward_pass_adds_up() -> None:
+    """Encoders receive the task's gradient and the bounded pull, the head the task's alone."""
+    encoder, head = nn.Linear(3, 4), nn.Linear(4, 1)
+    x = torch.randn(5, 3)
+    z = [encoder(x)]
+    task, pull = head(z[0]).square().mean(), z[0].sum()
+    guarded = guarded_gradients(z, pull, task)
+    torch.autograd.backward([task, *z], [None, *guarded.gradients])
+    alone = head(encoder(x)).square().mean() + guarded.scales[0] * encoder(x).sum()
+    expected = torch.autograd.grad(alone, [encoder.weight, head.weight])
+    torch.testing.assert_close(encoder.weight.grad, expected[0])
+    torch.testing.assert_close(head.weight.grad, expected[1])
+
+
+def test_feature_without_task_gradient_is_not_pulled() -> None:
+    z = [torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)]
+    guarded = guarded_gradients(z, (z[0] * z[1]).sum(), z[0].sum())
+    assert guarded.gradients[0].any()
+    assert not guarded.gradients[1].any()
+
+
+def test_schedules() -> None:
+    assert [ramp(p) for p in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0, 0.5, 1, 1])
+    assert (hinge(0.4, 0.5), hinge(torch.tensor(0.6), 0.5)) == (1.0, 0.0)
+
+
+def test_examples_run() -> None:
+    assert doctest.testmod(margin, extraglobs={"torch": torch}).failed == 0

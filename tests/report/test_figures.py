@@ -1,0 +1,149 @@
+"""Figures show the numbers they are given; files are written, and twice the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modalign.errors import InputError
+from modalign.evaluation.metrics import calibration
+from modalign.evaluation.statistics import Interval
+from modalign.report import figures
+from modalign.report.comparison import compare
+from modalign.report.examples import Example, example_grid
+from modalign.report.gallery import of_tradeoff, write_figures
+from modalign.report.runs import read_runs
+from modalign.report.style import save
+
+
+def test_comparison_shows_means_and_intervals(bench: Path) -> None:
+    rows = compare(read_runs(bench))
+    figure = figures.comparison(rows)
+    digits = [row for row in rows if row.dataset == "digits"]
+    axis = figure.axes[0]
+    assert axis.get_title("left") == "digits"
+    assert [t.get_text() for t in axis.get_yticklabels()] == [row.title for row in digits]
+    segments, points = axis.lines[::2], axis.lines[1::2]
+    for row, segment, point in zip(digits, segments, points, strict=True):
+        assert point.get_xdata()[0] == pytest.approx(100 * row.mean)
+        assert list(segment.get_xdata()) == pytest.approx([100 * row.ci_low, 100 * row.ci_high])
+
+
+def test_curves_are_means_over_seeds(bench: Path) -> None:
+    runs = [run for run in read_runs(bench) if run.dataset == "digits" and run.strategy == "joint"]
+    figure = figures.training_curves(runs, "accuracy")
+    drawn = figure.axes[1].lines[0].get_ydata()
+    expected = np.mean([[100 * e["valid"]["accuracy"] for e in run.epochs] for run in runs], axis=0)
+    assert drawn == pytest.approx(expected)
+
+
+def test_tradeoff_and_its_file(tmp_path: Path) -> None:
+    points = [
+        figures.TradeoffPoint(alpha, margin, seed, alpha + seed, 1 - alpha / 10, 0.7)
+        for alpha in (0.0, 0.1, 1.0)
+        for margin in (True, False)
+        for seed in (0, 1)
+    ]
+    figure = figures.tradeoff(points, default=0.1)
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [0, 0.1, 1]
+    assert list(line.get_ydata()) == pytest.approx([0.5, 0.6, 1.5])
+    path = tmp_path / "tradeoff.json"
+    path.write_text(json.dumps({"default": 0.1, "points": [vars(point) for point in points]}))
+    assert [drawn.name for drawn in of_tradeoff(path)] == ["tradeoff", "tradeoff_plane"]
+    path.write_text("{}")
+    with pytest.raises(InputError, match="points"):
+        of_tradeoff(path)
+
+
+def test_context_confidence_is_sorted_by_difference() -> None:
+    interval = lambda mean: {"mean": mean, "low": mean, "high": mean}  # noqa: E731
+    entry = {
+        "contexts": ["wind", "paint", "horn"],
+        "count": [3, 4, 5],
+        "by_modality": {"audio": [interval(v) for v in (0.9, 0.2, None)], "video": [interval(0.5)] * 3},
+    }
+    axis = figures.context_confidence(entry).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["paint (4)", "horn (5)", "wind (3)"]
+    assert axis.lines[0].get_xdata() == pytest.approx([20, np.nan, 90], nan_ok=True)
+    assert len(figures.context_confidence(entry, limit=2).axes[0].get_yticklabels()) == 2
+
+
+def test_small_figures_draw_what_they_get() -> None:
+    bars = figures.shapley_bars({"a": Interval(0.1, 0.05, 0.15, 9), "b": Interval(-0.02, np.nan, np.nan, 1)})
+    assert [patch.get_width() for patch in bars.axes[0].patches] == pytest.approx([10, -2])
+    p = np.array([[0.6, 0.4], [0.2, 0.8]]).repeat(6, 0)
+    curve = figures.reliability({"fused": calibration(p, np.zeros(12, int), bins=2)})
+    assert curve.axes[0].lines[1].get_xdata() == pytest.approx([70])
+    sparse = figures.reliability({"fused": calibration(p[:3], np.zeros(3, int), bins=2)})
+    assert len(sparse.axes[0].lines[1].get_xdata()) == 0
+    assert sparse.axes[0].lines[2].get_xdata() == pytest.approx([60])
+    matrix = figures.confusion(np.array([[3, 1], [0, 2]]), ["x", "y"])
+    assert [text.get_text() for text in matrix.axes[0].texts] == ["3", "1", "2"]
+    assert list(matrix.axes[0].images[0].get_array()[0]) == pytest.approx([75, 25])
+
+
+def test_a_modality_looks_alike_in_every_figure() -> None:
+    point = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    missing = figures.missing_modalities({"shares": [0, 1], "curves": {n: [point] * 2 for n in ("any", "a", "b")}})
+    curves = dict.fromkeys(("fused", "a", "b"), calibration(np.full((12, 2), 0.5), np.zeros(12, int)))
+    drawn = {line.get_label().split(":")[0]: line for line in figures.reliability(curves).axes[0].lines}
+    for line in missing.axes[0].lines:
+        if line.get_label() != "any one":
+            assert line.get_color() == drawn[line.get_label()].get_color()
+
+
+def test_cost_is_relative_to_joint_training(bench: Path) -> None:
+    rows = [row for row in compare(read_runs(bench)) if row.dataset == "digits"]
+    for row, seconds in zip(rows, (2.0, 1.0, 3.0, 6.0), strict=True):
+        row.seconds_per_epoch = seconds
+    labels = [text.get_text() for text in figures.cost(rows).axes[0].texts]
+    assert dict(zip([row.strategy for row in rows], labels, strict=True))["modalign"] == "3×"
+    assert labels[0] == "1×"
+
+
+def test_what_the_method_did_is_drawn_by_epoch(bench: Path) -> None:
+    runs = [run for run in read_runs(bench) if run.strategy == "modalign" and run.dataset == "digits"]
+    for run in runs:
+        for line in run.epochs:
+            line["facts"]["margin_a"] = 0.5
+    figure = figures.alignment(runs)
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["facts"]["lambda"])
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([50] * 12)
+
+
+def test_examples_show_every_kind() -> None:
+    rng = np.random.default_rng(0)
+    inputs = {
+        "sound": rng.normal(size=(20, 8)),
+        "photo": rng.random((3, 6, 6)),
+        "lips": rng.random((7, 1, 5, 4)),
+        "genes": rng.normal(size=12),
+        "words": "a few words " * 40,
+    }
+    kinds = dict(zip(inputs, ("sequence", "image", "clip", "vector", "text"), strict=True))
+    whole = Example("sample 1", inputs, {"sound": "“a”, 93 %"})
+    partial = Example("sample 2", {"words": "short"}, {})
+    figure = example_grid({"sound sure": [whole], "words sure": [partial]}, kinds)
+    assert len(figure.axes) == 10
+    assert figure.axes[2].images[0].get_array().shape == (5, 20)
+    assert figure.axes[0].get_xlabel() == "sound: “a”, 93 %"
+    assert figure.axes[5].texts[0].get_text() == "missing"
+    with pytest.raises(InputError, match="did you mean 'image'"):
+        example_grid({"": [whole]}, {"photo": "imag"})
+
+
+def test_files_are_written_and_reproduce(bench: Path, tmp_path: Path) -> None:
+    runs = [run for run in read_runs(bench) if run.dataset == "digits"]
+    written = write_figures(runs[:2], tmp_path / "a")
+    names = ("comparison", "curves", "confusion", "reliability")
+    assert {p.name for p in written} == {f"digits_{n}.{kind}" for n in names for kind in ("svg", "png", "pdf")}
+    rows = compare(runs)
+    first = figures.comparison_figure(runs, tmp_path / "one")
+    second = save(figures.comparison(rows), tmp_path / "two")
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    assert figures.comparison_figure([], tmp_path / "none") == []

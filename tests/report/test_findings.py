@@ -1,0 +1,44 @@
+"""Sentences about a comparison: who leads, what is noise, what to be careful with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from modalign.report.comparison import compare
+from modalign.report.findings import findings, warnings
+from modalign.report.runs import read_runs
+
+MakeRun = Callable[..., Path]
+
+
+def write(folder: Path, make_run: MakeRun, accuracies: dict[str, list[float]], **result: object) -> None:
+    for strategy, values in accuracies.items():
+        for seed, value in enumerate(values):
+            make_run(folder / strategy / f"seed{seed}", strategy, seed, accuracy=value, **result)
+
+
+def test_noise_is_told_from_difference(tmp_path: Path, make_run: MakeRun) -> None:
+    ours = [0.80, 0.81, 0.82, 0.80, 0.81]
+    close = [0.82, 0.79, 0.83, 0.80, 0.82]
+    write(tmp_path, make_run, {"joint": [v - 0.1 for v in ours], "infonce": close, "modalign": ours})
+    (text,) = findings(compare(read_runs(tmp_path)))
+    assert "letters: InfoNCE has the highest test accuracy (%), 81.2" in text
+    assert "ModAlign ranks 2 of 3" in text
+    assert "beyond noise better than Joint-Train" in text
+    assert "not told apart from InfoNCE" in text
+
+
+def test_seeds_gaps_and_versions_are_warned_of(tmp_path: Path, make_run: MakeRun) -> None:
+    write(tmp_path, make_run, {"joint": [0.5, 0.6], "modalign": [0.7]}, warnings=["more epochs may give more"])
+    metrics = {"valid": {"accuracy": 0.9}, "test": {"accuracy": 0.7}, "test_last": {"accuracy": 0.7}}
+    said = ["selection gap: 20 points"]
+    make_run(tmp_path / "x", "pmr", metrics=metrics, fingerprint="other", warnings=said)
+    runs = read_runs(tmp_path)
+    found = "\n".join(warnings(runs, compare(runs)))
+    assert "letters: one seed of pmr and ModAlign" in found
+    assert "between 1 and 2 seeds" in found
+    assert "validation is 20.0 points above test for pmr" in found
+    assert "runs saw 2 versions or splits" in found
+    assert "letters, Joint-Train and ModAlign (3 runs): more epochs may give more" in found
+    assert "selection gap: 20" not in found

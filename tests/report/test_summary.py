@@ -1,0 +1,88 @@
+"""The diagnosis in the terminal and its figures as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modalign.data.task import Task, classification
+from modalign.evaluation.diagnosis import evaluate_model
+from modalign.evaluation.extremes import Example, Extremes
+from modalign.report.html import write_report
+from modalign.report.runs import read_run
+from modalign.report.style import save
+from modalign.report.summary import summarise, write_diagnosis_figures
+
+MakeRun = Callable[..., Path]
+
+
+class Half:
+    value, stderr, kind, method, trusted, warnings = 0.5, 0.1, "plug-in", "constant", False, ("near log N",)
+
+
+def diagnose(run: Path) -> dict[str, Any]:
+    with np.load(run / "predictions_test.npz") as p:
+        heads, target, classes, groups = p["unimodal"], p["target"], p["classes"], p["groups"]
+    names = ["audio", "video"]
+    found = evaluate_model(
+        classification(classes),
+        lambda keep: sum((h for n, h in zip(names, heads, strict=True) if n in keep), 0 * heads[0]),
+        names,
+        target,
+        heads=heads,
+        groups=groups,
+        features=dict(zip(names, heads, strict=True)),
+        estimate=lambda *data, groups: Half(),
+        repeats=20,
+    )
+    (run / "evaluation.json").write_text(json.dumps(found))
+    return found
+
+
+def test_says_every_number_once(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", "modalign", 0)
+    found = diagnose(run)
+    text = summarise(read_run(run), found)
+    lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ")}
+    assert text.startswith("ModAlign on letters, seed 0: test split, 180 samples, 9 groups")
+    accuracy = found["metrics"]["accuracy"]
+    assert f"{100 * accuracy['mean']:.1f} [{100 * accuracy['low']:.1f}, " in lines["accuracy (%)"]
+    shapley = found["shapley"]["values"]["audio"]["mean"]
+    assert f"{100 * shapley:+.1f} [" in lines["audio"]
+    # the model of this test is the sum of its heads: masked, it says what the head says
+    assert lines["audio"].count(f"{100 * found['heads']['audio']['mean']:.1f} [") == 2
+    assert f"{100 * found['missing']['curves']['video'][-1]['mean']:.1f}" in lines["video missing"]
+    assert "0.50 ± 0.10 ?" in lines["shared, I(audio; video)"]
+    assert f"{found['information']['unique']['audio']['value']:.2f} ± " in lines["about the target, only in audio"]
+    assert all(f"- {warning}" in text for warning in found["warnings"])
+
+
+def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None:
+    record = read_run(make_run(tmp_path / "run"))
+    y = np.random.default_rng(0).normal(size=50)
+    found = evaluate_model(Task("regression"), lambda keep: (y * bool(keep))[:, None], ["only"], y, repeats=20)
+    text = summarise(record, json.loads(json.dumps(found)))
+    assert "mae" in text
+    assert "missing" not in text
+    assert "Confidence" not in text
+
+
+def test_figures_and_pictures_are_written(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modalign.report.summary.save", lambda figure, stem: save(figure, stem, ["svg"]))  # for speed
+    run = make_run(tmp_path / "run")
+    record = read_run(run)
+    assert write_diagnosis_figures(record, run) == []
+    diagnose(run)
+    shown = Example("sample 1, true class a", {"audio": np.ones((4, 3))}, {"audio": "says a, 93 %"})
+    extremes = Extremes({"audio surer than video": [shown], "video surer than audio": []}, {"audio": "sequence"})
+    written = write_diagnosis_figures(record, run, extremes)
+    names = {path.stem for path in written}
+    assert names == {"reliability", "shapley", "missing", "confidence_class", "information", "examples"}
+    assert all(path.stat().st_size > 500 for path in written)
+    page = write_report([run], tmp_path / "report.html").read_text()
+    assert "Samples at both extremes" in page

@@ -1,0 +1,164 @@
+"""D&R: purity worked by hand, the blend at both ends, and what a re-learning touches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from modalign.errors import InputError
+from modalign.strategies.diagnose_relearn import (
+    DiagnoseRelearn,
+    blend,
+    cluster_purity,
+    occasions,
+    purity,
+    reset_shares,
+    scaled,
+)
+
+
+def test_purity_by_hand():
+    """Cluster 0 holds classes 0 0 1, cluster 1 holds 2 2 2 0, cluster 2 holds 1: (2 + 3 + 1) / 8."""
+    clusters = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+    target = torch.tensor([0, 0, 1, 2, 2, 2, 0, 1])
+    assert purity(clusters, target) == 6 / 8
+
+
+def test_purity_of_points_that_cluster_by_hand():
+    """Two tight groups far apart in one feature; one of six points is in the other class's group."""
+    features = torch.tensor([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]])
+    assert cluster_purity(features, torch.tensor([0, 0, 1, 1, 1, 1]), 2) == pytest.approx(5 / 6)
+    assert cluster_purity(features, torch.tensor([0, 0, 0, 1, 1, 1]), 2) == 1.0
+
+
+def test_purity_needs_no_more_points_than_classes_and_survives_collapse():
+    assert cluster_purity(torch.randn(2, 4), torch.tensor([3, 1]), 5) == 1.0
+    assert cluster_purity(torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 1, 2]), 3) == 0.5
+
+
+def test_purity_of_features_that_are_not_finite_is_refused():
+    with pytest.raises(InputError, match="diverged"):
+        cluster_purity(torch.full((4, 2), torch.nan), torch.tensor([0, 1, 0, 1]), 2)
+
+
+def test_scaling_is_by_feature_and_to_both_ends():
+    result = scaled(torch.tensor([[1.0, 5.0, 100.0], [3.0, 5.0, 300.0], [2.0, 5.0, 150.0]]))
+    assert result.tolist() == [[-1, -1, -1], [1, -1, 1], [0, -1, -0.5]]
+
+
+def test_share_by_hand_whichever_purity_is_larger():
+    """tanh(3 * 0.2); no purity means that the split lacks the modality."""
+    shares = reset_shares(torch.tensor([[0.9, 0.7], [0.7, 0.9], [0.5, 0.5], [0.9, 0.0]]), 3.0)
+    assert shares.tolist() == pytest.approx([math.tanh(0.6), math.tanh(0.6), 0.0, 0.0])
+
+
+def test_blend_is_exact_at_both_ends_and_linear_between():
+    layer, start = nn.Linear(5, 4), nn.Linear(5, 4)
+    initial = nn.utils.parameters_to_vector(start.parameters()).detach()
+    trained = [p.detach().clone() for p in layer.parameters()]
+    blend(layer.parameters(), initial, torch.tensor(0.0))
+    assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), trained, strict=True))
+    blend(layer.parameters(), initial, torch.tensor(0.3))
+    for p, q, s in zip(layer.parameters(), trained, start.parameters(), strict=True):
+        torch.testing.assert_close(p, 0.3 * s + 0.7 * q)
+    blend(layer.parameters(), initial, torch.tensor(1.0))
+    assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), start.parameters(), strict=True))
+
+
+def test_the_papers_schedule_and_any_other_budget():
+    assert occasions(90, 20 / 90, 3) == {20, 40, 60}
+    assert occasions(30, 20 / 90, 3) == {7, 13, 20}
+    assert occasions(3, 20 / 90, 3) == {1}
+    assert occasions(2, 20 / 90, 3) == occasions(1, 20 / 90, 3) == set()
+    assert max(occasions(10, 0.5, 2)) < 9
+
+
+def _at_occasion(data, make_model, make_stepper, **options):
+    """A strategy whose weights have moved, at the end of epoch 1 of 3, where re-learning is due."""
+    strategy = DiagnoseRelearn(make_model(data), data, DiagnoseRelearn.Options(**options))
+    with torch.no_grad():
+        for p in strategy.model.parameters():
+            p += 0.3 * torch.randn_like(p)
+    stepper = make_stepper(strategy, data.train.batches(10), data.valid.batches(10), epochs=3)
+    stepper.epoch = 1
+    return strategy, stepper
+
+
+def test_encoders_move_towards_their_start_and_nothing_else_moves(make_data, make_model, make_stepper):
+    data = make_data((6, 5, 4))
+    strategy, stepper = _at_occasion(data, make_model, make_stepper)
+    start = dict(make_model(data).named_parameters())
+    moved = {name: p.detach().clone() for name, p in strategy.model.named_parameters()}
+    strategy.on_epoch_end(stepper)
+    share = dict(zip(data.modalities, strategy.shares.tolist(), strict=True))
+    assert max(share.values()) > 0
+    for name, p in strategy.model.named_parameters():
+        if name.startswith("encoders."):
+            a = share[name.split(".")[1]]
+            torch.testing.assert_close(p, a * start[name] + (1 - a) * moved[name])
+        else:
+            assert torch.equal(p, moved[name])
+    assert strategy.model.training
+
+
+def test_the_share_follows_the_gap_in_purity(make_data, make_model, make_stepper):
+    data = make_data((6, 5), missing=0.3)
+    strategy, stepper = _at_occasion(data, make_model, make_stepper, strength=2.0)
+    wanted = []
+    for m, name in enumerate(data.modalities):
+        parts = []
+        for split in (data.train, data.valid):
+            whole = split.__getitems__(list(range(len(split))))
+            rows = whole.present[:, m]
+            with torch.no_grad():
+                z = strategy.model.encode(whole)[name][rows]
+            parts.append(cluster_purity(z, whole.target[rows], 3))
+        wanted.append(math.tanh(2.0 * abs(parts[0] - parts[1])))
+    strategy.on_epoch_end(stepper)
+    assert strategy.shares.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_modality_that_validation_lacks_is_left_as_it_is(make_data, make_model, make_stepper):
+    data = make_data()
+    strategy, stepper = _at_occasion(data, make_model, make_stepper)
+    stepper.valid = [batch.mask(["a"]) for batch in stepper.valid]
+    before = [p.detach().clone() for p in strategy.model.encoders["b"].parameters()]
+    strategy.on_epoch_end(stepper)
+    after = strategy.model.encoders["b"].parameters()
+    assert all(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+def test_only_when_due(make_data, make_model, make_stepper):
+    data = make_data()
+    strategy, stepper = _at_occasion(data, make_model, make_stepper)
+    before = [p.detach().clone() for p in strategy.parameters()]
+    for stepper.epoch in (0, 2):
+        strategy.on_epoch_end(stepper)
+    assert all(torch.equal(p, q) for p, q in zip(before, strategy.parameters(), strict=True))
+
+
+def test_samples_are_limited_evenly(make_data, make_model):
+    data = make_data()
+    strategy = DiagnoseRelearn(make_model(data), data, DiagnoseRelearn.Options(limit=4))
+    features = torch.tensor([0.0] * 9 + [5.0]).unsqueeze(1)
+    target = torch.tensor([0, 2, 2, 0, 2, 2, 0, 2, 2, 1])
+    # Every third, 0 3 6 9, is pure; the whole is not.
+    assert strategy._purity(features, target) == 1.0
+    assert cluster_purity(features, target, 3) < 1.0
+    assert strategy._purity(features[:0], target[:0]) == 0.0
+
+
+def test_initial_weights_are_kept_in_the_state(make_data, make_model):
+    data = make_data()
+    strategy = DiagnoseRelearn(make_model(data, seed=0), data, DiagnoseRelearn.Options())
+    other = DiagnoseRelearn(make_model(data, seed=1), data, DiagnoseRelearn.Options())
+    assert not torch.equal(strategy.initial_a, other.initial_a)
+    other.load_state_dict(strategy.state_dict())
+    assert torch.equal(strategy.initial_a, other.initial_a)
+
+
+def test_trains_on_every_small_case(check_trains):
+    check_trains(DiagnoseRelearn)

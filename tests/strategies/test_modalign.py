@@ -1,0 +1,217 @@
+"""ModAlign against a literal Algorithm 1, its margin, its switches and its readout."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from modalign.errors import InputError
+from modalign.information import conditional_nce, pair_masks
+from modalign.models.readout import context_aware_readout
+from modalign.strategies.joint_unimodal import JointUnimodal, JointUnimodalOptions
+from modalign.strategies.modalign import ModAlign, ModAlignOptions
+
+
+@pytest.fixture
+def build(make_data, make_model, make_stepper):
+    """``build(**options)``: a ModAlign in the middle of training (the ramp is over), its stepper and a batch."""
+
+    def make(widths=(6, 5), missing=0.0, progress=0.5, **options):
+        data = make_data(widths, missing=missing, samples=24)
+        strategy = ModAlign(make_model(data), data, ModAlignOptions(**{"memory": 0} | options))
+        stepper = make_stepper(strategy, data.train.batches(24), data.valid.batches(16), epochs=100)
+        stepper.step_index = int(100 * progress)
+        return strategy, stepper, data.train.batches(24)[0]
+
+    return make
+
+
+def encoder_gradients(strategy) -> dict[str, torch.Tensor]:
+    return {k: p.grad.clone() for k, p in strategy.model.named_parameters() if p.grad is not None}
+
+
+def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, torch.Tensor]:
+    """Algorithm 1 with plain autograd on a copy: every pair of the batch scored, masked by context."""
+    strategy = copy.deepcopy(strategy)
+    model, critic = strategy.model, strategy.pull.critics[0]
+    z = [model.encoders[m](model.standardize[m](batch.inputs[m])) for m in model.modalities]
+    positive, negative = pair_masks(batch.target)
+    weight = negative / negative.sum(1, keepdim=True)  # negatives of one sample weigh one together
+    ratio = float(negative.sum() / positive.sum())
+
+    def objective(features):
+        return conditional_nce(critic(*features, batch.target), positive, weight) / (1 + ratio)
+
+    optimizer = torch.optim.SGD(critic.parameters(), lr=critic_lr, momentum=0.9)
+    (-objective([part.detach() for part in z])).backward()
+    optimizer.step()
+    model.zero_grad()
+    output = model.decide(dict(zip(model.modalities, z, strict=True)), batch.present)
+    task = functional.cross_entropy(output.logits, batch.target)
+    task = task + sum(functional.cross_entropy(logits, batch.target) for logits in output.unimodal.values())
+    pull = -objective(z)
+    g_task = torch.autograd.grad(task, z, retain_graph=True)
+    g_pull = torch.autograd.grad(pull, z, retain_graph=True)
+    bounded = [g * min(1.0, rho * float(t.norm() / g.norm())) for g, t in zip(g_pull, g_task, strict=True)]
+    torch.autograd.backward([task, *z], [None, *bounded])
+    return {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.3, 1e6])
+def test_one_step_is_algorithm_1(build, rho):
+    strategy, stepper, batch = build(rho=rho)
+    expected = literal_step(strategy, 0.05, batch, rho)
+    strategy.step(batch, stepper)
+    found = encoder_gradients(strategy)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_encoders_run_once_a_step(build):
+    strategy, stepper, batch = build()
+    calls = []
+    for m, encoder in strategy.model.encoders.items():
+        encoder.register_forward_hook(lambda *_, m=m: calls.append(m))
+    strategy.step(batch, stepper)
+    assert sorted(calls) == ["a", "b"]
+
+
+def test_the_critic_moves_before_the_encoders_see_it(build):
+    strategy, stepper, batch = build()
+    order = []
+    stepper_update, stepper_from = stepper.update, stepper.backward_from
+    stepper.update = lambda group: (order.append(f"update {group}"), stepper_update(group))
+    stepper.backward_from = lambda *a: (order.append("encoders"), stepper_from(*a))
+    before = {k: v.clone() for k, v in strategy.pull.critics.state_dict().items()}
+    strategy.step(batch, stepper)
+    assert order == ["update critic", "encoders"]
+    assert any(not torch.equal(before[k], v) for k, v in strategy.pull.critics.state_dict().items())
+
+
+@pytest.mark.parametrize(("rho", "share"), [(1e-3, 1.0), (1e6, 0.0)])
+def test_margin_activity_is_reported(build, rho, share):
+    strategy, stepper, batch = build(rho=rho)
+    strategy.on_epoch_start(stepper)
+    strategy.step(batch, stepper)
+    assert strategy.facts()["margin_a"] == share
+    assert strategy.facts()["margin_b"] == share
+
+
+@pytest.mark.parametrize("off", [{"objective": "none"}, {"alpha": 0.0}, {"margin": "hinge", "delta": -1e9}])
+def test_without_the_pull_the_gradients_are_those_of_joint_plus_heads(build, make_stepper, off):
+    strategy, stepper, batch = build(**off)
+    plain = JointUnimodal(copy.deepcopy(strategy.model), _Data(strategy), JointUnimodalOptions())
+    strategy.step(batch, stepper)
+    plain_stepper = make_stepper(plain, [batch])
+    plain.step(batch, plain_stepper)
+    expected, found = encoder_gradients(plain), encoder_gradients(strategy)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+class _Data:
+    def __init__(self, strategy) -> None:
+        self.task = strategy.task
+
+
+def test_the_pull_changes_the_encoders_but_not_beyond_the_margin(build):
+    strategy, stepper, batch = build(rho=0.3)
+    plain, plain_stepper, _ = build(objective="none")
+    strategy.step(batch, stepper)
+    plain.step(batch, plain_stepper)
+    with_pull, without = encoder_gradients(strategy), encoder_gradients(plain)
+    name = next(k for k in with_pull if k.startswith("encoders.a"))
+    assert not torch.equal(with_pull[name], without[name])
+
+
+def test_alpha_is_ramped_up(build):
+    strategy, stepper, batch = build(progress=0.0)
+    plain, plain_stepper, _ = build(objective="none")
+    strategy.step(batch, stepper)
+    plain.step(batch, plain_stepper)
+    for (name, found), expected in zip(
+        encoder_gradients(strategy).items(), encoder_gradients(plain).values(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "two"},
+        {"objective": "infonce"},
+        {"margin": "log_odds"},
+        {"margin": "hinge"},
+        {"margin": "none"},
+        {"context": "none"},
+        {"context": "predicted"},
+        {"context": "cluster", "clusters": 3},
+        {"critic": "bilinear"},
+        {"critic": "mlp"},
+        {"memory": 4},
+        {"prior": False},
+    ],
+    ids=lambda o: "-".join(map(str, o.values())),
+)
+def test_every_part_trains(check_trains, options):
+    check_trains(ModAlign, **options)
+
+
+def test_readout_is_the_context_aware_prior_and_its_strength_is_kept(build):
+    strategy, _, batch = build()
+    with torch.no_grad():
+        output = strategy(batch)
+        strategy.calibrate(output, batch.target)
+        information = strategy.pull.information()["a", "b"]
+        strength = 1 - torch.exp(-torch.tensor(max(0.0, information)))
+        torch.testing.assert_close(strategy.strength, strength)
+        expected = context_aware_readout(output.logits, output.unimodal, output.present, strength, strategy.log_prior)
+        torch.testing.assert_close(strategy.readout(output), expected)
+    again, _, _ = build()
+    again.load_state_dict(strategy.state_dict())
+    torch.testing.assert_close(again.readout(output), expected)
+
+
+def test_without_the_prior_the_joint_head_decides(build):
+    strategy, _, batch = build(prior=False)
+    output = strategy(batch)
+    strategy.calibrate(output, batch.target)
+    assert strategy.readout(output) is output.logits
+    assert "lambda" not in strategy.facts()
+
+
+def test_lambda_is_about_the_label_whatever_pulls(build):
+    """With another T for the pull, a second critic, on detached features, estimates I(Z1;Z2|Y)."""
+    strategy, stepper, batch = build(context="none")
+    assert strategy.judge is not None
+    assert strategy.pull.critics[0].context is None
+    assert strategy.judge.critics[0].context is not None
+    losses = strategy.step(batch, stepper)
+    assert {"critic", "critic_label"} <= losses.keys()
+
+
+def test_class_names_embed_the_context(make_data, make_model, make_stepper, tmp_path):
+    import numpy as np
+
+    data = make_data(samples=24)
+    np.save(tmp_path / "names.npy", np.eye(3, 4, dtype=np.float32))
+    for softness in (0.0, 0.5):
+        options = ModAlignOptions(class_names=str(tmp_path / "names.npy"), softness=softness)
+        strategy = ModAlign(make_model(data), data, options)
+        stepper = make_stepper(strategy, data.train.batches(24), epochs=2)
+        assert all(torch.isfinite(v) for losses in stepper.fit() for v in losses.values())
+    np.save(tmp_path / "short.npy", np.eye(2, 4, dtype=np.float32))
+    with pytest.raises(InputError, match="expected one row for each of 3 classes"):
+        ModAlign(make_model(data), data, ModAlignOptions(class_names=str(tmp_path / "short.npy")))
+
+
+def test_bad_contexts_are_refused(make_data, make_model):
+    data = make_data()
+    with pytest.raises(InputError, match="unknown context 'lable'; did you mean 'label'"):
+        ModAlign(make_model(data), data, ModAlignOptions(context="lable"))
+    with pytest.raises(InputError, match="unknown context column"):
+        ModAlign(make_model(data), data, ModAlignOptions(context="column:site"))

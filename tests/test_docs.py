@@ -1,0 +1,70 @@
+"""What the pages say holds: commands parse, links lead somewhere, names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from modalign import cli
+from modalign.recipes import load_recipe, recipe_names
+from modalign.strategies import strategy_names
+
+PAGES = ["README.md", "docs/reproduce.md", "docs/diagnosis.md"]
+
+
+def commands(page: Path) -> list[str]:
+    """The ``modalign ...`` lines of a page's code blocks, without comments and prompts."""
+    found = []
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.split(r"\s+#", line.strip())[0]
+            if line.startswith("modalign ") and "..." not in line and line.split()[1] in cli.COMMANDS:
+                found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_parses(root, page):
+    lines = commands(root / page)
+    assert lines
+    for line in lines:
+        words = shlex.split(line.replace("$k", "1"))[1:]
+        if "--help" not in words:
+            cli._parser(words[0]).parse_args(words[1:])
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs"])
+def test_links_lead_somewhere(root, page):
+    pages = sorted((root / page).rglob("*.md")) if (root / page).is_dir() else [root / page]
+    for path in pages:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_readme_names_every_method_and_where_equations_are(root):
+    text = (root / "README.md").read_text()
+    for name in strategy_names():
+        assert f"`{name}`" in text
+    for file, function in re.findall(r"\| `([\w/]+\.py)` \| `([\w.]+)` \|", text):
+        source = (root / "src" / "modalign" / file).read_text()
+        assert all(re.search(rf"(def|class) {part}\b", source) for part in function.split("."))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_are_commented_and_parse(root, name):
+    recipe = load_recipe(name)
+    assert recipe.data.name == name
+    path = root / "src" / "modalign" / "recipes" / f"{name}.yaml"
+    assert path.read_text().startswith("#")
+    assert set(recipe.strategies) <= set(strategy_names())
+
+
+def test_a_recipes_name_is_the_recipe_also_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert load_recipe("digits").model.width == 32
+    assert load_recipe("./digits").data.path == "digits"

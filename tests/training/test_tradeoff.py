@@ -1,0 +1,71 @@
+"""The sweep of Figure 1(a): which models are trained, what is measured of each, and that it can be completed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from modalign.cli import main
+from modalign.evaluation.information import Information
+from modalign.report.style import save
+from modalign.training import tradeoff
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    views = {m: (rng.normal(size=(2, 4))[y] + rng.normal(size=(120, 4))).astype(np.float32) for m in ("a", "b")}
+    split = np.where(np.arange(120) < 60, "train", np.where(np.arange(120) < 85, "valid", "test"))
+    np.savez(tmp_path / "two.npz", y=y, split=split, **views)
+    return tmp_path / "two.npz"
+
+
+def test_a_sweep_from_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def diagnosis(features, target, classes, estimate, present, groups, **more) -> Information:
+        measured.append((len(target), classes, len(more["reference"].target)))
+        return Information(len(target), (), {}, None, {}, (), fusibility=0.5, complementarity=0.25, warnings=())
+
+    monkeypatch.setattr(tradeoff, "information_diagnosis", diagnosis)
+    monkeypatch.setattr("modalign.report.style.save", lambda figure, stem: save(figure, stem, ["svg"]))  # for speed
+    out = tmp_path / "sweep"
+    command = [
+        "tradeoff", str(data), "--out", str(out), "--alphas", "0,2", "--seeds", "1", "--jobs", "1",
+        "--modalities", "a,b", "--label", "y", "--training.epochs", "1", "--training.accelerator", "cpu",
+    ]  # fmt: skip
+    main([*command, "--model.width", "8"])
+    content = json.loads((out / "tradeoff.json").read_text())
+    found = {(p["alpha"], p["margin"]): p for p in content["points"]}
+    assert set(found) == {(0, True), (0, False), (2, True), (2, False)}
+    # without alignment the margin has nothing to hold back: one model stands for both
+    assert found[0, True]["accuracy"] == found[0, False]["accuracy"]
+    assert measured == [(35, 2, 25)] * 3
+    runs = {path.parent.parent.name: path.parent for path in out.glob("runs/two/*/seed0/done")}
+    assert set(runs) == {"alpha0-gradient", "alpha2-gradient", "alpha2-none"}
+    for name, key in (("alpha2-gradient", (2, True)), ("alpha2-none", (2, False))):
+        result = json.loads((runs[name] / "result.json").read_text())
+        assert found[key]["accuracy"] == result["metrics"]["test"]["accuracy"]
+        options = yaml.safe_load((runs[name] / "recipe.yaml").read_text())["options"]
+        assert (options["alpha"], options["margin"]) == (2, "gradient" if key[1] else "none")
+    assert {p.name for p in out.glob("*.svg")} == {"tradeoff.svg", "tradeoff_plane.svg"}
+    main([*command, "--model.width", "8"])
+    assert len(measured) == 3, "measured again what was kept"
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"), [("1", "two or more"), ("0,-1", "0 or more"), ("0,high", "no list of numbers")]
+)
+def test_bad_strengths(
+    data: Path, tmp_path: Path, alphas: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["tradeoff", str(data), "--label", "y", "--alphas", alphas, "--out", str(tmp_path / "sweep")])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
