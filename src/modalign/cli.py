@@ -44,7 +44,7 @@ def train_one(
     """
     from modalign.training.engine import train as run
 
-    where = out or f"runs/{recipe.data.name}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
+    where = out or f"runs/{recipe.data.shown}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
 
 
@@ -399,9 +399,9 @@ def _run(name: str, arguments: list[str]) -> None:
         for recipe in parsed.recipes:
             given = _under(parser, arguments, recipe)
             one = given.pop("recipe")
-            if one.data.name in plan:
-                raise InputError(f"two recipes have data called {one.data.name!r}; give one of them another data.name")
-            plan[one.data.name] = one
+            if one.data.shown in plan:
+                raise InputError(f"two recipes have data called {one.data.shown!r}; give one of them a data.title")
+            plan[one.data.shown] = one
         given["recipes"] = plan
     else:
         given = vars(parser.instantiate(parsed))

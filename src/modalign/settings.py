@@ -12,6 +12,7 @@ class DataSettings:
 
     Args:
         name: a data set of the package (see ``modalign datasets``), or how the table calls the data of ``path``.
+        title: what tables call it, where one data set is compared under several splits or options.
         path: file or folder of the data: ``.npz``, Parquet, a manifest, or what ``modalign prepare`` wrote.
         modalities: names of the modalities to use; all by default.
         label: name of the label column (arrays and manifests).
@@ -25,6 +26,7 @@ class DataSettings:
     """
 
     name: str = ""
+    title: str | None = None
     path: str | None = None
     modalities: list[str] | None = None
     label: str | None = None
@@ -35,6 +37,11 @@ class DataSettings:
     valid_fraction: float = 0.15
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What tables and folders call the data."""
+        return self.title or self.name
 
 
 @dataclass

@@ -109,3 +109,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_arrays(tmp_path / "t.parquet", ["a"])
     with pytest.raises(InputError, match=r"unknown modality 'a_z'; did you mean 'a_"):
         read_arrays(tmp_path / "t.parquet", ["a_z"])
+
+
+def test_a_title_names_the_same_data_under_another_split() -> None:
+    data = load_data(DataSettings(name="digits", title="digits-again"))
+    assert data.name == "digits-again"
+    assert data.fingerprint == load_data(DataSettings(name="digits")).fingerprint

@@ -44,7 +44,9 @@ def load_data(settings: DataSettings) -> MultimodalData:
         raise InputError(f"no data named; expected a name of {', '.join(available())}, or a path")
     if not accepts_any(load):
         check_options(settings.name or str(settings.path), load, settings.options)
-    return load(settings, **settings.options)
+    data = load(settings, **settings.options)
+    data.name = settings.title or data.name
+    return data
 
 
 def _expanded(path: str | None) -> str | None:

@@ -65,11 +65,11 @@ def run_tradeoff(
         for margin in ("gradient", "none")
         if alpha > 0 or margin == "gradient"
     }
-    folder = run_bench({recipe.data.name: recipe}, list(rows.values()), seeds, out, jobs=jobs, quiet=quiet)
+    folder = run_bench({recipe.data.shown: recipe}, list(rows.values()), seeds, out, jobs=jobs, quiet=quiet)
     points, metric = [], ""
     for (alpha, margin), row in rows.items():
         for seed in range(seeds):
-            run = Run(folder / "runs" / recipe.data.name / row.name / f"seed{seed}")
+            run = Run(folder / "runs" / recipe.data.shown / row.name / f"seed{seed}")
             metric = run.result()["metric"]
             measured = _measure(run, metric, method)
             for shown in ("gradient", "none") if alpha == 0 else (margin,):
