@@ -57,7 +57,7 @@ def test_readme_names_every_method_and_where_equations_are(root):
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_are_commented_and_parse(root, name):
     recipe = load_recipe(name)
-    assert recipe.data.name == name
+    assert recipe.data.shown == name
     path = root / "src" / "modalign" / "recipes" / f"{name}.yaml"
     assert path.read_text().startswith("#")
     assert set(recipe.strategies) <= set(strategy_names())
