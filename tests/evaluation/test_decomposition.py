@@ -54,16 +54,21 @@ def least_information(p: np.ndarray) -> float:
     directions = null_space(fixed)
     start = (p.sum(1)[:, None] * p.sum(0)[None] / p.sum((0, 1))).ravel()
 
-    def information(steps: np.ndarray) -> float:
+    def log_ratios(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         q = (start + directions @ steps).clip(1e-15).reshape(p.shape)
-        return float((q * np.log(q / (q.sum(2, keepdims=True) * q.sum((0, 1), keepdims=True)))).sum())
+        return q.ravel(), np.log(q / (q.sum(2, keepdims=True) * q.sum((0, 1), keepdims=True))).ravel()
 
     solved = minimize(
-        information,
+        lambda steps: float(np.dot(*log_ratios(steps))),
         np.zeros(directions.shape[1]),
+        jac=lambda steps: directions.T @ log_ratios(steps)[1],
         method="SLSQP",
-        constraints={"type": "ineq", "fun": lambda steps: start + directions @ steps},
-        options={"ftol": 1e-12, "maxiter": 1000},
+        constraints={
+            "type": "ineq",
+            "fun": lambda steps: start + directions @ steps,
+            "jac": lambda _: directions,
+        },
+        options={"ftol": 1e-9, "maxiter": 1000},
     )
     assert solved.success
     return float(solved.fun)
