@@ -188,7 +188,7 @@ def evaluate_runs(
         runs: Run folders, or folders that hold runs.
         split: test or valid.
         context: Column of the data by whose values confidence is shown, beside the classes.
-        quick: Leave out the estimates of information, which take longest.
+        quick: Leave out the estimates of information, which take longest; earlier ones of the same model are kept.
         method: Estimator of information (see `modalign estimate`).
         out: Folder for the figures; the run's own by default.
     """
@@ -199,17 +199,29 @@ def evaluate_runs(
     from modalign.training.inference import evaluate_run
 
     records = read_runs([Path(run) for run in runs])
+    done = [record for record in records if record.state == "done"]
     for record in records:
         if record.state != "done":
             print(f"{record.path}: left out ({record.state}: {record.reason})", end="\n\n")
+    if not done:
+        raise InputError("none of the runs is finished: there is nothing to evaluate")
+    refused: list[InputError] = []
+    for position, record in enumerate(done, 1):
+        if sys.stderr.isatty() or len(done) > 1:
+            print(f"evaluating {record.path} ({position} of {len(done)})", file=sys.stderr, flush=True)
+        try:
+            found = evaluate_run(record.path, split=split, context=context, information=not quick, method=method)
+        except InputError as error:  # one run that cannot be evaluated does not take the others with it
+            refused.append(error)
+            if len(done) > 1:
+                print(f"{record.path}: left out ({error})", end="\n\n")
             continue
-        found = evaluate_run(record.path, split=split, context=context, information=not quick, method=method)
         print(summarise(record, found.result))
         folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
         written = write_diagnosis_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
-    if all(record.state != "done" for record in records):
-        raise InputError("none of the runs is finished: there is nothing to evaluate")
+    if len(refused) == len(done):
+        raise refused[0]
 
 
 def write_page(runs: list[str], html: str = "report.html", tables: str | None = None) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+
+from modalign.data.task import classification
+from modalign.evaluation.diagnosis import evaluate_model
 
 TITLES = {"joint": "Joint-Train", "infonce": "InfoNCE", "ogm_ge": "OGM-GE", "modalign": "ModAlign"}
 SKILL = {"joint": 1.2, "infonce": 1.3, "ogm_ge": 1.25, "modalign": 1.8}
@@ -119,6 +123,38 @@ def write_run(
 def make_run() -> Callable[..., Path]:
     """``write_run``: writes one finished run folder."""
     return write_run
+
+
+class Half:
+    """An estimate of half a nat that its estimator does not stand by."""
+
+    value, stderr, kind, method, trusted, warnings = 0.5, 0.1, "plug-in", "constant", False, ("near log N",)
+
+
+def write_evaluation(run: Path) -> dict[str, Any]:
+    """``evaluation.json`` of a run that ``write_run`` wrote, as if its model summed its heads; returns the content."""
+    with np.load(run / "predictions_test.npz") as p:
+        heads, target, classes, groups = p["unimodal"], p["target"], p["classes"], p["groups"]
+    names = ["audio", "video"]
+    found = evaluate_model(
+        classification(classes),
+        lambda keep: sum((h for n, h in zip(names, heads, strict=True) if n in keep), 0 * heads[0]),
+        names,
+        target,
+        heads=heads,
+        groups=groups,
+        features=dict(zip(names, heads, strict=True)),
+        estimate=lambda *data, groups: Half(),
+        repeats=20,
+    )
+    (run / "evaluation.json").write_text(json.dumps(found))
+    return found
+
+
+@pytest.fixture(scope="session")
+def diagnose() -> Callable[[Path], dict[str, Any]]:
+    """``write_evaluation``: evaluates one run folder of ``make_run``."""
+    return write_evaluation
 
 
 def write_bench(folder: Path) -> Path:

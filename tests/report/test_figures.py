@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from modalign.errors import InputError
 from modalign.evaluation.metrics import calibration
@@ -16,7 +17,7 @@ from modalign.report.comparison import compare
 from modalign.report.examples import Example, example_grid
 from modalign.report.gallery import of_tradeoff, write_figures
 from modalign.report.runs import read_runs
-from modalign.report.style import save
+from modalign.report.style import MODALITIES, OTHER, OURS, save
 
 
 def test_comparison_shows_means_and_intervals(bench: Path) -> None:
@@ -96,6 +97,34 @@ def test_a_modality_looks_alike_in_every_figure() -> None:
             assert line.get_color() == drawn[line.get_label()].get_color()
 
 
+def test_no_modality_looks_like_a_method() -> None:
+    assert not {OURS, OTHER} & set(MODALITIES[:4])
+    amount = {"value": 0.5, "stderr": 0.1, "trusted": True}
+    pair = {"modalities": ["a", "b"], "shared": amount, "shared_given_target": amount | {"trusted": False}}
+    entry = {"pairs": [pair], "target": {"a": amount, "b": amount}, "unique": {"a": amount, "b": amount}}
+    shared, doubted, *single = figures.information_bars(entry).axes[0].patches
+    assert doubted.get_hatch()
+    assert not shared.get_hatch()
+    assert [to_hex(bar.get_facecolor()).upper() for bar in single] == [*MODALITIES[:2], *MODALITIES[:2]]
+
+
+def test_clips_and_sequences_have_contrast() -> None:
+    sound = np.ones((50, 8))
+    sound[:, 0] = np.arange(50)
+    sound[3, 4] = 1e6
+    clip = np.arange(9.0)[:, None, None, None] * np.ones((9, 1, 2, 3))
+    figure = example_grid({"": [Example("sample 1", {"s": sound, "c": clip}, {})]}, {"s": "sequence", "c": "clip"})
+    assert figure.axes[0].images[0].get_clim()[1] < 100
+    assert figure.axes[1].images[0].get_array().shape == (4, 12)  # eight frames in two lines
+
+
+def test_a_wide_range_of_losses_is_logarithmic(bench: Path) -> None:
+    (run,) = [r for r in read_runs(bench) if (r.dataset, r.strategy, r.seed) == ("digits", "joint", 0)]
+    assert figures.training_curves([run], "accuracy").axes[0].get_yscale() == "linear"
+    run.epochs[0]["train"]["task"] = 100.0
+    assert figures.training_curves([run], "accuracy").axes[0].get_yscale() == "log"
+
+
 def test_cost_is_relative_to_joint_training(bench: Path) -> None:
     rows = [row for row in compare(read_runs(bench)) if row.dataset == "digits"]
     for row, seconds in zip(rows, (2.0, 1.0, 3.0, 6.0), strict=True):
@@ -129,7 +158,7 @@ def test_examples_show_every_kind() -> None:
     partial = Example("sample 2", {"words": "short"}, {})
     figure = example_grid({"sound sure": [whole], "words sure": [partial]}, kinds)
     assert len(figure.axes) == 10
-    assert figure.axes[2].images[0].get_array().shape == (5, 20)
+    assert figure.axes[2].images[0].get_array().shape == (5, 16)  # four frames of seven, in a line
     assert figure.axes[0].get_xlabel() == "sound: “a”, 93 %"
     assert figure.axes[5].texts[0].get_text() == "missing"
     with pytest.raises(InputError, match="did you mean 'image'"):

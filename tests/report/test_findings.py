@@ -23,10 +23,19 @@ def test_noise_is_told_from_difference(tmp_path: Path, make_run: MakeRun) -> Non
     close = [0.82, 0.79, 0.83, 0.80, 0.82]
     write(tmp_path, make_run, {"joint": [v - 0.1 for v in ours], "infonce": close, "modalign": ours})
     (text,) = findings(compare(read_runs(tmp_path)))
-    assert "letters: InfoNCE has the highest test accuracy (%), 81.2" in text
+    assert "letters: InfoNCE has the highest test accuracy, 81.2 % (mean of 5 seeds, 95 % interval [" in text
     assert "ModAlign ranks 2 of 3" in text
     assert "beyond noise better than Joint-Train" in text
     assert "not told apart from InfoNCE" in text
+
+
+def test_a_shared_first_place_and_what_cannot_be_tested(tmp_path: Path, make_run: MakeRun) -> None:
+    write(tmp_path, make_run, {"joint": [0.8], "infonce": [0.8], "modalign": [0.7]})
+    (text,) = findings(compare(read_runs(tmp_path)))
+    assert "letters: Joint-Train and InfoNCE share the highest test accuracy, 80.0 % (one seed)." in text
+    assert "not tested against Joint-Train and InfoNCE, with fewer than two seeds in common." in text
+    assert "told apart" not in text
+    assert "t-test" not in text
 
 
 def test_seeds_gaps_and_versions_are_warned_of(tmp_path: Path, make_run: MakeRun) -> None:

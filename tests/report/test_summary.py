@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modalign.data.task import Task, classification
+from modalign.data.task import Task
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
 from modalign.report.html import write_report
@@ -19,32 +19,10 @@ from modalign.report.style import save
 from modalign.report.summary import summarise, write_diagnosis_figures
 
 MakeRun = Callable[..., Path]
+Diagnose = Callable[[Path], dict[str, Any]]
 
 
-class Half:
-    value, stderr, kind, method, trusted, warnings = 0.5, 0.1, "plug-in", "constant", False, ("near log N",)
-
-
-def diagnose(run: Path) -> dict[str, Any]:
-    with np.load(run / "predictions_test.npz") as p:
-        heads, target, classes, groups = p["unimodal"], p["target"], p["classes"], p["groups"]
-    names = ["audio", "video"]
-    found = evaluate_model(
-        classification(classes),
-        lambda keep: sum((h for n, h in zip(names, heads, strict=True) if n in keep), 0 * heads[0]),
-        names,
-        target,
-        heads=heads,
-        groups=groups,
-        features=dict(zip(names, heads, strict=True)),
-        estimate=lambda *data, groups: Half(),
-        repeats=20,
-    )
-    (run / "evaluation.json").write_text(json.dumps(found))
-    return found
-
-
-def test_says_every_number_once(tmp_path: Path, make_run: MakeRun) -> None:
+def test_says_every_number_once(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
     run = make_run(tmp_path / "run", "modalign", 0)
     found = diagnose(run)
     text = summarise(read_run(run), found)
@@ -62,17 +40,28 @@ def test_says_every_number_once(tmp_path: Path, make_run: MakeRun) -> None:
     assert all(f"- {warning}" in text for warning in found["warnings"])
 
 
+def test_kept_information_is_called_that(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
+    run = make_run(tmp_path / "run")
+    found = diagnose(run)
+    record = read_run(run)
+    assert "kept from an earlier evaluation" not in summarise(record, found)
+    found["information"]["earlier"] = True
+    assert "kept from an earlier evaluation" in summarise(record, found)
+
+
 def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None:
     record = read_run(make_run(tmp_path / "run"))
     y = np.random.default_rng(0).normal(size=50)
     found = evaluate_model(Task("regression"), lambda keep: (y * bool(keep))[:, None], ["only"], y, repeats=20)
     text = summarise(record, json.loads(json.dumps(found)))
-    assert "mae" in text
+    assert "MAE" in text
     assert "missing" not in text
     assert "Confidence" not in text
 
 
-def test_figures_and_pictures_are_written(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_and_pictures_are_written(
+    tmp_path: Path, make_run: MakeRun, diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modalign.report.summary.save", lambda figure, stem: save(figure, stem, ["svg"]))  # for speed
     run = make_run(tmp_path / "run")
     record = read_run(run)

@@ -71,6 +71,8 @@ def prepare(
         titles = [str(sample.sources["text"][0]) for sample in samples if sample.split == "train"]
         words = str(build_vocabulary(titles, out / "vocab.txt"))
     known = tokenizer(words)
+    if not words.endswith(".txt"):
+        known.save_pretrained(out / "tokenizer")  # so that the titles can be read where the folder is taken to
     text = Modality("text", "text", (length,), vocabulary=len(known), padding=known.pad_token_id)
     decoders = {
         "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_image, {"size": size}),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -41,3 +43,27 @@ def encode(texts: Sequence[str], vocabulary: Sequence[str], length: int) -> np.n
 def longest(texts: Iterable[str]) -> int:
     """Number of words of the longest text, between 1 and 256: the length to pad to."""
     return min(LONGEST, max([1, *(len(split_words(text)) for text in texts)]))
+
+
+@lru_cache(maxsize=4)
+def token_reader(vocabulary: str) -> Callable[[list[int]], str] | None:
+    """What turns the token ids of a pretrained tokeniser back into text, without its marks of begin and end.
+
+    Args:
+        vocabulary: as for ``media.tokenizer``: name of a pretrained model, local folder, or ``vocab.txt``.
+
+    Returns:
+        The reader; None where the vocabulary is not on this machine, for nothing is fetched to show a text.
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    try:
+        if not vocabulary.endswith(".txt"):
+            known = AutoTokenizer.from_pretrained(vocabulary, local_files_only=True)
+        elif Path(vocabulary).is_file():
+            known = BertTokenizer(vocab=vocabulary)
+        else:
+            return None
+    except (OSError, ValueError):
+        return None
+    return lambda ids: str(known.decode(ids, skip_special_tokens=True))

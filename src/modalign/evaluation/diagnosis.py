@@ -12,7 +12,9 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
     missing     {"shares": [...], "curves": {"any" or modality: [I]}}
     calibration {"fused" or modality: {"ece", "confidence", "accuracy", "count"}}
     confidence  {column: {"contexts": [...], "count": [...], "by_modality": {modality: [I]}}}
-    information ``modalign.evaluation.information.Information``, or null
+    information ``modalign.evaluation.information.Information`` with all its warnings, or null;
+                ``"earlier": true`` where it was kept from an earlier evaluation of the same model
+    source      {"checkpoint", "data"}: digests of what was evaluated (``training.inference`` adds them)
     warnings    [text]
 """
 
@@ -35,6 +37,7 @@ from modalign.evaluation.metrics import (
     weighted_metrics,
 )
 from modalign.evaluation.statistics import Interval, mean_interval, percentile_interval
+from modalign.information.estimators import FEW_IN_CONTEXT
 
 if TYPE_CHECKING:
     from modalign.data.task import Task
@@ -118,8 +121,9 @@ def evaluate_model(
     if features is not None and estimate is not None and task.kind != "survival" and len(modalities) > 1:
         classes = len(task.classes) if task.kind == "classification" else 0
         found = information_diagnosis(features, target, classes, estimate, present, groups, seed, reference)
-        result["information"] = plain(found)
-        warnings += _information_warnings(found)
+        doubts = _information_warnings(found, np.bincount(target, minlength=classes) if classes else None)
+        result["information"] = plain(found) | {"warnings": doubts}
+        warnings += doubts
     result["warnings"] = warnings
     return result
 
@@ -213,8 +217,17 @@ def _warnings(subsets: Subsets, contributions: Shapley, scores: Mapping[tuple[st
     return found
 
 
-def _information_warnings(found: Information) -> list[str]:
+def _information_warnings(found: Information, support: np.ndarray | None) -> list[str]:
+    """What speaks against the amounts, and what would help; ``support`` is the number of samples of each class."""
     warnings = list(found.warnings)
+    if not all(pair.shared_given_target.trusted for pair in found.pairs) and support is not None:
+        fewest = int(support[support > 0].min())
+        if fewest < FEW_IN_CONTEXT:
+            warnings.append(
+                f"for an amount given the target, about {FEW_IN_CONTEXT} samples of each class are needed, and the "
+                f"smallest has {fewest}: hold out more samples (data.split), or merge classes that hardly differ; "
+                "until then only its order of magnitude counts"
+            )
     if over_fused(found):
         warnings.append("over-fusion: modalities share information beyond the target, and none keeps a part of its own")
     for split in found.splits:

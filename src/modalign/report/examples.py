@@ -13,7 +13,10 @@ from modalign.errors import unknown
 from modalign.evaluation.extremes import Example
 from modalign.report.style import INK, OTHER, canvas, styled
 
-FRAMES = 5
+# Frames of a clip in a line, and most lines.
+FRAMES, LINES = 4, 2
+# Colours of a sequence span this share of its values: a few far out would leave no contrast to the others.
+SPAN = (0.02, 0.98)
 
 
 def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, str]) -> Figure:
@@ -49,7 +52,9 @@ def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, st
 
 
 def _sequence(axis: Axes, value: np.ndarray | str) -> None:
-    axis.imshow(np.asarray(value, np.float64).T, aspect="auto", origin="lower", cmap="magma")
+    values = np.asarray(value, np.float64)
+    low, high = np.nanquantile(values, SPAN)
+    axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
 
 
 def _image(axis: Axes, value: np.ndarray | str) -> None:
@@ -57,9 +62,12 @@ def _image(axis: Axes, value: np.ndarray | str) -> None:
 
 
 def _clip(axis: Axes, value: np.ndarray | str) -> None:
+    """Frames at equal distances, in lines of four."""
     frames = np.asarray(value, np.float64)
-    shown = frames[np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)]
-    axis.imshow(_picture(np.concatenate(list(shown), axis=2)), cmap="gray")
+    count = FRAMES * LINES if len(frames) >= FRAMES * LINES else min(FRAMES, len(frames))
+    shown = list(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
+    lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
+    axis.imshow(_picture(np.concatenate(lines, axis=1)), cmap="gray")
 
 
 def _picture(value: np.ndarray) -> np.ndarray:

@@ -19,11 +19,26 @@ from modalign.evaluation.metrics import Calibration
 from modalign.evaluation.statistics import Interval, mean_interval
 from modalign.report.comparison import REFERENCE, Row, by_dataset, compare, order_key
 from modalign.report.runs import RunRecord
-from modalign.report.style import COLOURS, INK, OTHER, OURS, canvas, colour, marker, save, styled
-from modalign.report.tables import scale
+from modalign.report.style import (
+    COLOURS,
+    INK,
+    OTHER,
+    OURS,
+    SHARED,
+    canvas,
+    marker,
+    modality_colour,
+    save,
+    styled,
+)
+from modalign.report.tables import readable, scale
 
 # Bins of a reliability diagram with fewer samples are set apart.
 SPARSE = 10
+# Where the largest training loss is so many times the smallest, its axis is logarithmic.
+WIDE_RANGE = 10
+# Least range of the axis of lambda, so that a weight of nearly nothing looks like that.
+LEAST_LAMBDA = 0.1
 
 
 def comparison(rows: Sequence[Row]) -> Figure:
@@ -47,8 +62,9 @@ def comparison(rows: Sequence[Row]) -> Figure:
             if unit == " (%)":  # t-intervals of few seeds reach beyond what a share can be
                 left, right = axis.get_xlim()
                 axis.set_xlim(max(left, -0.5), min(right, 100.5))
-            axis.set_xlabel(f"test {own[0].metric}{unit}")
-            axis.set_title(dataset)
+            axis.set_xlabel(f"test {readable(own[0].metric)}{unit}")
+            if len(grouped) > 1:
+                axis.set_title(dataset)
         for axis in axes[len(grouped) :]:
             axis.set_visible(False)
     return figure
@@ -77,8 +93,12 @@ def training_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
             look = _line(i, own[0].strategy == REFERENCE)
             _band(left, [_series(run, "train", "task") for run in own], look, title)
             _band(right, [factor * _series(run, "valid", metric) for run in own], look, title)
+        losses = np.concatenate([line.get_ydata() for line in left.lines] or [np.zeros(0)])
+        losses = losses[np.isfinite(losses)]
+        if len(losses) and losses.min() > 0 and losses.max() > WIDE_RANGE * losses.min():
+            left.set_yscale("log")
         left.set(xlabel="epoch", title="Loss of the task in training")
-        right.set(xlabel="epoch", title=f"Validation {metric}{unit}")
+        right.set(xlabel="epoch", title=f"Validation {readable(metric)}{unit}")
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))))
     return figure
@@ -144,7 +164,7 @@ def tradeoff(points: Sequence[TradeoffPoint], default: float, metric: str = "acc
     panels = (
         ("fusibility", 1.0, "Shared: I(Z1; Z2 | T), nats"),
         ("complementarity", 1.0, "Unique: I(all; Y) − I(others; Y), nats"),
-        ("accuracy", factor, f"Test {metric}{unit}"),
+        ("accuracy", factor, f"Test {readable(metric)}{unit}"),
     )
     with styled():
         figure, axes = canvas(11.0, 3.7, 1, 3)
@@ -175,11 +195,10 @@ def _sweep(axis: Axes, points: Sequence[TradeoffPoint], name: str, factor: float
     if not alphas:
         return
     means = [mean_interval([factor * getattr(p, name) for p in points if p.alpha == a]) for a in alphas]
-    style = {"color": colour(position), "marker": marker(position), "linestyle": ("-", "--")[position % 2]}
+    tone = (OURS, OTHER)[position]
+    style = {"color": tone, "marker": marker(position), "linestyle": ("-", "--")[position]}
     axis.plot(alphas, [m.mean for m in means], label=label, **style)  # type: ignore[arg-type]
-    axis.fill_between(
-        alphas, [m.low for m in means], [m.high for m in means], color=colour(position), alpha=0.15, linewidth=0
-    )
+    axis.fill_between(alphas, [m.low for m in means], [m.high for m in means], color=tone, alpha=0.15, linewidth=0)
 
 
 def _log_alpha(axis: Axes, alphas: Sequence[float]) -> None:
@@ -202,12 +221,13 @@ def tradeoff_plane(points: Sequence[TradeoffPoint], default: float) -> Figure:
                 [float(np.mean([getattr(p, name) for p in own if p.alpha == a])) for a in alphas]
                 for name in ("fusibility", "complementarity")
             )
-            axis.plot(x, y, marker=marker(i), color=colour(i), label=label, linestyle=("-", "--")[i])
+            tone = (OURS, OTHER)[i]
+            axis.plot(x, y, marker=marker(i), color=tone, label=label, linestyle=("-", "--")[i])
             for a, px, py in zip(alphas, x, y, strict=True):
                 weight = "bold" if a == default and margin else "normal"
                 axis.annotate(
                     f"{a:g}", (px, py), xytext=(5, 5), textcoords="offset points", fontsize=8,
-                    color=colour(i), weight=weight,
+                    color=tone, weight=weight,
                 )  # fmt: skip
         axis.set(
             xlabel="shared: I(Z1; Z2 | T), nats", ylabel="unique part of a modality, nats",
@@ -237,13 +257,17 @@ def context_confidence(entry: Mapping[str, Any], name: str = "class", limit: int
     with styled():
         figure, (axis,) = canvas(6.4, 1.5 + 0.27 * len(order))
         rows = np.arange(len(order))
-        axis.hlines(rows, 100 * np.nanmin(means[:, order], 0), 100 * np.nanmax(means[:, order], 0), color="#BBBBBB")
         for i, modality in enumerate(modalities):
-            axis.plot(100 * means[i, order], rows, marker(i), color=colour(i), label=modality, linestyle="none")
+            # Markers of one row do not hide each other's intervals.
+            apart = rows + 0.14 * (i - (len(modalities) - 1) / 2)
+            low, high = (100 * np.array([_bounds(entry["by_modality"][modality][k])[j] for k in order]) for j in (1, 2))
+            axis.hlines(apart, np.maximum(low, 0), np.minimum(high, 100), color=modality_colour(i), linewidth=1.2)
+            look: dict[str, Any] = {"color": modality_colour(i), "marker": marker(i), "linestyle": "none"}
+            axis.plot(100 * means[i, order], apart, label=modality, **look)
         axis.set_yticks(rows, [f"{entry['contexts'][k]} ({entry['count'][k]})" for k in order])
         axis.set_ylim(-0.7, len(order) - 0.3)
         axis.grid(axis="y", visible=False)
-        axis.set(xlabel="mean confidence (%)", title=f"Confidence of each modality, by {name} (samples)")
+        axis.set(xlabel="mean confidence (%)", ylabel=f"{name} (samples)")
         figure.legend(loc="outside lower center", ncols=len(modalities))
     return figure
 
@@ -274,6 +298,7 @@ def cost(rows: Sequence[Row], base: str = "joint") -> Figure:
             axis.grid(axis="y", visible=False)
             axis.set_xlabel(label)
         axes[1].tick_params(labelleft=False)
+        figure.get_layout_engine().set(wspace=0.08)  # type: ignore[call-arg, union-attr]
     return figure
 
 
@@ -288,9 +313,9 @@ def alignment(runs: Sequence[RunRecord]) -> Figure:
         figure, (left, right) = canvas(9.2, 3.4, 1, 2)
         _band(left, [_series(run, "facts", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
         left.set(xlabel="epoch", title="Weight λ of the joint head in the readout")
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
         for i, name in enumerate(names):
-            look = {"color": colour(i), "marker": marker(i), "markersize": 4}
+            look = {"color": modality_colour(i), "marker": marker(i), "markersize": 4}
             label = name.removeprefix("margin_")
             _band(right, [100 * _series(run, "facts", name) for run in runs], look, label)
         right.set(xlabel="epoch", title="Steps in which the margin acted (%)", ylim=(-3, 103))
@@ -304,7 +329,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     counts = np.asarray(counts)
     c = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = float(np.clip(2.2 + 0.19 * c, 3.4, 9.0))
+    side = float(np.clip(2.2 + 0.15 * c, 3.4, 9.0))
     with styled():
         figure, (axis,) = canvas(side + 0.6, side)
         image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
@@ -317,7 +342,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         step = -(-c // 40)
         shown = range(0, c, step)
         size = 9 if c <= 15 else 8
-        axis.set_xticks(shown, [classes[k] for k in shown], rotation=90, fontsize=size)
+        turned = 90 if c > 15 or max(map(len, classes)) > 4 else 0
+        axis.set_xticks(shown, [classes[k] for k in shown], rotation=turned, fontsize=size)
         axis.set_yticks(shown, [classes[k] for k in shown], fontsize=size)
         axis.grid(visible=False)
         axis.set(xlabel="predicted", ylabel="true")
@@ -351,18 +377,18 @@ def _looks(names: Iterable[str], whole: str) -> dict[str, dict[str, Any]]:
     """Line and marker of each modality, the same in every figure; ``whole``, which is none of them, in ink."""
     modalities = [name for name in names if name != whole]
     looks: dict[str, dict[str, Any]] = {whole: {"color": INK, "marker": "x"}} if whole in names else {}
-    return looks | {m: {"color": colour(i), "marker": marker(i)} for i, m in enumerate(modalities)}
+    return looks | {m: {"color": modality_colour(i), "marker": marker(i)} for i, m in enumerate(modalities)}
 
 
 def shapley_bars(values: Mapping[str, Interval | Mapping[str, Any]], metric: str = "accuracy") -> Figure:
     """Contribution of each modality with its interval."""
     factor, _, _ = scale(metric)
-    unit = "points of " + metric if factor == 100 else metric
+    unit = f"points of {readable(metric)}" if factor == 100 else readable(metric)
     with styled():
         figure, (axis,) = canvas(5.6, 1.3 + 0.5 * len(values))
         for y, (_, value) in enumerate(values.items()):
             mean, low, high = (factor * v for v in _bounds(value))
-            axis.barh(y, mean, color=colour(y), height=0.6)
+            axis.barh(y, mean, color=modality_colour(y), height=0.6)
             axis.plot([low, high], [y, y], color=INK, linewidth=1.6)
             axis.annotate(
                 f"{mean:+.1f}" if factor == 100 else f"{mean:+.3f}", (np.nanmax([mean, high]), y),
@@ -393,30 +419,36 @@ def missing_modalities(entry: Mapping[str, Any], metric: str = "accuracy") -> Fi
             mean, low, high = factor * np.array([_bounds(value) for value in entry["curves"][name]]).T
             axis.plot(shares, mean, label="any one" if name == "any" else name, **look)
             axis.fill_between(shares, low, high, color=look["color"], alpha=0.13, linewidth=0)
-        axis.set(xlabel="samples that lack a modality (%)", ylabel=f"{metric}{unit}")
+        axis.set(xlabel="samples that lack a modality (%)", ylabel=f"{readable(metric)}{unit}")
         axis.legend(title="missing", alignment="left")
     return figure
 
 
 def information_bars(entry: Mapping[str, Any]) -> Figure:
-    """Amounts of information with twice their standard errors; ``entry`` is ``information`` of the schema."""
+    """Amounts of information with twice their standard errors; ``entry`` is ``information`` of the schema.
+
+    What is of one modality has its colour, what is of several is grey; amounts not to be trusted are hatched.
+    """
     rows: list[tuple[str, Mapping[str, Any], str]] = []
     for pair in entry["pairs"]:
         a, b = pair["modalities"]
-        rows.append((f"I({a}; {b})", pair["shared"], OTHER))
-        rows.append((f"I({a}; {b} | target)", pair["shared_given_target"], OTHER))
-    rows += [(f"I({m}; target)", amount, "#009E73") for m, amount in entry["target"].items()]
-    rows += [(f"only in {m}", amount, OURS) for m, amount in entry["unique"].items()]
+        rows.append((f"shared, I({a}; {b})", pair["shared"], SHARED))
+        rows.append((f"beyond the target, I({a}; {b} | Y)", pair["shared_given_target"], SHARED))
+    tones = {m: modality_colour(i) for i, m in enumerate(entry["target"])}
+    rows += [(f"about the target, I({m}; Y)", amount, tones[m]) for m, amount in entry["target"].items()]
+    if entry.get("together"):
+        rows.append(("about the target, I(all; Y)", entry["together"], SHARED))
+    rows += [(f"about it only in {m}", amount, tones[m]) for m, amount in entry["unique"].items()]
     with styled():
         figure, (axis,) = canvas(6.4, 1.0 + 0.36 * len(rows))
         for y, (_, amount, tone) in enumerate(rows):
             value, error = (np.nan if amount[key] is None else amount[key] for key in ("value", "stderr"))
-            face = tone if amount["trusted"] else "white"
+            face = tone if amount["trusted"] else "none"
             axis.barh(y, value, color=face, edgecolor=tone, height=0.62, hatch=None if amount["trusted"] else "///")
             axis.plot([value - 2 * error, value + 2 * error], [y, y], color=INK, linewidth=1.6)
         axis.axvline(0, color=INK, linewidth=1)
         axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("nats (bars of two standard errors; hatched: not to be trusted)")
+        axis.set_xlabel("nats")
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 from modalign.evaluation.metrics import SHARES, higher_is_better
 from modalign.report.comparison import REFERENCE, Row, by_dataset
 from modalign.report.runs import RunRecord
-from modalign.report.tables import interval_text, scale, show
+from modalign.report.tables import interval_text, readable, scale, show
 
 FEW_SEEDS = 5
 LARGE_GAP = 0.05
@@ -23,37 +23,47 @@ def findings(rows: Sequence[Row]) -> list[str]:
         known = [row for row in own if not np.isnan(row.rank)]
         if not known:
             continue
-        first = min(known, key=lambda row: row.rank)
-        factor, decimals, unit = scale(first.metric)
-        extreme = "highest" if higher_is_better(first.metric) else "lowest"
-        bounds = interval_text(first.ci_low, first.ci_high, decimals, factor)
-        text = (
-            f"{dataset}: {first.title} has the {extreme} test {first.metric}{unit}, "
-            f"{show(first.mean, decimals, factor)} {bounds if bounds != '–' else '(one seed)'}."
-        )
-        texts.append(text + _told_apart(own, first))
+        lead = [row for row in known if row.rank == min(r.rank for r in known)]
+        texts.append(f"{dataset}: {_best(lead)}.{_told_apart(own)}")
     return texts
 
 
-def _told_apart(rows: Sequence[Row], first: Row) -> str:
+def _best(lead: Sequence[Row]) -> str:
+    """The best method, or those that share the first place."""
+    first = lead[0]
+    factor, decimals, unit = scale(first.metric)
+    extreme = "highest" if higher_is_better(first.metric) else "lowest"
+    value = show(first.mean, decimals, factor) + unit.replace("(", "").replace(")", "")
+    bounds = interval_text(first.ci_low, first.ci_high, decimals, factor)
+    over = f"mean of {first.seeds} seeds, 95 % interval {bounds}" if bounds != "–" else "one seed"
+    share = "share" if len(lead) > 1 else "has"
+    return f"{_list([row.title for row in lead])} {share} the {extreme} test {readable(first.metric)}, {value} ({over})"
+
+
+def _told_apart(rows: Sequence[Row]) -> str:
     reference = [row for row in rows if row.strategy == REFERENCE]
     if not reference or len(rows) < 2:
         return ""
-    sign = 1 if higher_is_better(first.metric) else -1
+    sign = 1 if higher_is_better(rows[0].metric) else -1
     others = [row for row in rows if row.strategy != REFERENCE]
+    untested = [row.title for row in others if np.isnan(row.p_holm)]
     clear = [row for row in others if row.p_holm < LEVEL]
     worse = [row.title for row in clear if sign * row.difference < 0]
     better = [row.title for row in clear if sign * row.difference > 0]
-    noise = [row.title for row in others if row not in clear]
-    name = reference[0].title
-    parts = [f" {name} ranks {reference[0].rank:g} of {len(rows)}"]
+    noise = [row.title for row in others if row not in clear and row.title not in untested]
+    parts = [f" {reference[0].title} ranks {reference[0].rank:g} of {len(rows)}"]
     if worse:
         parts.append(f"beyond noise better than {_list(worse)}")
     if better:
         parts.append(f"beyond noise worse than {_list(better)}")
     if noise:
         parts.append(f"not told apart from {_list(noise)}")
-    return ", ".join(parts) + f" (paired t-test, Holm, {LEVEL:g})."
+    text = ", ".join(parts)
+    if len(untested) < len(others):
+        text += f" (paired t-test over seeds, Holm, level {LEVEL:g})"
+    if untested:
+        text += f"; not tested against {_list(untested)}, with fewer than two seeds in common"
+    return f"{text}."
 
 
 def _list(names: Sequence[str]) -> str:

@@ -17,22 +17,27 @@ from matplotlib.figure import Figure
 
 from modalign.report.comparison import RankRow, Row, across, best, by_dataset, compare
 from modalign.report.findings import findings, warnings
-from modalign.report.gallery import Drawn, headline, of_dataset, of_evaluation, of_tradeoff
+from modalign.report.gallery import Drawn, headline, of_dataset, of_evaluation, of_tradeoff, overview
 from modalign.report.runs import RunRecord, read_runs
 from modalign.report.style import styled
-from modalign.report.tables import RANK_HEADER, cells, header, interval_text, rank_cells, scale, show
+from modalign.report.tables import RANK_HEADER, cells, header, interval_text, rank_cells, readable, scale, show
 
 # Which columns of a comparison go into the table of results; the others tell how they came about.
 RESULTS = (0, 1, 2, 3, 4, 5, 6, 7)
 COST = (0, 8, 9, 10, 11, 12, 13, 14)
 # Widest picture (points) that can be read in one of two columns.
-COLUMN = 560
-WIDE = frozenset({"curves", "cost", "alignment", "tradeoff"})
+COLUMN = 475
+EXAMPLES = (
+    "Samples in which the two modalities that differ most in confidence are furthest apart, with what each says alone "
+    "and how sure it is. As they enter the model: sequences with time to the right and features upwards (each with its "
+    "own colours), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
+)
 METHOD = (
     "Means over seeds with 95 % Student intervals. Differences are paired by seed; p values are of the paired t-test, "
     "Holm-corrected over the comparisons of a data set. Epochs are selected on validation; the test split is read "
     "once. “Last epoch” is the test score without selection; “selection gap” is validation minus test at the "
-    "selected epoch. Intervals within a run are bootstrapped over samples, over whole groups where there are any. "
+    "selected epoch. Student intervals of few seeds are wide and may leave the range of a share. "
+    "Intervals within a run are bootstrapped over samples, over whole groups where there are any. "
     "Information is in nats."
 )
 
@@ -67,7 +72,9 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = ()) -> str:
         css=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
         findings=findings(rows),
-        warnings=warnings(runs, rows) + [text for d in datasets for text in d["warnings"]],
+        overview=[_figure(overview(rows), "overview")] if rows else [],
+        warnings=warnings(runs, rows),
+        doubts=sum(len(run["warnings"]) for d in datasets for run in d["diagnoses"]),
         datasets=datasets,
         across=_across(across(rows)) if len(grouped) > 1 else None,
         tradeoff=[_figure(d, f"sweep{i}") for i, path in enumerate(sweeps) for d in of_tradeoff(path)],
@@ -100,9 +107,9 @@ def _dataset(name: str, rows: list[Row], runs: list[RunRecord]) -> dict[str, Any
         "name": name,
         "anchor": anchor,
         "tables": _result_tables(name, rows) if rows else [],
-        "figures": _wide_first([_figure(d, anchor) for d in of_dataset(rows, runs)]),
+        # The comparison of all data sets stands at the top of the page.
+        "figures": _wide_first([_figure(d, anchor) for d in of_dataset(rows, runs) if d.name != "comparison"]),
         "diagnoses": diagnoses,
-        "warnings": [f"{name}, {d['title']}: {text}" for d in diagnoses for text in d["warnings"]],
     }
 
 
@@ -110,8 +117,8 @@ def _result_tables(name: str, rows: list[Row]) -> list[dict[str, Any]]:
     head, body = header(rows), [cells(row) for row in rows]
     winners = [i for i, row in enumerate(rows) if row.strategy in best(rows)]
     captions = (
-        (RESULTS, f"Test scores on {name}; the best is marked"),
-        (COST, f"Settings, selection and cost on {name}"),
+        (RESULTS, f"Test scores on {name}: means over seeds with 95 % intervals; the best is marked"),
+        (COST, f"Settings, selection and cost on {name}: means over seeds"),
     )
     return [
         {
@@ -136,23 +143,24 @@ def _across(rows: Sequence[RankRow]) -> dict[str, Any]:
 
 def _diagnoses(rows: list[Row], runs: list[RunRecord], anchor: str) -> list[dict[str, Any]]:
     """One diagnosis a method: of its first seed that was evaluated, the headline method first."""
-    chosen: dict[str, tuple[RunRecord, dict[str, Any]]] = {}
+    known: dict[str, list[tuple[RunRecord, dict[str, Any]]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        found = run.evaluation() if run.strategy not in chosen else None
+        found = run.evaluation() if run.state == "done" else None
         if found is not None:
-            chosen[run.strategy] = (run, found)
+            known.setdefault(run.strategy, []).append((run, found))
     first = headline(rows).strategy if rows else ""
-    ordered = sorted(chosen.items(), key=lambda item: item[0] != first)
-    return [_diagnosis(run, found, f"{anchor}-{strategy}") for strategy, (run, found) in ordered]
+    ordered = sorted(known.items(), key=lambda item: item[0] != first)
+    return [_diagnosis(*own[0], f"{anchor}-{strategy}", len(own)) for strategy, own in ordered]
 
 
-def _diagnosis(run: RunRecord, found: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _diagnosis(run: RunRecord, found: dict[str, Any], prefix: str, count: int) -> dict[str, Any]:
     units = "groups" if found["units"] != found["samples"] else "samples"
     pictures = [_picture(path) for path in sorted(run.path.glob("examples*.svg"))]
+    others = f"; {count - 1} more evaluated in their run folders" if count > 1 else ""
     return {
         "title": run.title,
-        "subtitle": f"seed {run.seed}, {found['split']} split, {found['samples']} samples; intervals over "
-        f"{found['units']} {units}",
+        "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} samples; intervals "
+        f"are over {found['units']} {units}.",
         "figures": [_figure(d, prefix) for d in of_evaluation(found)] + pictures,
         "tables": _diagnosis_tables(found),
         "warnings": found["warnings"],
@@ -163,12 +171,12 @@ def _diagnosis_tables(found: dict[str, Any]) -> list[dict[str, Any]]:
     metric = found["metric"]
     tables = [
         _table(
-            "Test metrics with bootstrap intervals",
+            f"Metrics on the {found['split']} split, with bootstrap intervals",
             ("Metric", "Value", "95 % interval"),
-            [[name + scale(name)[2], *_value(entry, name)] for name, entry in found["metrics"].items()],
+            [[readable(name) + scale(name)[2], *_value(entry, name)] for name, entry in found["metrics"].items()],
         ),
         _table(
-            f"What the model reaches with some modalities only: {metric}{scale(metric)[2]}",
+            f"With some modalities only: {readable(metric)}{scale(metric)[2]}",
             ("Modalities", "Value", "95 % interval"),
             [[" + ".join(s["modalities"]) or "none", *_value(s, metric)] for s in found["subsets"]]
             + [[f"head on {m} alone", *_value(entry, metric)] for m, entry in found["heads"].items()],
@@ -180,8 +188,11 @@ def _diagnosis_tables(found: dict[str, Any]) -> list[dict[str, Any]]:
         tables.append(_table("Each class (%)", ("Class", "Precision", "Recall", "F1", "Samples"), body))
     splits = (found["information"] or {}).get("splits") or []
     if splits:
-        head = ("Sources", "Redundant", "Only the first", "Only the second", "Synergy", "In all", "Symbols")
-        tables.append(_table("What two sources tell of the class (nats ± standard error)", head, map(_split, splits)))
+        head = ("Sources", "Both tell", "First alone", "Second alone", "Only together", "In all", "Clusters")
+        doubted = any(entry["decomposed"]["warnings"] for entry in splits)
+        caption = "What two sources, cut into clusters, tell of the class (nats ± standard error"
+        caption += "; ? is not to be trusted)" if doubted else ")"
+        tables.append(_table(caption, head, map(_split, splits)))
     return tables
 
 
@@ -202,14 +213,15 @@ def _value_or_dash(value: float | None) -> str:
 def _split(entry: dict[str, Any]) -> list[str]:
     parts, stderr = entry["decomposed"]["parts"], entry["decomposed"]["stderr"]
     names = ("redundant", "unique_1", "unique_2", "synergy", "total")
-    amounts = [f"{show(parts[n], 2)} ± {show(stderr[n], 2)}" for n in names]
+    doubt = " ?" if entry["decomposed"]["warnings"] else ""
+    amounts = [f"{show(parts[n], 2)} ± {show(stderr[n], 2)}{doubt}" for n in names]
     return [", ".join(entry["modalities"]), *amounts, str(entry["decomposed"]["symbols"])]
 
 
 def _figure(drawn: Drawn, prefix: str) -> dict[str, Any]:
-    title = drawn.title
     svg = inline_svg(drawn.figure, drawn.alt, f"{prefix}-{drawn.name}-")
-    return {"title": title, "svg": svg, "wide": drawn.name in WIDE}
+    wide = 72 * drawn.figure.get_figwidth() > COLUMN
+    return {"title": drawn.title, "svg": svg, "wide": wide, "note": drawn.note}
 
 
 def _wide_first(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,11 +235,18 @@ def _picture(path: Path) -> dict[str, Any]:
     width = re.search(rb'<svg[^>]* width="([\d.]+)pt"', content)
     alt = "Samples in which one modality is sure and the other is not, shown as what they are"
     image = Markup('<img alt="{}" src="data:image/svg+xml;base64,{}">').format(alt, data)
-    return {"title": "Samples at both extremes", "svg": image, "wide": width is not None and float(width[1]) > COLUMN}
+    wide = width is not None and float(width[1]) > COLUMN
+    return {"title": "Samples at both extremes", "svg": image, "wide": wide, "note": EXAMPLES}
 
 
 # What matplotlib writes -> what follows the page's light or dark ground.
-_THEME = {"#222222": "var(--ink)", "#000000": "var(--ink)", "#555555": "var(--axis)", "#e3e3e3": "var(--grid)"}
+_THEME = {
+    "#222222": "var(--ink)",
+    "#000000": "var(--ink)",
+    "#555555": "var(--axis)",
+    "#e3e3e3": "var(--grid)",
+    "#0072b2": "var(--blue)",
+}
 
 
 def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:

@@ -16,3 +16,10 @@ document.querySelectorAll("thead button").forEach(function (button) {
     }).forEach(function (row) { body.appendChild(row); });
   });
 });
+// Paper cannot be opened by a click: everything that is folded is printed, and folded again afterwards.
+var folded = [];
+window.addEventListener("beforeprint", function () {
+  folded = Array.from(document.querySelectorAll("details:not([open])"));
+  folded.forEach(function (box) { box.open = true; });
+});
+window.addEventListener("afterprint", function () { folded.forEach(function (box) { box.open = false; }); });

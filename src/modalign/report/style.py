@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito, Color Universal Design, 2008; black and yellow last, as they are hard on one of two grounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#000000")
+# Modalities have tones of their own: none is that of ModAlign or of the other methods.
+MODALITIES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 OURS = "#D55E00"
 OTHER = "#0072B2"
 INK = "#222222"
+SHARED = "#8C8C8C"
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -56,9 +59,9 @@ def canvas(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int 
     return figure, list(axes.ravel())
 
 
-def colour(position: int) -> str:
-    """Colour of the series at ``position``."""
-    return COLOURS[position % len(COLOURS)]
+def modality_colour(position: int) -> str:
+    """Colour of the modality at ``position``, the same in every figure."""
+    return MODALITIES[position % len(MODALITIES)]
 
 
 def marker(position: int) -> str:

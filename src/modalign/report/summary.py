@@ -12,7 +12,7 @@ from modalign.report.examples import example_grid
 from modalign.report.gallery import of_evaluation, reliability
 from modalign.report.runs import RunRecord
 from modalign.report.style import save
-from modalign.report.tables import interval_text, scale, show
+from modalign.report.tables import interval_text, readable, scale, show
 
 WORST = 3
 NAN = float("nan")
@@ -30,7 +30,7 @@ def summarise(record: RunRecord, result: dict[str, Any]) -> str:
         _section(f"What each modality gives ({_named(result['metric'])})", _modalities(result)),
         _section(f"Some modalities only ({_named(result['metric'])})", _subsets(result)),
         _section("When a modality is missing", _missing(result)),
-        _section("Information (nats, with standard errors; ? is not to be trusted)", _information(result)),
+        _section(_of_information(result), _information(result)),
         _section("Confidence", _confidence(result)),
         _section("Read with care", [f"- {text}" for text in result["warnings"]]),
     ]
@@ -69,7 +69,7 @@ def _columns(rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
 
 
 def _named(metric: str) -> str:
-    return f"{metric}{scale(metric)[2].replace('(', 'in ').replace(')', '')}"
+    return f"{readable(metric)}{scale(metric)[2].replace('(', 'in ').replace(')', '')}"
 
 
 def _number(value: float | None) -> float:
@@ -83,7 +83,9 @@ def _interval(entry: dict[str, Any], metric: str, signed: bool = False) -> str:
 
 
 def _scores(result: dict[str, Any]) -> list[str]:
-    return _columns([name + scale(name)[2], _interval(entry, name)] for name, entry in result["metrics"].items())
+    return _columns(
+        [readable(name) + scale(name)[2], _interval(entry, name)] for name, entry in result["metrics"].items()
+    )
 
 
 def _modalities(result: dict[str, Any]) -> list[str]:
@@ -115,6 +117,12 @@ def _missing(result: dict[str, Any]) -> list[str]:
         means = [show(_number(point["mean"]), decimals, factor) for point in curve]
         rows.append(["any one missing" if name == "any" else f"{name} missing", *means])
     return _columns(rows)
+
+
+def _of_information(result: dict[str, Any]) -> str:
+    kept = (result["information"] or {}).get("earlier")
+    earlier = "; kept from an earlier evaluation of the same model" if kept else ""
+    return f"Information (nats, with standard errors; ? is not to be trusted{earlier})"
 
 
 def _information(result: dict[str, Any]) -> list[str]:

@@ -53,6 +53,24 @@ def scale(metric: str) -> tuple[float, int, str]:
     return (100.0, 1, " (%)") if metric in SHARES else (1.0, 3, " (nats)" if metric == "nll" else "")
 
 
+_READABLE = {
+    "macro_f1": "macro F1",
+    "nll": "negative log-likelihood",
+    "ece": "calibration error (ECE)",
+    "auc_micro": "AUC (micro)",
+    "average_precision": "average precision",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "pearson": "Pearson correlation",
+    "c_index": "concordance index",
+}
+
+
+def readable(metric: str) -> str:
+    """The name of a metric for people; files keep the short one."""
+    return _READABLE.get(metric, metric)
+
+
 def show(value: float, decimals: int, factor: float = 1.0, signed: bool = False) -> str:
     """A number for people; a dash where there is none."""
     if np.isnan(value):
@@ -112,7 +130,7 @@ def cells(row: Row) -> list[str]:
 def header(rows: Sequence[Row]) -> list[str]:
     """``HEADER`` filled in for the rows of one data set."""
     names = [row.title for row in rows if row.strategy == REFERENCE]
-    unit = f" {rows[0].metric}{scale(rows[0].metric)[2]}"
+    unit = f" {readable(rows[0].metric)}{scale(rows[0].metric)[2]}"
     return [text.format(unit=unit, reference=names[0] if names else "ModAlign") for text in HEADER]
 
 

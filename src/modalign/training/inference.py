@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from modalign.data.arrays import ArraySplit, new_samples
 from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.files import TABLES, read_arrays, read_table, table_arrays
+from modalign.data.prepared import StoredArray, read_meta
 from modalign.data.task import Task
-from modalign.data.words import UNKNOWN
+from modalign.data.words import UNKNOWN, token_reader
 from modalign.errors import InputError, unknown
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
@@ -174,7 +176,8 @@ def evaluate_run(
         folder: the run.
         split: ``test`` or ``valid``.
         context: column by whose values confidence is shown beside the classes; numbers are cut at their quartiles.
-        information: also estimate information between the features (takes a minute or so).
+        information: also estimate information between the features (takes a minute or so); if not, the estimates of an
+            earlier evaluation are kept where they are of the same split, checkpoint and data.
         method: estimator of information.
         data: the data in memory that the run was trained on, if it was.
 
@@ -221,11 +224,39 @@ def evaluate_run(
         reference=reference_features(strategy, data.valid if split == "test" else data.train) if information else None,
         split=split,
     )
-    (run.folder / "evaluation.json").write_text(json.dumps(result, indent=1))
+    result["source"] = {"checkpoint": _digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
+    kept = run.folder / "evaluation.json"
+    if not information:
+        result = _with_earlier_information(result, kept)
+    kept.write_text(json.dumps(result, indent=1))
     if task.kind != "classification" or len(data.modalities) < 2:
         return Evaluation(result, None)
     evidence = np.stack([answer((m,)) for m in data.modalities]) if heads is None else heads
     return Evaluation(result, _extremes(data, samples, evidence, whole.present.numpy(), columns))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_earlier_information(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``result`` with the information that an earlier evaluation of the same model on the same samples found.
+
+    An earlier one of another split, checkpoint or data is of no use here; that it is replaced stands in the warnings.
+    """
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return result
+    if not isinstance(earlier, dict) or not earlier.get("information"):
+        return result
+    if (earlier.get("split"), earlier.get("source")) != (result["split"], result["source"]):
+        other = "another model or other data" if earlier.get("split") == result["split"] else "another split"
+        text = f"the earlier estimates of information were of {other} and are dropped; evaluate without --quick"
+        return result | {"warnings": [*result["warnings"], text]}
+    information = earlier["information"] | {"earlier": True}
+    return result | {"information": information, "warnings": [*result["warnings"], *information["warnings"]]}
 
 
 def reference_features(strategy: Strategy, split: Split) -> Reference:
@@ -270,9 +301,9 @@ def _extremes(
             Example(
                 _title(data.task, samples, int(row), columns),
                 {m: _shown(samples, m, batch.inputs[m][k]) for i, m in enumerate(names) if present[row, i]},
-                {m: _said(data.task, evidence[i, row]) for i, m in enumerate(names) if present[row, i]},
+                {m: _said(data.task, evidence[i, row], truth) for i, m in enumerate(names) if present[row, i]},
             )
-            for k, row in enumerate(chosen)
+            for k, (row, truth) in enumerate(zip(chosen, samples.target[chosen.tolist()].tolist(), strict=True))
         ]
     kinds = {m: about.kind for m, about in data.modalities.items()}
     return Extremes(groups, kinds) if any(groups.values()) else None
@@ -283,20 +314,38 @@ def _title(task: Task, samples: Split, row: int, columns: dict[str, tuple[np.nda
     return ", ".join(parts + [f"{name} {names[codes[row]]}" for name, (codes, names) in columns.items()])
 
 
-def _said(task: Task, log_probability: np.ndarray) -> str:
-    """What a modality says alone."""
+def _said(task: Task, log_probability: np.ndarray, truth: int) -> str:
+    """What a modality says alone, whether that is right, and how sure it is."""
     best = int(log_probability.argmax())
-    return f"says {task.classes[best]}, {100 * np.exp(log_probability[best]):.0f} %"
+    verdict = "right" if best == truth else "wrong"
+    return f"says {task.classes[best]} ({verdict}), {100 * np.exp(log_probability[best]):.0f} %"
 
 
 def _shown(samples: Split, modality: str, values: Tensor) -> np.ndarray | str:
-    """An input as it is shown: word numbers as their words, where the run knows them."""
+    """An input as it is shown: word numbers as their words where these are at hand, and never as numbers."""
     if not isinstance(samples, ArraySplit):
         return values.numpy()
     about = samples.preparations[modality]
     if about.modality.kind != "text":
         return values.numpy()
     numbers = [i for i in values.tolist() if i != about.modality.padding]
-    if not about.words:
-        return "tokens " + " ".join(map(str, numbers))
-    return " ".join("?" if i == UNKNOWN else about.words[i - 2] for i in numbers)
+    if about.words:
+        return " ".join("?" if i == UNKNOWN else about.words[i - 2] for i in numbers)
+    stored = samples.stored[modality]
+    if not isinstance(stored, StoredArray):
+        return f"({len(numbers)} tokens; the data hold numbers without a vocabulary)"
+    vocabulary = _vocabulary(stored.path.parent, modality)
+    read = token_reader(vocabulary)
+    if read is None:
+        return f"({len(numbers)} tokens; their vocabulary {vocabulary!r} is not on this machine)"
+    return read(numbers)
+
+
+def _vocabulary(folder: Path, modality: str) -> str:
+    """Where the words of a prepared text are: in its folder, or by the name that it was prepared with."""
+    for own in (folder / "tokenizer", folder / "vocab.txt"):
+        if own.exists():
+            return str(own)
+    about: Mapping[str, Any] = read_meta(folder).get("about") or {}
+    modalities = about.get("modalities") or {}
+    return str((modalities.get(modality) or about).get("vocabulary") or "")
