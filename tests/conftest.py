@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set MODALIGN_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder in which features of frozen encoders are kept: no test touches the one in the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODALIGN_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

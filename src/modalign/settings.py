@@ -88,7 +88,10 @@ class TrainingSettings:
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
-        encoder_lr: modality name to a factor on the learning rate of its encoder (0 freezes it).
+        encoder_lr: modality name to a factor on the learning rate of its encoder. 0 keeps its weights, while dropout
+            and batch norms go on as in training; ``frozen: true`` of an encoder is what fixes its features.
+        cache_features: compute the features of frozen encoders once and keep them in ``~/.cache/modalign``, or in the
+            folder that the environment variable ``MODALIGN_CACHE`` names; off: compute them at every step.
     """
 
     epochs: int = 30
@@ -111,6 +114,7 @@ class TrainingSettings:
     workers: int = 0
     checkpoint_minutes: float = 10.0
     encoder_lr: dict[str, float] = field(default_factory=dict)
+    cache_features: bool = True
 
 
 @dataclass

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from modalign.data.arrays import from_arrays, new_samples
-from modalign.data.dataset import MultimodalData, Split
+from modalign.data.arrays import ArraySplit, from_arrays, new_samples
+from modalign.data.batch import Batch
+from modalign.data.dataset import MultimodalData, Split, is_augmented
+from modalign.data.features import with_features
 from modalign.data.inputs import Preparation, arrange
 from modalign.data.load import load_data
 from modalign.errors import InputError
@@ -38,6 +40,68 @@ def test_a_batch_has_the_rows_of_the_arrays() -> None:
     assert batch.present.all()
     every = [*data.train.ids, *data.valid.ids, *data.test.ids]
     assert sorted(every) == sorted(arrays["id"])
+
+
+class Sealed:
+    """Rows that must not be read."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        raise AssertionError("the raw rows were read")
+
+
+class OwnSplit:
+    """A split of a user's own class around another."""
+
+    def __init__(self, split: Split) -> None:
+        self.split, self.target, self.columns = split, split.target, split.columns
+        self.ids, self.groups, self.epoch = split.ids, split.groups, -1
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, index: list[int]) -> Batch:
+        return self.split.__getitems__(index)
+
+    def set_epoch(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_computed_features_replace_inputs(own: bool) -> None:
+    split = from_arrays(made(), ["a", "b"]).test
+    features = np.arange(2.0 * len(split), dtype=np.float32).reshape(-1, 2)
+    source = OwnSplit(split) if own else split
+    changed = with_features(source, {"b": features})
+    assert isinstance(changed, Split)
+    plain, batch = split.__getitems__([5, 0, 2]), changed.__getitems__([5, 0, 2])
+    assert list(batch.inputs) == ["a", "b"]
+    assert batch.inputs["b"].tolist() == [[10, 11], [0, 1], [4, 5]]
+    assert torch.equal(batch.inputs["a"], plain.inputs["a"])
+    assert torch.equal(batch.target, plain.target)
+    assert split.__getitems__([5]).inputs["b"].shape == (1, 5)
+    both = with_features(changed, {"a": features[::-1].copy()})
+    assert both.__getitems__([0]).inputs["b"].tolist() == [[0, 1]]
+    assert both.__getitems__([0]).inputs["a"].tolist() == features[-1:].tolist()
+    changed.set_epoch(3)
+    assert (source if own else changed).epoch == 3  # type: ignore[attr-defined]
+
+
+def test_replaced_inputs_are_not_read() -> None:
+    split = from_arrays(made(), ["a", "b"]).test
+    assert isinstance(split, ArraySplit)
+    split.stored = {**split.stored, "b": Sealed()}
+    changed = with_features(split, {"b": np.zeros((len(split), 2), np.float32)})
+    assert changed.__getitems__([0, 1]).inputs["b"].shape == (2, 2)
+    with pytest.raises(AssertionError, match="raw rows"):
+        split.__getitems__([0, 1])
+
+
+def test_what_may_differ_between_epochs() -> None:
+    arrays = made(p=np.zeros((80, 3, 8, 8), np.float32), q=np.zeros((80, 3, 8, 8), np.float32))
+    data = from_arrays(arrays, ["p", "q"], augment=["p"])
+    assert [is_augmented(data.train, m) for m in ("p", "q")] == [True, False]
+    assert not is_augmented(data.valid, "p")
+    assert is_augmented(OwnSplit(data.valid), "q")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,38 @@ def test_frozen(name: str, modalities: dict[str, Modality], draw: Callable[..., 
     assert encoder.project.weight.grad is not None
 
 
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_computed_features_stand_for_raw_inputs(
+    name: str, kind: str, modalities: dict[str, Modality], draw: Callable[..., Tensor]
+) -> None:
+    encoder = build_backbone(modalities[kind], name, config=SMALL[name], frozen=True, project=4)
+    x = draw(modalities[kind], 3)
+    features = encoder.features(x)
+    assert features.shape == (3, encoder.hidden)
+    assert not features.requires_grad
+    assert encoder.is_features(features)
+    assert not encoder.is_features(x)
+    torch.testing.assert_close(encoder(features), encoder(x))
+    learning = build_backbone(modalities[kind], name, config=SMALL[name])
+    assert not learning.is_features(features)
+
+
+def test_computed_features_are_not_standardised(
+    modalities: dict[str, Modality], make_batch: Callable[..., Batch]
+) -> None:
+    two = {name: modalities[name] for name in ("image", "text")}
+    frozen = {"image": {"name": "resnet18", "config": SMALL["resnet18"], "frozen": True}}
+    model = MultimodalModel.build(two, 3, ModelSettings(encoders=frozen)).eval()
+    standardize = model.standardize["image"]
+    standardize.mean.fill_(0.5)
+    standardize.scale.fill_(2.0)
+    batch = make_batch(two, present=torch.tensor([[True, True], [False, True], [True, True]]), size=3)
+    expected = model(batch).logits
+    encoder = model.encoders["image"]
+    batch.inputs["image"] = encoder.features(model.standardized("image", batch.inputs["image"]))
+    torch.testing.assert_close(model(batch).logits, expected)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("vit_b_16", "image"), ("bert_base", "text")])
 def test_gradient_checkpointing(
     name: str, kind: str, modalities: dict[str, Modality], draw: Callable[..., Tensor]

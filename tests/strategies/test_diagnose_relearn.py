@@ -104,6 +104,26 @@ def test_encoders_move_towards_their_start_and_nothing_else_moves(make_data, mak
     assert strategy.model.training
 
 
+@pytest.mark.parametrize("frozen", ["a.net.0", "a"])
+def test_frozen_parameters_are_neither_kept_nor_blended(make_data, make_model, make_stepper, frozen):
+    """A part of an encoder, or the whole of it."""
+    data = make_data()
+    model = make_model(data)
+    model.encoders.get_submodule(frozen).requires_grad_(False)
+    strategy = DiagnoseRelearn(model, data, DiagnoseRelearn.Options())
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3 * torch.randn_like(p)
+    before = {name: p.detach().clone() for name, p in model.encoders.named_parameters()}
+    stepper = make_stepper(strategy, data.train.batches(10), data.valid.batches(10), epochs=3)
+    stepper.epoch = 1
+    strategy.on_epoch_end(stepper)
+    assert min(strategy.shares) > 0
+    same = [name for name, p in model.encoders.named_parameters() if torch.equal(p, before[name])]
+    assert same == [name for name, p in model.encoders.named_parameters() if not p.requires_grad]
+    assert len(strategy.initial_a) == sum(p.numel() for p in model.encoders["a"].parameters() if p.requires_grad)
+
+
 def test_the_share_follows_the_gap_in_purity(make_data, make_model, make_stepper):
     data = make_data((6, 5), missing=0.3)
     strategy, stepper = _at_occasion(data, make_model, make_stepper, strength=2.0)

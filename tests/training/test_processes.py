@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import torch
 
+from modalign.data.arrays import from_arrays
+from modalign.data.dataset import MultimodalData
 from modalign.strategies import strategy_names
 from modalign.training.devices import Devices
 from modalign.training.engine import _train
 from modalign.training.run import Run, RunSpec
+
+PICTURES = {"name": "resnet18", "config": {"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}, "frozen": True}
+
+
+def picture_data() -> MultimodalData:
+    """Pictures, for a frozen encoder whose features both processes read from one file, and a vector."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    arrays = {
+        "picture": rng.normal(size=(120, 1, 8, 8)) + y[:, None, None, None],
+        "m0": rng.normal(size=(120, 4)),
+        "y": y,
+    }
+    return from_arrays(arrays, ["picture", "m0"], "y", kinds={"picture": "image"})
 
 
 def train_all(devices: Devices, cases: list, folder: str) -> None:
@@ -28,6 +47,9 @@ def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
             cases.append((f"{strategy}{modalities}", strategy, options, data, recipe))
     for context in ("none", "column:site", "continuous:age", "cluster", "predicted"):
         cases.append((f"modalign-{context}", "modalign", {"context": context}, small_data(), small_recipe()))
+    recipe = small_recipe()
+    recipe.model = dataclasses.replace(recipe.model, encoders={"picture": PICTURES})
+    cases.append(("frozen", "joint", {}, picture_data(), recipe))
     train_all(Devices("cpu"), cases, str(tmp_path / "one"))
     Devices("cpu", 2).launch(train_all, cases, str(tmp_path / "two"))
     different = []

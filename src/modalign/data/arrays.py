@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -73,6 +74,17 @@ class ArraySplit:
         self.augment = augment
         self.seed = seed
         self.epoch: int | None = None
+        self.features: Mapping[str, Rows] = {}
+
+    def with_features(self, features: Mapping[str, Rows]) -> ArraySplit:
+        """This split with computed features of some modalities, whose own rows are then not read.
+
+        Args:
+            features: modality name to (N, D) float32, a row a sample of this split, zeros where it is absent.
+        """
+        made = copy.copy(self)
+        made.features = {**self.features, **features}
+        return made
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,6 +100,9 @@ class ArraySplit:
         rows = self.rows[chosen.numpy()]
         inputs = {}
         for m, (name, preparation) in enumerate(self.preparations.items()):
+            if name in self.features:
+                inputs[name] = torch.from_numpy(self.features[name][chosen.numpy()])
+                continue
             values = _tensor(self.stored[name][rows], preparation.modality.kind)
             if self.epoch is not None and name in self.augment:
                 values = random_crop_flip(values, [(self.seed, self.epoch, i) for i in chosen.tolist()])

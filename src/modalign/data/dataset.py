@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -38,7 +38,8 @@ class Split(Protocol):
     """One split of a data set (train, valid or test).
 
     ``__getitems__`` gives a whole batch at once, so that data in memory is sliced, not collated; it is what
-    PyTorch's loader calls when a data set has it.
+    PyTorch's loader calls when a data set has it. An attribute ``augment`` may name the modalities that are changed
+    at random in training (see ``is_augmented``).
     """
 
     target: Tensor
@@ -53,6 +54,12 @@ class Split(Protocol):
     def set_epoch(self, epoch: int | None) -> None:
         """Fix the randomness of augmentation to ``epoch``; None switches augmentation off (evaluation)."""
         ...
+
+
+def is_augmented(split: Split, modality: str) -> bool:
+    """Whether the inputs of a modality may differ between epochs; a split that does not say so may change all."""
+    named: Collection[str] | None = getattr(split, "augment", None)
+    return named is None or modality in named
 
 
 @dataclass(frozen=True)

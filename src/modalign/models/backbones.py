@@ -50,9 +50,12 @@ class Backbone(nn.Module):
     Maps of convolutional networks are averaged over space; token sequences are read at the class token where
     the network has one (ViT, BERT) and averaged otherwise. A clip (B, T, C, H, W) runs frame by frame through
     the 2-D network and is averaged over frames. Text attends where ids differ from ``modality.padding``.
+    What a frozen network gives for a sample never changes; computed once by ``features``, it can be given
+    instead of the raw input.
 
     Attributes:
-        width: number of features D.
+        hidden: number of features that the network itself gives.
+        width: number of features D, after the projection if there is one.
         frozen: whether the network gives fixed features (no gradient, evaluation mode always).
     """
 
@@ -62,9 +65,9 @@ class Backbone(nn.Module):
         self.net = net
         self.frozen = frozen
         config: Any = net.config
-        hidden = int(config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size)
-        self.width = project or hidden
-        self.project = nn.Linear(hidden, project) if project else nn.Identity()
+        self.hidden = int(config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size)
+        self.width = project or self.hidden
+        self.project = nn.Linear(self.hidden, project) if project else nn.Identity()
         self.class_token = modality.kind == "text" or any(
             name.endswith(("cls_token", "class_embedding")) for name, _ in net.named_parameters()
         )
@@ -89,17 +92,26 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *shape) to (B, D)."""
-        with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            if self.modality.kind == "clip":
-                frames = self._features(x.flatten(0, 1))
-                features = frames.unflatten(0, x.shape[:2]).mean(1)
-            else:
-                features = self._features(x)
-        projected: Tensor = self.project(features)
+        """(B, *shape), or the features (B, hidden) of a frozen network, to (B, D)."""
+        projected: Tensor = self.project(x if self.is_features(x) else self.features(x))
         return projected
 
-    def _features(self, x: Tensor) -> Tensor:
+    def is_features(self, x: Tensor) -> bool:
+        """Whether ``x`` holds features of this frozen network instead of raw inputs.
+
+        Pictures, clips and sequences have more than two axes, and texts are integers.
+        """
+        return self.frozen and x.ndim == 2 and x.is_floating_point()
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B, hidden): what the network gives, before the projection."""
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            if self.modality.kind == "clip":
+                frames = self._pooled(x.flatten(0, 1))
+                return frames.unflatten(0, x.shape[:2]).mean(1)
+            return self._pooled(x)
+
+    def _pooled(self, x: Tensor) -> Tensor:
         """(N, hidden) of N pictures, sequences or texts."""
         if self.modality.kind == "text":
             hidden = self.net(**self._tokens(x)).last_hidden_state
@@ -144,7 +156,8 @@ def build_backbone(
         pretrained: True for the weights of the hub (or of the folder in ``name``); a folder to take them from
             there; False for random weights.
         config: entries of the network's configuration to change, for random weights only.
-        frozen: give fixed features. Combine with ``pretrained``.
+        frozen: give fixed features, which training computes once and keeps (``training.frozen``). Combine with
+            ``pretrained``.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
         project: add a linear layer to this many features; None keeps the network's own width.
 

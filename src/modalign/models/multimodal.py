@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modalign.data.batch import Batch, Modality, Output
 from modalign.data.dataset import Split
 from modalign.errors import InputError, unknown
+from modalign.models.backbones import Backbone
 from modalign.models.encoders import Standardize, build_encoder
 from modalign.models.fusion import Fusion, build_fusion
 from modalign.settings import ModelSettings
@@ -108,11 +109,15 @@ class MultimodalModel(nn.Module):
         return features.new_zeros(len(x), self.dims[name]).masked_scatter(present.unsqueeze(1), features)
 
     def _features(self, name: str, x: Tensor) -> Tensor:
-        """Features of rows that are all present."""
-        if name in self.standardize:
-            x = self.standardize[name](x)
-        features: Tensor = self.encoders[name](x)
+        """Features of rows that are all present: of raw inputs, or of what a frozen network gave for them."""
+        encoder = self.encoders[name]
+        computed = isinstance(encoder, Backbone) and encoder.is_features(x)
+        features: Tensor = encoder(x if computed else self.standardized(name, x))
         return features
+
+    def standardized(self, name: str, x: Tensor) -> Tensor:
+        """Raw inputs (B, *shape) of a modality as its encoder takes them."""
+        return self.standardize[name](x) if name in self.standardize else x
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Joint logits (B, C) of features by modality (B, D_m), of which ``present`` (B, M) count."""

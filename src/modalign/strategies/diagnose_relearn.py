@@ -7,11 +7,11 @@ Joint training; after some epochs, for each modality m:
 
     P      = 1/N sum over clusters of the size of the largest class in it     purity of KMeans(C) on z_m
     a_m    = tanh(strength |P_train - P_valid|)
-    theta <- a_m theta_initial + (1 - a_m) theta                              all parameters of the encoder
+    theta <- a_m theta_initial + (1 - a_m) theta              all trained parameters of the encoder
 
 z_m is taken in evaluation mode and scaled to (-1, 1) per feature, on each split by itself. Head,
-statistics of norms and the optimiser's momentum stay. The initial weights are those at the start of
-training, pretrained or not. Inference is that of joint training. Choices and deviations:
+statistics of norms, frozen networks and the optimiser's momentum stay. The initial weights are those at
+the start of training, pretrained or not. Inference is that of joint training. Choices and deviations:
 
 - The reference re-learns after epochs 20, 40 and 60 of 90. Here the period is a share of the budget
   (20/90), rounded to epochs, at most ``times`` times, and never after the last epoch, which leaves
@@ -105,6 +105,11 @@ def occasions(epochs: int, period: float, times: int) -> set[int]:
     return {epoch for epoch in due if 0 < epoch < epochs - 1}
 
 
+def trained(encoder: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training moves: those of a frozen network are not among them."""
+    return [p for p in encoder.parameters() if p.requires_grad]
+
+
 @dataclass(frozen=True)
 class DiagnoseRelearnOptions:
     """Options of D&R.
@@ -143,8 +148,8 @@ class DiagnoseRelearn(Strategy):
     def __init__(self, model: MultimodalModel, data: MultimodalData, options: DiagnoseRelearnOptions) -> None:
         super().__init__(model, data, options)
         for name in model.modalities:
-            start = torch.cat([p.detach().flatten() for p in model.encoders[name].parameters()])
-            self.register_buffer(f"initial_{name}", start)
+            start = [p.detach().flatten() for p in trained(model.encoders[name])]
+            self.register_buffer(f"initial_{name}", torch.cat(start) if start else torch.zeros(0))
         # Of the latest occasion: purity on training and validation split, share of the initial weights.
         self.register_buffer("purities", torch.zeros(len(model.modalities), 2))
         self.register_buffer("shares", torch.zeros(len(model.modalities)))
@@ -170,7 +175,7 @@ class DiagnoseRelearn(Strategy):
         self.purities.copy_(stepper.total(found))
         self.shares.copy_(reset_shares(self.purities, self.options.strength))
         for name, share in zip(self.model.modalities, self.shares, strict=True):
-            blend(self.model.encoders[name].parameters(), getattr(self, f"initial_{name}"), share)
+            blend(trained(self.model.encoders[name]), getattr(self, f"initial_{name}"), share)
         self.model.train()
 
     def facts(self) -> dict[str, float]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
 
 from modalign.data.batch import Batch, Output
 from modalign.data.dataset import MultimodalData, Split
@@ -28,6 +27,8 @@ from modalign.settings import Recipe
 from modalign.strategies import load_strategy, make_options
 from modalign.strategies.base import Strategy
 from modalign.training.devices import Devices
+from modalign.training.frozen import frozen_encoders, frozen_notes, with_cached_features
+from modalign.training.loading import load_batches
 from modalign.training.memory import PeakMemory
 from modalign.training.optimizers import clip, learning_rate, make_optimizers, set_learning_rate
 from modalign.training.portable import describe
@@ -337,7 +338,8 @@ class Trainer:
             self.strategy.on_epoch_start(self)
         size = settings.accumulate
         sizes = [len(batch) for batch in self.sampler.global_batches()]
-        batches = iter(self._loader(self.data.train, list(self.sampler)[state.window * size :]))
+        remaining = list(self.sampler)[state.window * size :]
+        batches = iter(load_batches(self.data.train, remaining, settings.workers, self.device))
         for first in range(state.window * size, len(sizes), size):
             set_learning_rate(self.optimizers["main"], learning_rate(settings, self.progress))
             window = sizes[first : first + size]
@@ -606,19 +608,9 @@ class Trainer:
         """This process's part of a split (or of some ``rows``), every ``world``-th, in batches."""
         mine = list(range(len(split)) if rows is None else rows)[self.rank :: self.world]
         size = 2 * self.settings.batch_size
-        for batch in self._loader(split, [mine[i : i + size] for i in range(0, len(mine), size)]):
+        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        for batch in load_batches(split, batches, self.settings.workers, self.device):
             yield batch.to(self.device, non_blocking=True)
-
-    def _loader(self, split: Split, batches: list[list[int]]) -> DataLoader[Any]:
-        dataset: Dataset[Any] = split  # type: ignore[assignment]
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=_identity,
-            num_workers=self.settings.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator().manual_seed(0),  # keeps its hands off the run's random state
-        )
 
 
 def _train(
@@ -629,10 +621,18 @@ def _train(
     data = load_data(spec.recipe.data) if data is None else data
     strategy = build_strategy(spec, data)
     run = Run(out)
+    cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
+    if cached:
+        data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
     display = Display(strategy.title, data, out, quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         run.create(spec, data.notes, data.fingerprint, describe(data))
     devices.barrier()
+    if cached:
+        if run.resumable:  # the source of pretrained weights may have changed since
+            last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
+            restore(strategy, last, out)
+        data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
     trainer = Trainer(devices, strategy, data, spec, run, display)
     trainer.fit()
     result = trainer.finish(test, memory)
@@ -715,7 +715,3 @@ def _mixed(seed: int, rank: int) -> int:
 
 def _float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _identity(batch: Any) -> Any:
-    return batch

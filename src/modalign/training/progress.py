@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +33,31 @@ class Display:
             self._console.print(f"  note: {note}")
 
     @contextlib.contextmanager
+    def features(
+        self, modality: str, done: Callable[[], int], total: int, folder: Path
+    ) -> Iterator[Callable[[], None]]:
+        """Say how many features of a frozen encoder are there, and show a bar while the others are computed.
+
+        Args:
+            modality: of the encoder.
+            done: tells how many are there.
+            total: how many there will be.
+            folder: where they are kept.
+
+        Yields:
+            What is to be called when more of them are there.
+        """
+        title = f"features of the frozen {modality} encoder"
+        there = done()
+        self._console.print(f"  {title}: {there:,} of {total:,}, kept in {folder}")
+        if there == total or not self._console.is_terminal or self._console.quiet:
+            yield lambda: None
+            return
+        with self._progress() as bar:
+            task = bar.add_task(title, total=total, completed=there)
+            yield lambda: bar.update(task, completed=done())
+
+    @contextlib.contextmanager
     def training(self, epochs: int, steps: int, begun: int) -> Iterator[None]:
         """Show the bar while training."""
         self._epochs, self._steps = epochs, steps
@@ -40,11 +66,15 @@ class Display:
         if not self._console.is_terminal or self._console.quiet:
             yield
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as self._bar:
+        with self._progress() as self._bar:
             self._task = self._bar.add_task("training", total=epochs * steps, completed=begun * steps)
             yield
         self._bar = None
+
+    def _progress(self) -> Progress:
+        """A bar that vanishes when it is done."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=self._console, transient=True)
 
     def step(self, epoch: int, window: int) -> None:
         """One optimiser step is done."""

@@ -26,6 +26,8 @@ import yaml
 from modalign.errors import InputError
 from modalign.settings import Recipe
 
+# Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
+_WITHOUT_EFFECT = {"cache_features"}
 _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "scikit-learn")
 
 
@@ -192,9 +194,9 @@ class Run:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as ``name: old -> new``."""
+    """Settings that differ and matter to the result, as ``name: old -> new``."""
     found = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new} - _WITHOUT_EFFECT):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
