@@ -45,3 +45,14 @@ def test_is_saved_and_holds_no_graph() -> None:
 def test_refuses_unknown_contexts() -> None:
     with pytest.raises(InputError, match="contexts 0 to 1"):
         FeatureMemory(2, 3, (1,)).push((torch.zeros(1, 1),), torch.tensor([2]))
+
+
+def test_forgotten_features_are_gone() -> None:
+    memory = FeatureMemory(2, 3, (1, 1))
+    context = torch.tensor([0, 1])
+    memory.push((torch.ones(2, 1), torch.ones(2, 1)), context)
+    memory.forget()
+    assert not memory.pair(0, 1).left_valid.any()
+    memory.push((torch.full((2, 1), 5.0), torch.ones(2, 1)), context)
+    recent = memory.pair(0, 1)
+    assert recent.left[recent.left_valid].tolist() == [[5.0], [5.0]]

@@ -41,9 +41,12 @@ def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, tor
     positive, negative = pair_masks(batch.target)
     weight = negative / negative.sum(1, keepdim=True)  # negatives of one sample weigh one together
     ratio = float(negative.sum() / positive.sum())
+    # The critic sees deviations from the means of the classes, which at the first step are those of this batch.
+    means = [torch.stack([part[batch.target == y].mean(0) for y in batch.target]).detach() for part in z]
 
     def objective(features):
-        return conditional_nce(critic(*features, batch.target), positive, weight) / (1 + ratio)
+        left, right = (part - mean for part, mean in zip(features, means, strict=True))
+        return conditional_nce(critic(left, right, batch.target), positive, weight) / (1 + ratio)
 
     optimizer = torch.optim.SGD(critic.parameters(), lr=critic_lr, momentum=0.9)
     (-objective([part.detach() for part in z])).backward()
@@ -215,3 +218,14 @@ def test_bad_contexts_are_refused(make_data, make_model):
         ModAlign(make_model(data), data, ModAlignOptions(context="lable"))
     with pytest.raises(InputError, match="unknown context column"):
         ModAlign(make_model(data), data, ModAlignOptions(context="column:site"))
+
+
+def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
+    strategy, stepper, batch = build(context="cluster", clusters=3, memory=4)
+    strategy.on_epoch_start(stepper)
+    strategy.step(batch, stepper)
+    assert strategy.pull.memory.pair(0, 1).left_valid.any()
+    assert all(table.seen.any() for table in strategy.pull.means.tables)
+    strategy.on_epoch_start(stepper)
+    assert not strategy.pull.memory.pair(0, 1).left_valid.any()
+    assert not any(table.seen.any() for table in strategy.pull.means.tables)

@@ -27,6 +27,7 @@ from modalign.information.margin import (
     ramp,
     squared_norms,
 )
+from modalign.information.means import ContextMeans
 from modalign.information.memory import FeatureMemory, RecentFeatures
 from modalign.information.objectives import (
     PairSums,
@@ -43,6 +44,7 @@ __all__ = [
     "BalancedBatchSampler",
     "BilinearCritic",
     "ContextEmbedding",
+    "ContextMeans",
     "ContextSource",
     "ContinuousContext",
     "Critic",

@@ -156,7 +156,9 @@ class SeparableCritic(Critic):
         dims: (D1, D2).
         context: embedding of T, or None.
         width: K, the number of embedded features.
-        scale: e^a at the start, the largest logit that it can give then.
+        scale: e^a at the start, the largest logit that it can give then. Small, so that a critic that has learnt
+            nothing says so: where its scores are large and random, encoders that follow them do best to erase
+            what it looks at.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class SeparableCritic(Critic):
         dims: tuple[int, int],
         context: ContextEmbedding | None = None,
         width: int = 128,
-        scale: float = 10.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(context)
         self.g1, self.g2 = (_perceptron(d, width) for d in dims)

@@ -63,6 +63,11 @@ class FeatureMemory(nn.Module):
         a, b = cast(_Ring, self.rings[first]), cast(_Ring, self.rings[second])
         return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
 
+    def forget(self) -> None:
+        """Empty the memory, where codes have come to mean something else (clusters found again)."""
+        for ring in self.rings:
+            cast(_Ring, ring).pushed.zero_()
+
 
 class _Ring(nn.Module):
     """Ring buffers (C, size, D); ``pushed`` (C,) counts what each context has received so far."""

@@ -120,7 +120,9 @@ class LogRatio(nn.Module):
         if self.embedding is not None:
             self.modulation = _from_zero(nn.Linear(self.embedding.width, len(self.coefficients)))
         self.u, self.v = (_potential(d) for d in dims)
-        self.critic = make_critic(critic, dims, _embedding(contexts, t_features))
+        # The separable critic's features are of length one; nothing follows this one, so it may start large.
+        more = {"scale": 10.0} if critic == "separable" else {}
+        self.critic = make_critic(critic, dims, _embedding(contexts, t_features), **more)
         self.gain = nn.Parameter(torch.zeros(()))
         self.scale, self.offset = 1.0, 0.0
 

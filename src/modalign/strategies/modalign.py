@@ -6,6 +6,7 @@ gives margin, prior and overall loss in words. What is printed and what is ours:
 
 - Conditional NCE, L_NCE = E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h] (printed): ``information.objectives``.
 - Negatives from p(z1|T) p(z2|T): pairs that share the context (printed): ``information.pairs``.
+- h sees z less its running mean given T (ours), which leaves the density ratio as it is: ``information.means``.
 - Algorithm 1 (printed): one forward pass of the encoders; h ascends L_NCE on detached features; encoders and classifier
   descend the overall loss against the updated h: ``ModAlign.step``.
 - Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
@@ -44,6 +45,7 @@ from modalign.information.critics import (
 )
 from modalign.information.heldout import heldout_information
 from modalign.information.margin import gradient_scale, hinge, ramp, squared_norms
+from modalign.information.means import ContextMeans
 from modalign.information.memory import FeatureMemory
 from modalign.information.objectives import Form
 from modalign.information.pairs import Kernel, PairResult, score_pairs
@@ -287,10 +289,14 @@ class ModAlign(Strategy):
         self.train()
         found = KMeans(self.options.clusters, n_init=3, random_state=stepper.seed).fit(everywhere)
         self.context.centres.copy_(torch.from_numpy(found.cluster_centers_))
+        assert self.pull is not None
+        self.pull.forget()
 
 
 class PairCritics(nn.Module):
     """A critic h(z_a, z_b, T) for each pair of modalities, what they remember, and what they estimate.
+
+    Critics see features less their running mean given T (``ContextMeans``).
 
     Args:
         dims: modality name to D_m.
@@ -326,6 +332,7 @@ class PairCritics(nn.Module):
             if contexts is not None and kernel is None and options.memory > 0
             else None
         )
+        self.means = ContextMeans(contexts, list(dims.values()))
         self.register_buffer("ratio", torch.zeros(()))
         self.register_buffer("estimates", torch.zeros(len(self.pairs)))
 
@@ -338,6 +345,9 @@ class PairCritics(nn.Module):
         training: bool = False,
     ) -> dict[Pair, PairResult]:
         """The objective of every pair of modalities, on the samples that have both."""
+        if training:
+            self._observe(features, present, context)
+        features = self._centred(features, context)
         results = {}
         for critic, (a, b) in zip(self.critics, self.pairs, strict=True):
             i, j = self.columns[a], self.columns[b]
@@ -366,11 +376,12 @@ class PairCritics(nn.Module):
     def remember(self, features: Features, present: Tensor, context: Tensor | None) -> None:
         """Add the batch to the memory, after the step: a batch does not meet itself."""
         if self.memory is not None and context is not None:
-            self.memory.push(list(features.values()), context, present)
+            self.memory.push(list(self._centred(features, context).values()), context, present)
 
     @torch.no_grad()
     def estimate(self, features: Features, present: Tensor, context: Tensor) -> None:
         """Keep I(Z_a;Z_b|T) of every pair, in nats, on samples that the critics have not seen."""
+        features = self._centred(features, context)
         for k, (critic, (a, b)) in enumerate(zip(self.critics, self.pairs, strict=True)):
             both = present[:, self.columns[a]] & present[:, self.columns[b]]
             if not both.any():
@@ -379,6 +390,22 @@ class PairCritics(nn.Module):
             z1, z2, given = features[a][both], features[b][both], context[both]
             value = heldout_information(critic, z1, z2, given, "two" if self.form == "two" else "three")  # type: ignore[arg-type]
             self.estimates[k] = value
+
+    def forget(self) -> None:
+        """Drop what is known of each context, where codes have come to mean something else."""
+        self.means.forget()
+        if self.memory is not None:
+            self.memory.forget()
+
+    @torch.no_grad()
+    def _observe(self, features: Features, present: Tensor, context: Tensor | None) -> None:
+        for i, z in enumerate(features.values()):
+            there = present[:, i]
+            self.means.observe(i, z[there], None if context is None else context[there])
+
+    def _centred(self, features: Features, context: Tensor | None) -> dict[str, Tensor]:
+        """Features less their means given T; rows of an absent modality are left out of every score later."""
+        return {m: self.means(i, z, context) for i, (m, z) in enumerate(features.items())}
 
     def information(self) -> dict[Pair, float]:
         """The latest estimates by pair, in nats."""

@@ -1,0 +1,78 @@
+"""What is left of features once their context is known: deviations from a running mean given T."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+_SHARE = 0.2  # of the newest batch in the running mean
+
+
+class ContextMeans(nn.Module):
+    """Running means of each modality's features given a discrete T, to be taken off before a critic compares them.
+
+    What features say first of all is their context, and a critic compares samples of one context only: without this
+    it spends its first epochs learning to overlook the largest part of its input. Meanwhile its scores tell nothing,
+    and encoders that follow them erase what varies within a context instead of aligning it. The density ratio
+    p(z1,z2|T) / p(z1|T)p(z2|T) is not changed by a shift that depends on T.
+
+    Args:
+        contexts: number C of contexts; None for one mean over all samples (no context, or no codes).
+        dims: D_m of each modality.
+    """
+
+    def __init__(self, contexts: int | None, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.discrete = contexts is not None
+        self.tables = nn.ModuleList(_Table(contexts or 1, dim) for dim in dims)
+
+    def observe(self, modality: int, features: Tensor, context: Tensor | None) -> None:
+        """Move the means of the contexts that occur towards those of this batch.
+
+        Args:
+            modality: its number.
+            features: (B, D_m) of that modality.
+            context: (B,) int64 in [0, C); not looked at where there is one mean.
+        """
+        self._table(modality).observe(features, self._codes(features, context))
+
+    def forward(self, modality: int, features: Tensor, context: Tensor | None) -> Tensor:
+        """``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
+        table, codes = self._table(modality), self._codes(features, context)
+        return features - (table.mean[codes] * table.seen[codes, None]).to(features.dtype)
+
+    def forget(self) -> None:
+        """Start anew, where codes have come to mean something else (clusters found again)."""
+        for table in self.tables:
+            cast(_Table, table).seen.zero_()
+
+    def _table(self, modality: int) -> _Table:
+        return cast(_Table, self.tables[modality])
+
+    def _codes(self, features: Tensor, context: Tensor | None) -> Tensor:
+        if self.discrete and context is not None:
+            return context
+        return torch.zeros(len(features), dtype=torch.int64, device=features.device)
+
+
+class _Table(nn.Module):
+    """The means (C, D) of one modality, and which contexts have been seen, (C,) bool."""
+
+    mean: Tensor
+    seen: Tensor
+
+    def __init__(self, contexts: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(contexts, dim))
+        self.register_buffer("seen", torch.zeros(contexts, dtype=torch.bool))
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, codes: Tensor) -> None:
+        count = torch.bincount(codes, minlength=len(self.mean))
+        total = torch.zeros_like(self.mean).index_add_(0, codes, features.to(self.mean.dtype))
+        share = torch.where(self.seen, _SHARE, 1.0) * (count > 0)
+        self.mean += share[:, None] * (total / count.clamp(min=1)[:, None] - self.mean)
+        self.seen |= count > 0
