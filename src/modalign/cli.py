@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from modalign.errors import InputError, nearest
+from modalign.errors import InputError, Interrupted, RunError, nearest
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 if TYPE_CHECKING:
@@ -391,14 +391,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except RuntimeError as error:
-        if type(error).__name__ == "Interrupted":
-            print(f"{error} by the same command with --resume", file=sys.stderr)
-            sys.exit(130)
-        if type(error) is RuntimeError or type(error).__name__ == "Diverged":
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        raise
+    except Interrupted as error:
+        print(f"{error} by the same command with --resume", file=sys.stderr)
+        sys.exit(130)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _run(name: str, arguments: list[str]) -> None:

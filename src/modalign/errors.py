@@ -1,4 +1,4 @@
-"""The one exception users meet, and the helpers that make its message useful."""
+"""The exceptions users meet, and the helpers that make their messages useful."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class RunError(RuntimeError):
+    """A training that did not come to its end, for a reason that the message gives.
+
+    The command line prints it without a traceback and exits with status 1.
+    """
+
+
+class Diverged(RunError):
+    """A loss term is no longer finite; the last good checkpoint is kept."""
+
+
+class RunsFailed(RunError):
+    """Some runs of many diverged; the others are kept."""
+
+
+class Interrupted(RunError):
+    """The run was stopped by a signal after leaving a checkpoint to resume from."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from modalign.evaluation.information import (
     Information,
     Pair,
     Reference,
+    fusibility_and_complementarity,
     information_diagnosis,
     over_fused,
 )
@@ -183,3 +184,23 @@ def test_bad_input() -> None:
         information_diagnosis({"a": z, "b": z}, np.zeros(29, int), 2, gaussian)
     with pytest.raises(InputError, match="at least 20"):
         information_diagnosis({"a": z[:10], "b": z[:10]}, np.zeros(10, int), 2, gaussian)
+
+
+def test_collapsed_features_share_and_tell_nothing() -> None:
+    features, target = two_views(400)
+    a, b = features
+    features = {"a": features[a], "b": np.full_like(features[b], 0.3)}
+
+    def refuses(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, groups: object = None) -> Known:
+        assert np.ptp(x, axis=0).any()
+        assert np.ptp(y, axis=0).any()
+        return gaussian(x, y, given, groups)
+
+    for classes, label in ((4, target), (0, target + np.random.default_rng(0).normal(size=400))):
+        found = information_diagnosis(features, label, classes, refuses)
+        [pair] = found.pairs
+        assert (pair.shared.value, pair.shared_given_target.value, found.fusibility) == (0, 0, 0)
+        assert found.target["b"].value <= 0
+        assert found.unique["b"].value == pytest.approx(0)
+        assert any("features of b are the same" in text for text in found.warnings)
+        assert fusibility_and_complementarity(features, label, classes, refuses) == (0, found.complementarity)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from modalign.errors import InputError
+from modalign.errors import InputError, RunsFailed
 from modalign.report.runs import read_runs
 from modalign.report.tables import write_tables
 from modalign.settings import DataSettings
@@ -108,7 +108,7 @@ def test_a_learning_rate_that_diverges_loses_the_search(recipes, tmp_path):
     plan = recipes("one")
     plan["one"].training.lr = 1e18  # a third of it diverges as well, but not every start of every seed
     plan["one"].training.epochs = 2
-    with pytest.raises(RuntimeError, match=r"every learning rate diverged for joint on one; lower --training\.lr"):
+    with pytest.raises(RunsFailed, match=r"every learning rate diverged for joint on one; lower --training\.lr"):
         run(plan, entries(["joint"]), 1, tmp_path / "bench", tune=True, tune_seeds=1)
     assert list((tmp_path / "bench").rglob("diverged.txt"))
 

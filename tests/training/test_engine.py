@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from modalign.errors import InputError
+from modalign.errors import Diverged, InputError
 from modalign.strategies import strategy_names
-from modalign.training.engine import Diverged, load_run, train
+from modalign.training.engine import load_run, train
 from modalign.training.run import Run
 
 

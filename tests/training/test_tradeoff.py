@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from modalign.cli import main
-from modalign.evaluation.information import Information
-from modalign.report.style import save
-from modalign.training import tradeoff
+from modalign.errors import Diverged
+from modalign.models.encoders import MLPEncoder
+from modalign.report import style
+from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
+from modalign.training import bench, tradeoff
+from modalign.training.run import RunSpec
+from modalign.training.tradeoff import run_tradeoff
 
 
 @pytest.fixture
@@ -25,15 +30,17 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "two.npz"
 
 
-def test_a_sweep_from_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_from_the_command_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured = []
 
-    def diagnosis(features, target, classes, estimate, present, groups, **more) -> Information:
+    def diagnosis(features, target, classes, estimate, present, groups, **more) -> tuple[float, float]:
         measured.append((len(target), classes, len(more["reference"].target)))
-        return Information(len(target), (), {}, None, {}, (), fusibility=0.5, complementarity=0.25, warnings=())
+        return 0.5, 0.25
 
-    monkeypatch.setattr(tradeoff, "information_diagnosis", diagnosis)
-    monkeypatch.setattr("modalign.report.style.save", lambda figure, stem: save(figure, stem, ["svg"]))  # for speed
+    monkeypatch.setattr(tradeoff, "fusibility_and_complementarity", diagnosis)
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     out = tmp_path / "sweep"
     command = [
         "tradeoff", str(data), "--out", str(out), "--alphas", "0,2", "--seeds", "1", "--jobs", "1",
@@ -50,12 +57,45 @@ def test_a_sweep_from_the_command_line(data: Path, tmp_path: Path, monkeypatch: 
     assert set(runs) == {"alpha0-gradient", "alpha2-gradient", "alpha2-none"}
     for name, key in (("alpha2-gradient", (2, True)), ("alpha2-none", (2, False))):
         result = json.loads((runs[name] / "result.json").read_text())
-        assert found[key]["accuracy"] == result["metrics"]["test"]["accuracy"]
+        assert found[key]["accuracy"] == result["metrics"]["test_last"]["accuracy"]
         options = yaml.safe_load((runs[name] / "recipe.yaml").read_text())["options"]
         assert (options["alpha"], options["margin"]) == (2, "gradient" if key[1] else "none")
     assert {p.name for p in out.glob("*.svg")} == {"tradeoff.svg", "tradeoff_plane.svg"}
     main([*command, "--model.width", "8"])
     assert len(measured) == 3, "measured again what was kept"
+    main([*command, "--model.width", "8", "--method", "ksg"])
+    assert len(measured) == 6, "kept what another estimator had measured"
+    shown = capsys.readouterr().out
+    assert "measuring: 3 runs\n" in shown
+    assert "alpha2-none seed 0: done" in shown
+    assert "measuring: 0 runs, 3 done before" in shown
+
+
+def test_a_strength_that_destroys_the_model_is_part_of_the_answer(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that diverged is named, one whose features collapsed has a point, and the sweep is drawn."""
+    spec = bench.run_spec
+
+    def diverging(given: RunSpec, *arguments: Any, **more: Any) -> Any:
+        if given.options["alpha"] == 9:
+            Path(arguments[0]).mkdir(parents=True)
+            raise Diverged("'pull' became nan in epoch 1")
+        return spec(given, *arguments, **more)
+
+    monkeypatch.setattr(bench, "run_spec", diverging)
+    encode = MLPEncoder.forward
+    monkeypatch.setattr(MLPEncoder, "forward", lambda self, x: 0 * encode(self, x))
+    recipe = Recipe(
+        data=DataSettings(name="two", path=str(data), modalities=["a", "b"], label="y"),
+        model=ModelSettings(width=4),
+        training=TrainingSettings(epochs=1, accelerator="cpu"),
+    )
+    path = run_tradeoff(recipe, tmp_path / "sweep", alphas=(0, 9), seeds=1, jobs=1, method="ksg", quiet=True)
+    content = json.loads(path.read_text())
+    assert [(p["alpha"], p["fusibility"]) for p in content["points"]] == [(0, 0.0)] * 2
+    assert len(content["failed"]) == 2
+    assert all("'pull' became nan" in text for text in content["failed"])
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def discretise(features: np.ndarray, symbols: int, guide: np.ndarray | None = No
     from sklearn.decomposition import PCA
 
     features = np.asarray(features, np.float64).reshape(len(features), -1)
-    spread = features.std(0)
-    features = (features - features.mean(0))[:, spread > 0] / spread[spread > 0]
+    features = features[:, np.ptp(features, axis=0) > 0]  # the deviation of a constant may be above zero by rounding
+    features = (features - features.mean(0)) / features.std(0)
     if features.shape[1] == 0:
         return np.zeros(len(features), int)
     if features.shape[1] > 5:

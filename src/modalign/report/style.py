@@ -22,6 +22,8 @@ OTHER = "#0072B2"
 INK = "#222222"
 SHARED = "#8C8C8C"
 
+KINDS = ("svg", "png", "pdf")
+
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -69,14 +71,14 @@ def marker(position: int) -> str:
     return MARKERS[position % len(MARKERS)]
 
 
-def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("svg", "png", "pdf")) -> list[Path]:
-    """Write ``figure`` as ``stem`` + each kind; returns the paths. The same figure gives the same bytes."""
+def save(figure: Figure, stem: Path, kinds: Sequence[str] | None = None) -> list[Path]:
+    """Write ``figure`` as ``stem`` + each kind (``KINDS``); returns the paths. The same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Without a date the files do not change when the numbers do not.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     paths = []
     with styled():
-        for kind in kinds:
+        for kind in KINDS if kinds is None else kinds:
             path = stem.with_name(f"{stem.name}.{kind}")
             figure.savefig(path, dpi=160, metadata=undated[kind])
             paths.append(path)

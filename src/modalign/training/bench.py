@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import joblib
-import torch
 import yaml
 
 from modalign.data.load import load_data
-from modalign.errors import InputError
+from modalign.errors import Diverged, InputError, RunsFailed
 from modalign.evaluation.metrics import higher_is_better
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy, make_options
 from modalign.training.bench_display import BenchDisplay
-from modalign.training.engine import Diverged, check, run_spec
+from modalign.training.engine import check, run_spec
+from modalign.training.parallel import default_jobs, side_by_side
 from modalign.training.run import Run, RunSpec, differences
 
 _TUNE_SEED = 1000  # the search uses other seeds than the final runs
@@ -127,12 +124,12 @@ def run_bench(
 
     Raises:
         InputError: anything unusable, found before the first training; or the folder holds another bench.
-        RuntimeError: some runs failed; they are listed, the others are kept.
+        RunsFailed: some runs failed; they are listed, the others are kept.
     """
     out = Path(out)
     _check(recipes, rows, seeds)
     _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
-    pool = _Pool(jobs or _default_jobs(), quiet)
+    pool = _Pool(jobs or default_jobs(), quiet)
     chosen = _tune(recipes, rows, out, tune_seeds, pool) if tune else {}
     final = []
     for dataset, recipe in recipes.items():
@@ -144,7 +141,7 @@ def run_bench(
     # By seed first, so that an early look at the table compares all rows.
     failed = pool.run(sorted(final, key=lambda job: job.spec.seed), "training")
     if failed:
-        raise RuntimeError("some runs failed, the others are kept:\n" + "\n".join(failed))
+        raise RunsFailed("some runs failed, the others are kept:\n" + "\n".join(failed))
     return out
 
 
@@ -189,7 +186,7 @@ def _tune(
                 best[dataset, row.name], chosen[dataset, row.name] = score, setting
         hopeless = {f"{row.name} on {dataset}" for dataset, row, *_ in tried if (dataset, row.name) not in best}
         if hopeless:
-            raise RuntimeError(f"every learning rate diverged for {', '.join(sorted(hopeless))}; lower --training.lr")
+            raise RunsFailed(f"every learning rate diverged for {', '.join(sorted(hopeless))}; lower --training.lr")
     plain = [{"dataset": d, "row": r, **asdict(setting)} for (d, r), setting in chosen.items()]
     (out / "tune.json").write_text(json.dumps({"chosen": plain, "searched": searched}, indent=2))
     return chosen
@@ -230,24 +227,15 @@ class _Pool:
         waiting = [job for job in jobs if not Run(job.folder).done and not _given_up(job)]
         failed = []
         with BenchDisplay(title, waiting, len(jobs) - len(waiting), self.quiet) as display:
-            if self.jobs == 1:
-                results = (_execute(job, None) for job in waiting)
-            else:
-                threads = max(1, (os.cpu_count() or 1) // self.jobs)
-                results = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(
-                    joblib.delayed(_execute)(job, threads) for job in waiting
-                )
-            for job, problem in results:
+            for job, problem in side_by_side(_execute, waiting, self.jobs):
                 display.finished(job, problem)
                 if problem is not None and job.test:
                     failed.append(f"  {job.label}: {problem}")
         return failed
 
 
-def _execute(job: Job, threads: int | None) -> tuple[Job, str | None]:
-    """Train one job in a worker; what diverges is a result, not an accident."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _execute(job: Job) -> tuple[Job, str | None]:
+    """Train one job, perhaps in a worker; what diverges is a result, not an accident."""
     try:
         run_spec(job.spec, job.folder, resume=True, test=job.test, quiet=True)
     except Diverged as error:
@@ -310,11 +298,3 @@ def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: 
     out.mkdir(parents=True, exist_ok=True)
     plain = {"datasets": datasets, "rows": compared, "tune_seeds": tuned, "seeds": seeds}
     path.write_text(yaml.safe_dump(plain, sort_keys=False))
-
-
-def _default_jobs() -> int:
-    if torch.cuda.is_available():
-        return 1
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

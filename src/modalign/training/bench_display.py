@@ -1,18 +1,30 @@
-"""What a person sees while a bench runs: what is running, how far it is, and when all will be done."""
+"""What a person sees while many runs are trained or measured: which, how far they are, and when all will be done."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-if TYPE_CHECKING:
-    from modalign.training.bench import Job
+
+class Work(Protocol):
+    """Something that is done with a run."""
+
+    @property
+    def label(self) -> str:
+        """How the display calls it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        ...
 
 
 class BenchDisplay:
@@ -25,7 +37,7 @@ class BenchDisplay:
         quiet: print nothing.
     """
 
-    def __init__(self, title: str, jobs: list[Job], done: int, quiet: bool) -> None:
+    def __init__(self, title: str, jobs: Sequence[Work], done: int, quiet: bool) -> None:
         self._title, self._jobs, self._done = title, jobs, done
         self._finished = 0
         self._begun = time.monotonic()
@@ -58,7 +70,7 @@ class BenchDisplay:
             self._thread.join()
             self._bar.stop()
 
-    def finished(self, job: Job, problem: str | None) -> None:
+    def finished(self, job: Work, problem: str | None) -> None:
         """One run came to its end."""
         self._finished += 1
         end = f"FAILED: {problem}" if problem else "done"

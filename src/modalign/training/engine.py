@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from modalign.data.batch import Batch, Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.load import load_data
-from modalign.errors import InputError, unknown
+from modalign.errors import Diverged, InputError, Interrupted, unknown
 from modalign.evaluation.metrics import compute_metrics, higher_is_better, primary_metric
 from modalign.information.contexts import BalancedBatchSampler, ShuffledBatchSampler
 from modalign.models.multimodal import MultimodalModel
@@ -36,14 +36,6 @@ from modalign.training.progress import Display
 from modalign.training.run import Run, RunSpec
 
 _CHECK_EVERY = 16  # on a GPU, losses are looked at this many steps late, so that the queue never drains
-
-
-class Diverged(RuntimeError):
-    """A loss term is no longer finite; the last good checkpoint is kept."""
-
-
-class Interrupted(RuntimeError):
-    """The run was stopped by a signal after leaving a checkpoint to resume from."""
 
 
 def train(

@@ -1,0 +1,48 @@
+"""Independent pieces of work side by side on the cores there are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import joblib
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
+    """Results in the order in which they are done.
+
+    Args:
+        work: what is done with an item, in a process of its own if ``jobs`` is above 1.
+        items: what it is done with.
+        jobs: how many at a time; they share the cores between them.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    threads = max(1, cores() // jobs)
+    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        joblib.delayed(_with_threads)(work, item, threads) for item in items
+    )
+
+
+def _with_threads(work: Callable[[Item], Result], item: Item, threads: int) -> Result:
+    torch.set_num_threads(threads)
+    return work(item)
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_jobs() -> int:
+    """One piece of work a core on CPUs, one on GPUs."""
+    return 1 if torch.cuda.is_available() else cores()
