@@ -88,6 +88,7 @@ def ablate_modalign(
     tune: bool = False,
     tune_seeds: int = 2,
     jobs: int | None = None,
+    options: dict[str, Any] | None = None,
 ) -> None:
     """Compare ModAlign with itself without each of its parts (Table 2 of the paper).
 
@@ -100,10 +101,20 @@ def ablate_modalign(
         tune: Choose learning rate and main option of each variant on validation first.
         tune_seeds: Seeds of each setting of that search.
         jobs: Trainings at a time; one a core by default.
+        options: Options of ModAlign in all variants, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
     from modalign.training.bench import ABLATION, run_bench
 
+    recipes = {name: _with_options(recipe, options) for name, recipe in recipes.items()}
     _report_bench(run_bench(recipes, ABLATION, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs))
+
+
+def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
+    """The recipe with options of ModAlign over its own."""
+    if not options:
+        return recipe
+    own = {**recipe.strategies.get("modalign", {}), **options}
+    return replace(recipe, strategies={**recipe.strategies, "modalign": own})
 
 
 def estimate_information(
@@ -154,6 +165,7 @@ def sweep_tradeoff(
     alphas: str = "0,0.1,0.3,1,3,10,30",
     jobs: int | None = None,
     method: str = "nce3",
+    options: dict[str, Any] | None = None,
 ) -> None:
     """Sweep the strength of alignment: shared against unique information and accuracy (Figure 1a of the paper).
 
@@ -164,11 +176,15 @@ def sweep_tradeoff(
         alphas: Strengths, separated by commas.
         jobs: Trainings at a time; one a core by default.
         method: Estimator of information (see `modalign estimate`).
+        options: Options of ModAlign, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
     from modalign.report.gallery import of_tradeoff
     from modalign.report.style import save
     from modalign.training.tradeoff import run_tradeoff
 
+    for swept in {"alpha", "margin"} & set(options or {}):
+        raise InputError(f"--options.{swept} is what the sweep varies; choose strengths with --alphas")
+    recipe = _with_options(recipe, options)
     sweep = run_tradeoff(recipe, out, alphas=_numbers(alphas), seeds=seeds, jobs=jobs, method=method)
     written = [path for drawn in of_tradeoff(sweep) for path in save(drawn.figure, sweep.parent / drawn.name)]
     print("written:", ", ".join(map(str, [sweep, *written])))

@@ -45,6 +45,7 @@ def test_a_sweep_from_the_command_line(
     command = [
         "tradeoff", str(data), "--out", str(out), "--alphas", "0,2", "--seeds", "1", "--jobs", "1",
         "--modalities", "a,b", "--label", "y", "--training.epochs", "1", "--training.accelerator", "cpu",
+        "--options.rho", "0.2",
     ]  # fmt: skip
     main([*command, "--model.width", "8"])
     content = json.loads((out / "tradeoff.json").read_text())
@@ -60,6 +61,7 @@ def test_a_sweep_from_the_command_line(
         assert found[key]["accuracy"] == result["metrics"]["test_last"]["accuracy"]
         options = yaml.safe_load((runs[name] / "recipe.yaml").read_text())["options"]
         assert (options["alpha"], options["margin"]) == (2, "gradient" if key[1] else "none")
+        assert options["rho"] == 0.2
     assert {p.name for p in out.glob("*.svg")} == {"tradeoff.svg", "tradeoff_plane.svg"}
     main([*command, "--model.width", "8"])
     assert len(measured) == 3, "measured again what was kept"
@@ -108,4 +110,12 @@ def test_bad_strengths(
         main(["tradeoff", str(data), "--label", "y", "--alphas", alphas, "--out", str(tmp_path / "sweep")])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_what_is_swept_is_no_option(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["tradeoff", str(data), "--options.margin", "hinge", "--out", str(tmp_path / "sweep")])
+    assert stopped.value.code == 2
+    assert "--options.margin is what the sweep varies" in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()
