@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from modalign.cli import main
 from modalign.data.avmnist import pair, read_idx
 from modalign.data.load import load_data
 from modalign.data.prepare import prepare
@@ -125,6 +126,17 @@ def test_twice_the_same_bytes_and_strange_names(raw, prepared, tmp_path, same_by
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize(("recipe", "strategy"), [("avmnist", "joint"), ("avmnist-speaker", "modalign")])
+def test_from_files_to_results_by_the_command_line(raw, tmp_path, by_command, capsys, recipe, strategy):
+    out = tmp_path / "prepared"
+    main(["prepare", "avmnist", "--raw", str(raw), "--out", str(out), "--workers", "1"])
+    assert "80 samples (40 train, 40 test)" in capsys.readouterr().out
+    found = by_command(recipe, out, tmp_path / "run", strategy, "--model.width", "8")["predictions"]
+    assert found["classes"].tolist() == list("0123456789")
+    speakers = {str(name).split("_")[1] for name in found["ids"]}
+    assert len(speakers) == (2 if recipe == "avmnist-speaker" else 4)
+
+
 def test_real_recordings(shared, tmp_path):
     root = tmp_path / "raw"
     (root / "fsdd" / "recordings").mkdir(parents=True)
