@@ -186,6 +186,23 @@ def test_bad_input() -> None:
         information_diagnosis({"a": z[:10], "b": z[:10]}, np.zeros(10, int), 2, gaussian)
 
 
+def test_few_groups_are_a_doubt_and_not_an_end() -> None:
+    features, target = two_views(600)
+    groups = np.arange(600) % 2
+    seen = []
+
+    def estimate(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, groups: object = None) -> Known:
+        seen.append(groups)
+        return gaussian(x, y, given, groups)
+
+    found = information_diagnosis(features, target, 4, estimate, groups=groups)
+    assert seen == [None, None]
+    [pair] = found.pairs
+    assert not pair.shared.trusted
+    assert any("only 2 independent groups" in text for text in found.warnings)
+    assert information_diagnosis(features, target, 4, gaussian, groups=np.arange(600) % 30).pairs[0].shared.trusted
+
+
 def test_collapsed_features_share_and_tell_nothing() -> None:
     features, target = two_views(400)
     a, b = features

@@ -21,6 +21,7 @@ from modalign.errors import InputError
 from modalign.evaluation.decomposition import Decomposed, decompose_features
 from modalign.evaluation.directions import affordable, canonical_directions, main_directions, target_directions
 from modalign.evaluation.probe import probe
+from modalign.information.samples import FEWEST_GROUPS
 
 
 class Estimate(Protocol):
@@ -207,6 +208,7 @@ class _Complete:
     classes: int
     groups: np.ndarray | None
     estimate: Estimator
+    doubts: tuple[str, ...]
     seed: int
     reference: Reference | None
 
@@ -226,8 +228,12 @@ class _Complete:
         rows = _complete_rows(features, target, present)
         z = {name: np.asarray(values, np.float64)[rows].reshape(len(rows), -1) for name, values in features.items()}
         kept = groups[rows] if groups is not None and len(groups) else None
-        careful = functools.partial(_or_zero, estimate, groups=kept)
-        return cls(z, np.asarray(target)[rows], classes, kept, careful, seed, _usable(reference, tuple(features)))
+        units = len(rows) if kept is None else len(np.unique(kept))
+        few = units < FEWEST_GROUPS  # no critic can hold some out: better an estimate that says what it lacks than none
+        doubts = (f"only {units} independent groups: samples are taken for independent",) if few else ()
+        careful = functools.partial(_or_zero, estimate, groups=None if few else kept)
+        known = _usable(reference, tuple(features))
+        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, known)
 
 
 def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, present: np.ndarray | None) -> np.ndarray:
@@ -279,7 +285,7 @@ def _constant(values: np.ndarray) -> bool:
 def _shared(a: str, b: str, given: _Complete) -> Amount:
     """I(Z_a; Z_b)."""
     first, second, reduced = _project(given.z[a], given.z[b], a, b, given.reference)
-    return _amount(given.estimate(first, second), reduced)
+    return _amount(given.estimate(first, second), reduced, given.doubts)
 
 
 def _shared_given_target(a: str, b: str, given: _Complete) -> Amount:
@@ -291,7 +297,7 @@ def _shared_given_target(a: str, b: str, given: _Complete) -> Amount:
         conditions = np.eye(given.classes)[known] if given.classes else known.reshape(len(known), -1)
     first, second, reduced = _project(given.z[a], given.z[b], a, b, reference, conditions)
     try:
-        return _amount(given.estimate(first, second, context), reduced)
+        return _amount(given.estimate(first, second, context), reduced, given.doubts)
     except InputError as error:  # a class with a single sample, say; the rest of the diagnosis still holds
         return Amount(np.nan, np.nan, "none", "none", False, (str(error),))
 
@@ -300,7 +306,7 @@ def _about(given: _Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amoun
     """What each modality tells of the target, what all tell together, and what only one tells."""
     if given.classes:
         return _about_class(given.z, given.y, given.classes, given.groups, given.seed)
-    return _about_value(given.z, given.y, given.estimate, given.reference)
+    return _about_value(given)
 
 
 @dataclass(frozen=True)
@@ -330,14 +336,14 @@ def _project(
     return first @ left, second @ right, _reduced(left.shape[1], max(widths), reference)
 
 
-def _amount(found: Estimate, reduced: _Reduced) -> Amount:
+def _amount(found: Estimate, reduced: _Reduced, doubts: tuple[str, ...]) -> Amount:
     return Amount(
         float(found.value),
         float(found.stderr),
         found.kind,
         found.method + reduced.directions,
-        bool(found.trusted) and not reduced.doubts,
-        (*found.warnings, *reduced.doubts),
+        bool(found.trusted) and not reduced.doubts and not doubts,
+        (*found.warnings, *reduced.doubts, *doubts),
     )
 
 
@@ -375,15 +381,15 @@ def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Am
     return Amount(float(values.mean()), float(spread), kind, "linear probe", not doubts, doubts)
 
 
-def _about_value(
-    z: Mapping[str, np.ndarray], y: np.ndarray, estimate: Estimator, reference: Reference | None
-) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
-    column = y.astype(np.float64).reshape(len(y), -1)
-    few, reduced = _few_about_value(z, len(y), reference)
-    about = {m: _amount(estimate(few([m]), column), reduced) for m in z}
-    together = _amount(estimate(few(list(z)), column), reduced)
-    unique = {m: _amount(estimate(few([m]), column, few([n for n in z if n != m])), reduced) for m in z}
-    return about, together, unique
+def _about_value(given: _Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
+    column = given.y.astype(np.float64).reshape(len(given.y), -1)
+    few, reduced = _few_about_value(given.z, len(given.y), given.reference)
+
+    def amount(names: Sequence[str], beside: Sequence[str] = ()) -> Amount:
+        return _amount(given.estimate(few(names), column, few(beside) if beside else None), reduced, given.doubts)
+
+    unique = {m: amount([m], [n for n in given.z if n != m]) for m in given.z}
+    return {m: amount([m]) for m in given.z}, amount(list(given.z)), unique
 
 
 def _few_about_value(

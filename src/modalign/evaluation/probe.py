@@ -42,8 +42,10 @@ def _folds(target: np.ndarray, groups: np.ndarray | None, folds: int, seed: int)
     from sklearn.model_selection import GroupKFold, KFold
 
     units = 0 if groups is None else len(np.unique(groups))
-    split = GroupKFold(min(folds, units)) if units > 1 else KFold(folds, shuffle=True, random_state=seed)
-    return split.split(np.zeros(len(target)), target, groups)
+    rows = np.zeros(len(target))
+    if units > 1:
+        return GroupKFold(min(folds, units)).split(rows, target, groups)
+    return KFold(folds, shuffle=True, random_state=seed).split(rows)
 
 
 def _strength(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray | None, seed: int) -> float:

@@ -16,6 +16,7 @@ Codes = NDArray[np.int64]
 Values = ArrayLike | Tensor
 
 FEWEST = 20
+FEWEST_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ def _group_codes(groups: Values | None, n: int) -> Codes:
     raw = _numpy(groups).reshape(-1)
     _same_length("groups", len(raw), n)
     distinct, codes = np.unique(raw.astype(str), return_inverse=True)
-    if len(distinct) < 10:
+    if len(distinct) < FEWEST_GROUPS:
         raise InputError(
-            f"groups has {len(distinct)} distinct values; at least 10 are needed for a standard error by groups. "
-            "Give a finer grouping or leave groups out."
+            f"groups has {len(distinct)} distinct values; at least {FEWEST_GROUPS} are needed for a standard error by "
+            "groups. Give a finer grouping or leave groups out."
         )
     return codes.astype(np.int64)
 
