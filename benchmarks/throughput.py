@@ -1,14 +1,13 @@
-"""Samples per second of the input pipeline: the prepared cache against decoding on the fly and customary
-loaders.
+"""Samples per second of the input pipeline: the prepared cache against decoding on the fly and customary loaders.
 
     python benchmarks/throughput.py [--json FILE] [--clips 96] [--batch 32] [--workers 0 2]
 
 On clips made as CREMA-D's are (FLV of 2.5 s, 480 x 360, 30 frames a second; WAV at 16 kHz), one spectrogram
 (1, 257, 188) and three frames of 224 x 224 for each sample, batches ready for the encoders:
 
-- ``cache``: what ``modalign prepare`` wrote, through memory maps; ``cache, augmented``: cropped and
-flipped as well; - ``decode``: the same arrays from FLV and WAV at every epoch; - ``customary``: as the
-widely used loaders do: frames extracted as JPEG files beforehand, each opened by Pillow,
+- ``cache``: what ``modalign prepare`` wrote, through memory maps; ``cache, augmented``: cropped and flipped as well;
+- ``decode``: the same arrays from FLV and WAV at every epoch;
+- ``customary``: as the widely used loaders do: frames extracted as JPEG files beforehand, each opened by Pillow,
   cropped at random and resized; the recording resampled to 22.05 kHz and transformed at every epoch.
 
 The second pass over the data is timed, so files are in the system's cache in all cases; from a cold disk
