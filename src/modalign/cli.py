@@ -256,11 +256,12 @@ def write_page(runs: list[str], html: str = "report.html", tables: str | None = 
     from modalign.report.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    written = [write(folders, Path(html))]
+    print(f"written: {write(folders, Path(html))}")
     if tables is not None:
         records = read_runs(folders)
-        written += write_tables(records, Path(tables)) + write_figures(records, Path(tables))
-    print("written:", ", ".join(map(str, written)))
+        written = write_tables(records, Path(tables))
+        figures = write_figures(records, Path(tables))
+        print(f"written: {', '.join(map(str, written))} and {len(figures)} files of figures in {tables}")
 
 
 def predict_samples(run: str, data: str, out: str = "predictions.csv", modalities: str | None = None) -> None:
