@@ -55,6 +55,9 @@ def test_tradeoff_and_its_file(tmp_path: Path) -> None:
     path = tmp_path / "tradeoff.json"
     path.write_text(json.dumps({"default": 0.1, "points": [vars(point) for point in points]}))
     assert [drawn.name for drawn in of_tradeoff(path)] == ["tradeoff", "tradeoff_plane"]
+    content = {"default": 0.1, "points": [vars(point) for point in points], "failed": ["alpha9 seed 0: diverged"]}
+    path.write_text(json.dumps(content))
+    assert "as training diverged: 1 run." in of_tradeoff(path)[0].note
     path.write_text("{}")
     with pytest.raises(InputError, match="points"):
         of_tradeoff(path)

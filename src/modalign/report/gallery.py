@@ -80,8 +80,8 @@ def of_dataset(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Drawn]:
         seeds = f"{len(aligned)} seed{'s' * (len(aligned) > 1)}"
         note = (
             f"Means over {seeds}; bands are the range. λ = 1 − exp(−I(Z1; Z2 | Y)) "
-            "weighs the joint head against the product of the single heads. The margin acts in a step where alignment "
-            "would harm what a modality alone tells of the target."
+            "weighs the joint head against the product of the single heads. The margin acts in a step where the pull on "
+            "a modality exceeds what it allows, by default 0.3 times the task's gradient."
         )
         drawn.append(Drawn("alignment", "What ModAlign did in training", alt, figures.alignment(aligned), note))
     return drawn + (_of_predictions(rows, runs) if rows and runs[0].task == "classification" else [])
@@ -246,7 +246,7 @@ def of_tradeoff(path: Path) -> list[Drawn]:
         content = json.loads(path.read_text())
         points = [figures.TradeoffPoint(**point) for point in content["points"]]
         default = float(content["default"])
-        metric = str(content.get("metric", "accuracy"))
+        metric, failed = str(content.get("metric", "accuracy")), content.get("failed", [])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is no sweep of `modalign tradeoff` ({type(error).__name__}: {error})") from None
     seeds = len({point.seed for point in points})
@@ -256,10 +256,12 @@ def of_tradeoff(path: Path) -> list[Drawn]:
     )
     count = f"{seeds} seed{'s' * (seeds != 1)}"
     note = (
-        f"Means over {count}; bands are 95 % Student intervals, cut where they leave the panel. The dotted line is the "
-        f"strength that is used by default. T is the target. Without alignment (α = 0) there is nothing to protect: "
-        "both lines start from the same model."
+        f"Models after their last epoch, means over {count}; bands are 95 % Student intervals, cut where they leave the "
+        "panel. The dotted line is the strength that is used by default. T is the target. Without alignment (α = 0) there "
+        "is nothing to protect: both lines start from the same model."
     )
+    if failed:
+        note += f" Without a point, as training diverged: {len(failed)} run{'s' * (len(failed) > 1)}."
     sweep = figures.tradeoff(points, default, metric)
     plane = figures.tradeoff_plane(points, default)
     return [
