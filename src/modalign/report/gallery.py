@@ -80,8 +80,8 @@ def of_dataset(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Drawn]:
         seeds = f"{len(aligned)} seed{'s' * (len(aligned) > 1)}"
         note = (
             f"Means over {seeds}; bands are the range. λ = 1 − exp(−I(Z1; Z2 | Y)) "
-            "weighs the joint head against the product of the single heads. The margin acts in a step where the pull on "
-            "a modality exceeds what it allows, by default 0.3 times the task's gradient."
+            "weighs the joint head against the product of the single heads. The margin acts in a step where the pull "
+            "on a modality exceeds what it allows, by default 0.3 times the task's gradient."
         )
         drawn.append(Drawn("alignment", "What ModAlign did in training", alt, figures.alignment(aligned), note))
     return drawn + (_of_predictions(rows, runs) if rows and runs[0].task == "classification" else [])
@@ -256,9 +256,9 @@ def of_tradeoff(path: Path) -> list[Drawn]:
     )
     count = f"{seeds} seed{'s' * (seeds != 1)}"
     note = (
-        f"Models after their last epoch, means over {count}; bands are 95 % Student intervals, cut where they leave the "
-        "panel. The dotted line is the strength that is used by default. T is the target. Without alignment (α = 0) there "
-        "is nothing to protect: both lines start from the same model."
+        f"Models after their last epoch, means over {count}; bands are 95 % Student intervals, cut where they leave "
+        "the panel. The dotted line is the strength that is used by default. T is the target. Without alignment (α = 0) "
+        "there is nothing to protect: both lines start from the same model."
     )
     if failed:
         note += f" Without a point, as training diverged: {len(failed)} run{'s' * (len(failed) > 1)}."
