@@ -257,8 +257,8 @@ def of_tradeoff(path: Path) -> list[Drawn]:
     count = f"{seeds} seed{'s' * (seeds != 1)}"
     note = (
         f"Models after their last epoch, means over {count}; bands are 95 % Student intervals, cut where they leave "
-        "the panel. The dotted line is the strength that is used by default. T is the target. Without alignment (α = 0) "
-        "there is nothing to protect: both lines start from the same model."
+        "the panel. The dotted line is the strength that is used by default. T is the target. Without alignment "
+        "(α = 0) there is nothing to protect: both lines start from the same model."
     )
     if failed:
         note += f" Without a point, as training diverged: {len(failed)} run{'s' * (len(failed) > 1)}."
