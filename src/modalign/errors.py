@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -25,7 +25,16 @@ class Diverged(RunError):
 
 
 class RunsFailed(RunError):
-    """Some runs of many diverged; the others are kept."""
+    """Some runs of many diverged; the others are kept.
+
+    Args:
+        message: what that means.
+        failed: the runs, a line each, which are added to the message.
+    """
+
+    def __init__(self, message: str, failed: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *failed]))
+        self.failed = list(failed)
 
 
 class Interrupted(RunError):

@@ -10,6 +10,7 @@ import pytest
 from modalign.errors import InputError
 from modalign.evaluation.information import (
     Amount,
+    Complete,
     Information,
     Pair,
     Reference,
@@ -220,4 +221,5 @@ def test_collapsed_features_share_and_tell_nothing() -> None:
         assert found.target["b"].value <= 0
         assert found.unique["b"].value == pytest.approx(0)
         assert any("features of b are the same" in text for text in found.warnings)
-        assert fusibility_and_complementarity(features, label, classes, refuses) == (0, found.complementarity)
+        given = Complete.of(features, label, classes, refuses)
+        assert fusibility_and_complementarity(given) == (0, found.complementarity)

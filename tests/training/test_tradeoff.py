@@ -12,6 +12,7 @@ import yaml
 
 from modalign.cli import main
 from modalign.errors import Diverged
+from modalign.evaluation.information import Complete
 from modalign.models.encoders import MLPEncoder
 from modalign.report import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
@@ -35,8 +36,8 @@ def test_a_sweep_from_the_command_line(
 ) -> None:
     measured = []
 
-    def diagnosis(features, target, classes, estimate, present, groups, **more) -> tuple[float, float]:
-        measured.append((len(target), classes, len(more["reference"].target)))
+    def diagnosis(given: Complete) -> tuple[float, float]:
+        measured.append((len(given.y), given.classes, len(given.reference.target)))
         return 0.5, 0.25
 
     monkeypatch.setattr(tradeoff, "fusibility_and_complementarity", diagnosis)

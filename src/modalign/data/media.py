@@ -226,9 +226,13 @@ def decode_text(text: str, vocabulary: str, length: int) -> tuple[np.ndarray, st
 
 
 @lru_cache(maxsize=4)
-def tokenizer(vocabulary: str) -> Any:
+def tokenizer(vocabulary: str, fetch: bool = True) -> Any:
     """The tokenizer of a pretrained model by name, of a local folder, or of a ``vocab.txt`` (BERT's word
     pieces).
+
+    Args:
+        vocabulary: see above.
+        fetch: from the hub, where it is not on this machine.
 
     Raises:
         InputError: it can neither be found here nor fetched.
@@ -241,7 +245,7 @@ def tokenizer(vocabulary: str) -> Any:
             raise InputError(f"no vocabulary file at {vocabulary}.")
         return BertTokenizer(vocab=vocabulary)
     try:
-        return AutoTokenizer.from_pretrained(vocabulary)
+        return AutoTokenizer.from_pretrained(vocabulary, local_files_only=not fetch)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no tokenizer {vocabulary!r}: it is no local folder and could not be fetched from the hub. Give "

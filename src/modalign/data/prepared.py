@@ -144,11 +144,12 @@ def _describe(folder: Path, modality: Modality, rows: int) -> dict[str, Any]:
         "vocabulary": modality.vocabulary,
         "padding": modality.padding,
         "dtype": str(array.dtype),
-        "sha256": _hash(path),
+        "sha256": file_digest(path),
     }
 
 
-def _hash(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -203,7 +204,7 @@ def load_prepared(
         rows = np.flatnonzero((table.parts == "train") & present[m])
         preparations[m] = fit_preparation(m, flat[m], plain[m], rows, impute=False)
         stored[m] = preparations[m].apply(columns[m])
-    contents = _hash(folder / "manifest.parquet")
+    contents = file_digest(folder / "manifest.parquet")
     contents += "".join(f" {m} {decoded[m]['sha256'] if m in decoded else plain[m]}" for m in names)
     return assemble(
         problems.subject,

@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
+
+from modalign.data.media import tokenizer
 
 PADDING, UNKNOWN = 0, 1
 LARGEST, LONGEST = 20_000, 256
@@ -55,15 +56,8 @@ def token_reader(vocabulary: str) -> Callable[[list[int]], str] | None:
     Returns:
         The reader; None where the vocabulary is not on this machine, for nothing is fetched to show a text.
     """
-    from transformers import AutoTokenizer, BertTokenizer
-
     try:
-        if not vocabulary.endswith(".txt"):
-            known = AutoTokenizer.from_pretrained(vocabulary, local_files_only=True)
-        elif Path(vocabulary).is_file():
-            known = BertTokenizer(vocab=vocabulary)
-        else:
-            return None
+        known = tokenizer(vocabulary, fetch=False)
     except (OSError, ValueError):
         return None
     return lambda ids: str(known.decode(ids, skip_special_tokens=True))

@@ -150,7 +150,7 @@ def information_diagnosis(
     Raises:
         InputError: fewer than two modalities, rows disagree, or fewer than 20 complete rows.
     """
-    given = _Complete.of(features, target, classes, estimate, present, groups, seed, reference)
+    given = Complete.of(features, target, classes, estimate, present, groups, seed, reference)
     names = tuple(given.z)
     warnings = []
     if len(given.y) < len(target):
@@ -179,18 +179,8 @@ def information_diagnosis(
     )
 
 
-def fusibility_and_complementarity(
-    features: Mapping[str, np.ndarray],
-    target: np.ndarray,
-    classes: int,
-    estimate: Estimator,
-    present: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-    reference: Reference | None = None,
-) -> tuple[float, float]:
-    """These two of ``information_diagnosis``, which takes the same, without the time that the rest of it takes."""
-    given = _Complete.of(features, target, classes, estimate, present, groups, seed, reference)
+def fusibility_and_complementarity(given: Complete) -> tuple[float, float]:
+    """These two of ``information_diagnosis``, without the time that the rest of it takes."""
     fusibility = _mean(_shared_given_target(a, b, given) for a, b in itertools.combinations(given.z, 2))
     return fusibility, _mean(_about(given)[2].values())
 
@@ -200,8 +190,16 @@ def _mean(amounts: Iterable[Amount]) -> float:
 
 
 @dataclass(frozen=True)
-class _Complete:
-    """Samples that have all modalities, checked, and by what they are judged."""
+class Complete:
+    """Samples that have all modalities, checked, and by what they are judged.
+
+    Attributes:
+        z: modality -> (N, D_m) of these samples.
+        y: (N,) their target.
+        classes, groups, seed, reference: as given, see ``information_diagnosis``.
+        estimate: the estimator, with groups where there are enough, and zero for constants.
+        doubts: what speaks against all that it estimates.
+    """
 
     z: dict[str, np.ndarray]
     y: np.ndarray
@@ -219,12 +217,12 @@ class _Complete:
         target: np.ndarray,
         classes: int,
         estimate: Estimator,
-        present: np.ndarray | None,
-        groups: np.ndarray | None,
-        seed: int,
-        reference: Reference | None,
-    ) -> _Complete:
-        """See ``information_diagnosis`` for the arguments."""
+        present: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        seed: int = 0,
+        reference: Reference | None = None,
+    ) -> Complete:
+        """Of all samples those that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
         rows = _complete_rows(features, target, present)
         z = {name: np.asarray(values, np.float64)[rows].reshape(len(rows), -1) for name, values in features.items()}
         kept = groups[rows] if groups is not None and len(groups) else None
@@ -282,13 +280,13 @@ def _constant(values: np.ndarray) -> bool:
     return not np.ptp(values, axis=0).any()
 
 
-def _shared(a: str, b: str, given: _Complete) -> Amount:
+def _shared(a: str, b: str, given: Complete) -> Amount:
     """I(Z_a; Z_b)."""
     first, second, reduced = _project(given.z[a], given.z[b], a, b, given.reference)
     return _amount(given.estimate(first, second), reduced, given.doubts)
 
 
-def _shared_given_target(a: str, b: str, given: _Complete) -> Amount:
+def _shared_given_target(a: str, b: str, given: Complete) -> Amount:
     """I(Z_a; Z_b | Y)."""
     y, reference, conditions = given.y, given.reference, None
     context = y.astype(np.int64) if given.classes else y.astype(np.float64).reshape(len(y), -1)
@@ -302,7 +300,7 @@ def _shared_given_target(a: str, b: str, given: _Complete) -> Amount:
         return Amount(np.nan, np.nan, "none", "none", False, (str(error),))
 
 
-def _about(given: _Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
+def _about(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
     """What each modality tells of the target, what all tell together, and what only one tells."""
     if given.classes:
         return _about_class(given.z, given.y, given.classes, given.groups, given.seed)
@@ -381,7 +379,7 @@ def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Am
     return Amount(float(values.mean()), float(spread), kind, "linear probe", not doubts, doubts)
 
 
-def _about_value(given: _Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
+def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
     column = given.y.astype(np.float64).reshape(len(given.y), -1)
     few, reduced = _few_about_value(given.z, len(given.y), given.reference)
 

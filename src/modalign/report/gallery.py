@@ -17,7 +17,7 @@ from modalign.report import figures
 from modalign.report.comparison import REFERENCE, Row, by_dataset, compare, order_key
 from modalign.report.runs import RunRecord
 from modalign.report.style import save
-from modalign.report.tables import interval_text, readable, scale, show
+from modalign.report.tables import interval_text, number, readable, scale, show
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _contributions(found: dict[str, Any]) -> Drawn:
     factor, decimals, unit = scale(metric)
     text = "; ".join(f"{m} {show(v['mean'], decimals, factor, signed=True)}{unit}" for m, v in values.items())
     ends = {len(s["modalities"]): s["mean"] for s in found["subsets"]}
-    none, whole = (f"{show(_value(ends.get(n)), decimals, factor)}" for n in (0, len(values)))
+    none, whole = (f"{show(number(ends.get(n)), decimals, factor)}" for n in (0, len(values)))
     note = (
         f"Shares of the way from {readable(metric)} {none} without any modality to {whole} with all{unit}; "
         f"lines are {_bootstrap(found)}."
@@ -213,7 +213,7 @@ def _contributions(found: dict[str, Any]) -> Drawn:
 
 
 def _amounts(information: dict[str, Any]) -> Drawn:
-    text = "; ".join(f"only in {m}: {show(_value(a['value']), 2)} nats" for m, a in information["unique"].items())
+    text = "; ".join(f"only in {m}: {show(number(a['value']), 2)} nats" for m, a in information["unique"].items())
     rows = [*information["target"].values(), *information["unique"].values()]
     rows += [pair[key] for pair in information["pairs"] for key in ("shared", "shared_given_target")]
     note = (
@@ -226,10 +226,6 @@ def _amounts(information: dict[str, Any]) -> Drawn:
         note += " Kept from an earlier evaluation of the same model."
     figure = figures.information_bars(information)
     return Drawn("information", "What is shared and what is unique", text, figure, note)
-
-
-def _value(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _number(value: float | None) -> str:

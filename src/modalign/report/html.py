@@ -20,7 +20,7 @@ from modalign.report.findings import findings, warnings
 from modalign.report.gallery import Drawn, headline, of_dataset, of_evaluation, of_tradeoff, overview
 from modalign.report.runs import RunRecord, read_runs
 from modalign.report.style import styled
-from modalign.report.tables import RANK_HEADER, cells, header, interval_text, rank_cells, readable, scale, show
+from modalign.report.tables import RANK_HEADER, cells, header, interval_text, number, rank_cells, readable, scale, show
 
 # Which columns of a comparison go into the table of results; the others tell how they came about.
 RESULTS = (0, 1, 2, 3, 4, 5, 6, 7)
@@ -202,12 +202,12 @@ def _table(caption: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> 
 
 def _value(entry: dict[str, Any], metric: str) -> list[str]:
     factor, decimals, _ = scale(metric)
-    mean, low, high = (float("nan") if entry[k] is None else entry[k] for k in ("mean", "low", "high"))
+    mean, low, high = (number(entry[k]) for k in ("mean", "low", "high"))
     return [show(mean, decimals, factor), interval_text(low, high, decimals, factor)]
 
 
 def _value_or_dash(value: float | None) -> str:
-    return show(float("nan") if value is None else value, 1, 100)
+    return show(number(value), 1, 100)
 
 
 def _split(entry: dict[str, Any]) -> list[str]:

@@ -12,10 +12,9 @@ from modalign.report.examples import example_grid
 from modalign.report.gallery import of_evaluation, reliability
 from modalign.report.runs import RunRecord
 from modalign.report.style import save
-from modalign.report.tables import interval_text, readable, scale, show
+from modalign.report.tables import interval_text, number, readable, scale, show
 
 WORST = 3
-NAN = float("nan")
 REST = "the others"
 
 
@@ -72,13 +71,9 @@ def _named(metric: str) -> str:
     return f"{readable(metric)}{scale(metric)[2].replace('(', 'in ').replace(')', '')}"
 
 
-def _number(value: float | None) -> float:
-    return NAN if value is None else value
-
-
 def _interval(entry: dict[str, Any], metric: str, signed: bool = False) -> str:
     factor, decimals, _ = scale(metric)
-    mean, low, high = (_number(entry[key]) for key in ("mean", "low", "high"))
+    mean, low, high = (number(entry[key]) for key in ("mean", "low", "high"))
     return f"{show(mean, decimals, factor, signed)} {interval_text(low, high, decimals, factor)}"
 
 
@@ -114,7 +109,7 @@ def _missing(result: dict[str, Any]) -> list[str]:
     factor, decimals, _ = scale(result["metric"])
     rows = [["share of samples", *(f"{100 * share:.0f} %" for share in result["missing"]["shares"])]]
     for name, curve in result["missing"]["curves"].items():
-        means = [show(_number(point["mean"]), decimals, factor) for point in curve]
+        means = [show(number(point["mean"]), decimals, factor) for point in curve]
         rows.append(["any one missing" if name == "any" else f"{name} missing", *means])
     return _columns(rows)
 
@@ -148,7 +143,7 @@ def _amount(amount: dict[str, Any]) -> tuple[str, str]:
 
 
 def _with_error(value: float | None, error: float | None, trusted: bool) -> str:
-    return f"{show(_number(value), 2)} ± {show(_number(error), 2)}{'' if trusted else ' ?'}"
+    return f"{show(number(value), 2)} ± {show(number(error), 2)}{'' if trusted else ' ?'}"
 
 
 def _split(split: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -175,13 +170,13 @@ def _confidence(result: dict[str, Any]) -> list[str]:
     for name, entry in result["confidence"].items():
         lines += _gaps(name, entry)
     worst = sorted(result["classes"], key=lambda c: 1.0 if c["f1"] is None else c["f1"])[:WORST]
-    shown = ", ".join(f"{c['name']} {show(_number(c['f1']), 0, 100)} %" for c in worst)
+    shown = ", ".join(f"{c['name']} {show(number(c['f1']), 0, 100)} %" for c in worst)
     return [*lines, f"classes with the lowest F1: {shown}"]
 
 
 def _gaps(name: str, entry: dict[str, Any]) -> list[str]:
     """For each modality the context in which it is surest beside the others, where it is surer than all of them."""
-    means = {m: [_number(i["mean"]) for i in intervals] for m, intervals in entry["by_modality"].items()}
+    means = {m: [number(i["mean"]) for i in intervals] for m, intervals in entry["by_modality"].items()}
     lines = []
     for m, own in means.items() if len(means) > 1 else ():
         ahead = [x - max(other[k] for n, other in means.items() if n != m) for k, x in enumerate(own)]

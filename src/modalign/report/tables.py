@@ -71,6 +71,11 @@ def readable(metric: str) -> str:
     return _READABLE.get(metric, metric)
 
 
+def number(value: float | None) -> float:
+    """A number of ``evaluation.json``, where null stands for NaN."""
+    return float("nan") if value is None else value
+
+
 def show(value: float, decimals: int, factor: float = 1.0, signed: bool = False) -> str:
     """A number for people; a dash where there is none."""
     if np.isnan(value):

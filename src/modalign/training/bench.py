@@ -136,13 +136,18 @@ def run_bench(
         for row in rows:
             setting = chosen.get((dataset, row.name), Setting(recipe.training.lr))
             for seed in range(seeds):
-                folder = out / "runs" / dataset / row.name / f"seed{seed}"
+                folder = run_folder(out, dataset, row, seed)
                 final.append(Job(dataset, row.name, _spec(recipe, row, seed, setting), folder, test=True))
     # By seed first, so that an early look at the table compares all rows.
     failed = pool.run(sorted(final, key=lambda job: job.spec.seed), "training")
     if failed:
-        raise RunsFailed("some runs failed, the others are kept:\n" + "\n".join(failed))
+        raise RunsFailed("some runs failed, the others are kept:", failed)
     return out
+
+
+def run_folder(out: Path, dataset: str, row: Entry, seed: int) -> Path:
+    """Where the final run of a row with a seed lies in a bench folder."""
+    return out / "runs" / dataset / row.name / f"seed{seed}"
 
 
 @dataclass(frozen=True)

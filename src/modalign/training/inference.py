@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from modalign.data.arrays import ArraySplit, new_samples
 from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.files import TABLES, read_arrays, read_table, table_arrays
-from modalign.data.prepared import StoredArray, read_meta
+from modalign.data.prepared import StoredArray, file_digest, read_meta
 from modalign.data.task import Task
 from modalign.data.words import UNKNOWN, token_reader
 from modalign.errors import InputError, unknown
@@ -224,7 +223,7 @@ def evaluate_run(
         reference=reference_features(strategy, data.valid if split == "test" else data.train) if information else None,
         split=split,
     )
-    result["source"] = {"checkpoint": _digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
+    result["source"] = {"checkpoint": file_digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
     kept = run.folder / "evaluation.json"
     if not information:
         result = _with_earlier_information(result, kept)
@@ -233,11 +232,6 @@ def evaluate_run(
         return Evaluation(result, None)
     evidence = np.stack([answer((m,)) for m in data.modalities]) if heads is None else heads
     return Evaluation(result, _extremes(data, samples, evidence, whole.present.numpy(), columns))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_earlier_information(result: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -100,10 +100,10 @@ class Run:
     def create(self, spec: RunSpec, notes: list[str], fingerprint: str, described: dict[str, Any]) -> None:
         """Make the folder and write what was asked and where it runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "recipe.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
+        write_whole(self.folder / "recipe.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
         facts = environment() | {"fingerprint": fingerprint, "notes": notes}
-        _write(self.folder / "environment.json", json.dumps(facts, indent=2))
-        _write(self.folder / "data.json", json.dumps(described, indent=1))
+        write_whole(self.folder / "environment.json", json.dumps(facts, indent=2))
+        write_whole(self.folder / "data.json", json.dumps(described, indent=1))
 
     def data(self) -> dict[str, Any]:
         """What the run's data set is, without its samples (``training.portable``).
@@ -144,7 +144,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = path.read_text().splitlines()[:epochs]  # a torn last line is beyond the checkpoint too
-            _write(path, "".join(line + "\n" for line in lines))
+            write_whole(path, "".join(line + "\n" for line in lines))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint; a kill at any moment leaves the former or the new one whole."""
@@ -175,8 +175,8 @@ class Run:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, then ``done``."""
-        _write(self.folder / "result.json", json.dumps(result, indent=2))
-        _write(self.folder / "done", "")
+        write_whole(self.folder / "result.json", json.dumps(result, indent=2))
+        write_whole(self.folder / "done", "")
 
     def result(self) -> dict[str, Any]:
         """What the finished run reached.
@@ -238,7 +238,8 @@ def _commit() -> str | None:
         return None
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text; a kill at any moment leaves the former file or the new one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modalign.errors import InputError, RunsFailed, unknown
-from modalign.evaluation.information import fusibility_and_complementarity
+from modalign.evaluation.information import Complete, fusibility_and_complementarity
 from modalign.information.estimators import METHODS, estimate
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
-from modalign.training.bench import Entry, run_bench
+from modalign.training.bench import Entry, run_bench, run_folder
 from modalign.training.bench_display import BenchDisplay
 from modalign.training.engine import load_run
 from modalign.training.inference import outputs, reference_features
 from modalign.training.parallel import default_jobs, side_by_side
-from modalign.training.run import Run
+from modalign.training.run import Run, write_whole
 
 ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # The model at the end of training: one selected on validation hides what too strong an alignment does to it.
@@ -79,15 +78,15 @@ def run_tradeoff(
     try:
         run_bench({recipe.data.shown: recipe}, list(rows.values()), seeds, out, jobs=jobs, quiet=quiet)
     except RunsFailed as error:  # how strong an alignment destroys a model is part of the answer
-        failed = str(error).splitlines()[1:]
+        failed = error.failed
     wanted = [
-        _Measurement(Path(out) / "runs" / recipe.data.shown / row.name / f"seed{seed}", alpha, margin, seed, method)
+        _Measurement(run_folder(Path(out), recipe.data.shown, row, seed), alpha, margin, seed, method)
         for (alpha, margin), row in rows.items()
         for seed in range(seeds)
     ]
     trained = [one for one in wanted if Run(one.folder).done]
     if not trained:
-        raise RunsFailed("no run of the sweep came to its end:\n" + "\n".join(failed))
+        raise RunsFailed("no run of the sweep came to its end:", failed)
     _measure_all([one for one in trained if one.kept() is None], len(trained), jobs or default_jobs(), quiet)
     default = recipe.strategies.get("modalign", {}).get("alpha", load_strategy("modalign").Options().alpha)
     metric = Run(trained[0].folder).result()["metric"]
@@ -122,10 +121,11 @@ class _Measurement:
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found if found.get("method") == self.method else None
 
-    def measure(self) -> None:
+    def measure(self) -> _Measurement:
+        """Measure and keep; returns itself."""
         strategy, data, _ = load_run(self.folder, _CHECKPOINT)
         found = outputs(strategy, data.test)
-        fusibility, complementarity = fusibility_and_complementarity(
+        given = Complete.of(
             {m: z.numpy() for m, z in found.features.items()},
             data.test.target.numpy(),
             len(data.task.classes) if data.task.kind == "classification" else 0,
@@ -134,10 +134,10 @@ class _Measurement:
             data.test.groups,
             reference=reference_features(strategy, data.valid),
         )
+        fusibility, complementarity = fusibility_and_complementarity(given)
         measured = {"method": self.method, "fusibility": fusibility, "complementarity": complementarity}
-        unfinished = self.folder / "tradeoff.json.tmp"
-        unfinished.write_text(json.dumps(measured))
-        os.replace(unfinished, self.folder / "tradeoff.json")
+        write_whole(self.folder / "tradeoff.json", json.dumps(measured))
+        return self
 
     def points(self, metric: str) -> list[dict[str, Any]]:
         """The run's points; without alignment there is nothing to protect, and one run stands for both."""
@@ -153,10 +153,5 @@ class _Measurement:
 
 def _measure_all(waiting: Sequence[_Measurement], total: int, jobs: int, quiet: bool) -> None:
     with BenchDisplay("measuring", waiting, total - len(waiting), quiet) as display:
-        for one in side_by_side(_measured, waiting, jobs):
+        for one in side_by_side(_Measurement.measure, waiting, jobs):
             display.finished(one, None)
-
-
-def _measured(one: _Measurement) -> _Measurement:
-    one.measure()
-    return one
