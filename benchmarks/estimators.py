@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, gammaln
 
-from modalign.information.estimators import METHODS, estimate
+from modalign.estimators.estimate import METHODS, estimate
 
 Array = NDArray[np.float64]
 HIGH = 3.0

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modalign.data.arrays import from_arrays
 from modalign.data.dataset import MultimodalData
+from modalign.data.tables.arrays import from_arrays
 from modalign.settings import ModelSettings, Recipe, TrainingSettings
-from modalign.training.devices import Devices
-from modalign.training.engine import Trainer, build_strategy
-from modalign.training.frozen import with_cached_features
+from modalign.training.distributed import Devices
+from modalign.training.feature_cache import with_cached_features
 from modalign.training.progress import Display
 from modalign.training.run import Run, RunSpec
+from modalign.training.trainer import Trainer, build_strategy
 
 
 def make_data(samples: int, size: int) -> MultimodalData:

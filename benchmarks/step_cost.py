@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from modalign.data.arrays import from_arrays
 from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData
+from modalign.data.tables.arrays import from_arrays
 from modalign.settings import ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import strategy_names
-from modalign.training.devices import Devices
-from modalign.training.engine import Trainer, build_strategy
+from modalign.training.distributed import Devices
 from modalign.training.memory import PeakMemory
 from modalign.training.progress import Display
 from modalign.training.run import Run, RunSpec
+from modalign.training.trainer import Trainer, build_strategy
 
 CASES: dict[str, dict[str, Any]] = {
     "small": {

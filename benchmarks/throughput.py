@@ -35,9 +35,9 @@ from rich.table import Table
 from scipy.signal import resample_poly
 from torch.utils.data import DataLoader, Dataset
 
-from modalign.data.media import decode_audio, decode_video
-from modalign.data.prepare import prepare
-from modalign.data.protocols import load_split
+from modalign.data.datasets.protocols import load_split
+from modalign.data.media.decoders import decode_audio, decode_video
+from modalign.data.media.prepare import prepare
 from modalign.settings import DataSettings
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")

@@ -13,7 +13,7 @@ import torch
 from modalign import cli
 from modalign.data.batch import Modality
 from modalign.data.load import available, check_options
-from modalign.data.prepare import DATASETS
+from modalign.data.media.prepare import DATASETS
 from modalign.models.encoders import build_encoder
 from modalign.models.multimodal import MultimodalModel
 from modalign.recipes import load_recipe, recipe_names
@@ -35,7 +35,7 @@ def test_every_recipe_names_only_what_exists(name):
     recipe = load_recipe(name)
     assert recipe.data.name, "a recipe names its data"
     if recipe.data.name in available():
-        module = import_module(f"modalign.data.{recipe.data.name}")
+        module = import_module(f"modalign.data.datasets.{recipe.data.name}")
         takes = getattr(module, "generate", module.load)  # made data is loaded by what makes it
         check_options(recipe.data.name, takes, recipe.data.options)
     for strategy, options in recipe.strategies.items():
@@ -70,14 +70,14 @@ def check_command(words: list[str]) -> None:
     """Parse a command, and look up the options of its data set, which the parser takes as they come."""
     parsed = cli._parser(words[0]).parse_args(words[1:])
     if words[0] == "prepare" and parsed.data in DATASETS:
-        reader = import_module(f"modalign.data.{parsed.data}").prepare
+        reader = import_module(f"modalign.data.datasets.{parsed.data}").prepare
         assert set(parsed.options or {}) <= set(inspect.signature(reader).parameters) - {"raw", "out", "run"}
         assert parsed.raw is not None
     elif words[0] == "bench":
         for recipe in parsed.recipes:
             assert recipe in (*recipe_names(), "NAME")
             if recipe in available():
-                check_options(recipe, import_module(f"modalign.data.{recipe}").load, parsed.data.options)
+                check_options(recipe, import_module(f"modalign.data.datasets.{recipe}").load, parsed.data.options)
 
 
 def test_every_command_of_the_page_on_the_papers_data_parses(root):
@@ -93,7 +93,7 @@ def test_every_option_named_on_that_page_exists(root):
     named = set(re.findall(r"`(--[a-z_.0-9]+)(?=[ `])", text))
     parsers = [cli._parser(command) for command in ("prepare", "bench")]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    readers = [import_module(f"modalign.data.{name}") for name in DATASETS]
+    readers = [import_module(f"modalign.data.datasets.{name}") for name in DATASETS]
     known |= {f"--options.{p}" for reader in readers for p in inspect.signature(reader.prepare).parameters}
     known |= {f"--data.options.{p}" for reader in readers for p in inspect.signature(reader.load).parameters}
     assert named <= known, named - known
@@ -128,7 +128,7 @@ def test_a_bench_changes_only_what_the_command_names(monkeypatch):
     def planned(recipes, *_, **__):
         raise Planned(recipes)
 
-    monkeypatch.setattr("modalign.training.bench.run_bench", planned)
+    monkeypatch.setattr("modalign.experiments.bench.run_bench", planned)
     words = ["cremad", "gbmlgg", "--data.options.fold", "3", "--training.epochs", "30", "--training.precision", "fp32"]
     tiny = ["--model.encoders.image", '{"name": "resnet50", "project": 8}']
     with pytest.raises(Planned) as stop:

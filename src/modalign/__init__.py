@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalign.data.arrays import from_arrays
     from modalign.data.load import load_data
+    from modalign.data.tables.arrays import from_arrays
     from modalign.errors import InputError
-    from modalign.information.estimators import estimate
+    from modalign.estimators.estimate import estimate
+    from modalign.experiments.bench import run_bench
     from modalign.recipes import load_recipe
     from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-    from modalign.training.bench import run_bench
-    from modalign.training.engine import load_run, train
+    from modalign.training.trainer import load_run, train
 
 _HOME = {
     "DataSettings": "settings",
@@ -24,13 +24,13 @@ _HOME = {
     "ModelSettings": "settings",
     "Recipe": "settings",
     "TrainingSettings": "settings",
-    "estimate": "information.estimators",
-    "from_arrays": "data.arrays",
+    "estimate": "estimators.estimate",
+    "from_arrays": "data.tables.arrays",
     "load_data": "data.load",
     "load_recipe": "recipes",
-    "load_run": "training.engine",
-    "run_bench": "training.bench",
-    "train": "training.engine",
+    "load_run": "training.trainer",
+    "run_bench": "experiments.bench",
+    "train": "training.trainer",
 }
 
 __all__ = [

@@ -42,7 +42,7 @@ def train_one(
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
-    from modalign.training.engine import train as run
+    from modalign.training.trainer import train as run
 
     where = out or f"runs/{recipe.data.shown}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
@@ -73,8 +73,8 @@ def bench_methods(
         jobs: Trainings at a time; one a core by default.
         options: Options of methods, as --options.STRATEGY '{NAME: VALUE}'.
     """
+    from modalign.experiments.bench import entries, run_bench
     from modalign.strategies import strategy_names
-    from modalign.training.bench import entries, run_bench
 
     chosen = strategy_names() if strategies == "all" else _names(strategies)
     rows = entries(chosen, options)
@@ -103,7 +103,7 @@ def ablate_modalign(
         jobs: Trainings at a time; one a core by default.
         options: Options of ModAlign in all variants, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
-    from modalign.training.bench import ABLATION, run_bench
+    from modalign.experiments.bench import ABLATION, run_bench
 
     recipes = {name: _with_options(recipe, options) for name, recipe in recipes.items()}
     _report_bench(run_bench(recipes, ABLATION, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs))
@@ -141,7 +141,7 @@ def estimate_information(
 
 
 def _estimate(x: str, y: str, given: str | None, method: str, critic: str | None, seed: int, as_json: bool) -> None:
-    from modalign.information.estimators import estimate as run
+    from modalign.estimators.estimate import estimate as run
 
     more = {} if critic is None else {"critic": critic}
     found = run(_array(x), _array(y), None if given is None else _array(given), method, seed=seed, **more)  # type: ignore[arg-type]
@@ -178,9 +178,9 @@ def sweep_tradeoff(
         method: Estimator of information (see `modalign estimate`).
         options: Options of ModAlign, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
+    from modalign.experiments.tradeoff import run_tradeoff
     from modalign.report.gallery import of_tradeoff
     from modalign.report.style import save
-    from modalign.training.tradeoff import run_tradeoff
 
     for swept in {"alpha", "margin"} & set(options or {}):
         raise InputError(f"--options.{swept} is what the sweep varies; choose strengths with --alphas")
@@ -210,9 +210,9 @@ def evaluate_runs(
     """
     from pathlib import Path
 
+    from modalign.experiments.inference import evaluate_run
     from modalign.report.runs import read_runs
     from modalign.report.summary import summarise, write_diagnosis_figures
-    from modalign.training.inference import evaluate_run
 
     records = read_runs([Path(run) for run in runs])
     done = [record for record in records if record.state == "done"]
@@ -251,7 +251,7 @@ def write_page(runs: list[str], html: str = "report.html", tables: str | None = 
     from pathlib import Path
 
     from modalign.report.gallery import write_figures
-    from modalign.report.html import write_report as write
+    from modalign.report.page import write_report as write
     from modalign.report.runs import read_runs
     from modalign.report.tables import write_tables
 
@@ -275,7 +275,7 @@ def predict_samples(run: str, data: str, out: str = "predictions.csv", modalitie
     """
     from pathlib import Path
 
-    from modalign.training.inference import predict
+    from modalign.experiments.inference import predict
 
     path = Path(out)
     if path.suffix not in (".csv", ".parquet"):
@@ -311,7 +311,7 @@ def prepare_data(
         options: Options of the data set, as --options.NAME VALUE (see docs/reproduce.md).
     """
     if data.endswith((".csv", ".parquet")):
-        from modalign.data.manifest_media import prepare_manifest
+        from modalign.data.media.manifest_media import prepare_manifest
 
         given = {"--raw": raw is not None, "--strict": strict, "--options": bool(options)}
         if any(given.values()):
@@ -319,7 +319,7 @@ def prepare_data(
             raise InputError(f"{named}: not for a manifest; the .yaml beside {data} says how its files are decoded")
         report = prepare_manifest(data, out, workers=workers, resume=not fresh)
     else:
-        from modalign.data.prepare import prepare
+        from modalign.data.media.prepare import prepare
 
         if raw is None:
             raise InputError(f"--raw is missing: the folder of the download of {data}, untouched")

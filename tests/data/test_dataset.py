@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from modalign.data.arrays import from_arrays
 from modalign.data.dataset import MultimodalData
+from modalign.data.tables.arrays import from_arrays
 from modalign.data.task import Task, classification
 from modalign.errors import InputError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modalign.data.files import read_arrays
 from modalign.data.load import available, load_data
+from modalign.data.tables.files import read_arrays
 from modalign.errors import InputError
 from modalign.settings import DataSettings
 

@@ -13,13 +13,13 @@ import pytest
 
 from modalign.cli import main
 from modalign.data.batch import Modality
-from modalign.data.media import build_vocabulary, tokenizer
-from modalign.data.prepared import write_prepared
+from modalign.data.media.decoders import build_vocabulary, tokenizer
+from modalign.data.media.folder import write_prepared
 from modalign.data.task import classification
+from modalign.experiments import inference
+from modalign.experiments.inference import evaluate_run
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-from modalign.training import inference
-from modalign.training.engine import train
-from modalign.training.inference import evaluate_run
+from modalign.training.trainer import train
 
 ROWS, LENGTH = 150, 8
 TITLES = [("apple pie", "green tea", "blue cheese")[i % 3] + f" number {'abcde'[i % 5]}" for i in range(ROWS)]

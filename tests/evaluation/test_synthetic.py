@@ -8,10 +8,10 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from modalign.data.synthetic import _common, _look, generate, truth
+from modalign.data.datasets.synthetic import _common, _look, generate, truth
+from modalign.estimators.estimate import estimate
 from modalign.evaluation.directions import affordable, canonical_directions
 from modalign.evaluation.information import Reference, information_diagnosis
-from modalign.information.estimators import estimate
 
 NAMES = ("x1", "x2")
 

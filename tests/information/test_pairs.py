@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from modalign.errors import InputError
 from modalign.information.contexts import pair_masks
 from modalign.information.critics import ContinuousContext, Critic, LearnedContext, make_critic
-from modalign.information.memory import FeatureMemory
 from modalign.information.objectives import conditional_nce, info_nce, information, two_term_nce
 from modalign.information.pairs import score_pairs
+from modalign.information.queue import FeatureMemory
 
 FORMS = {"three": conditional_nce, "two": two_term_nce, "infonce": info_nce}
 CONTEXTS = torch.tensor([3, 0, 0, 3, 1, 0, 3, 3, 2, 0, 3, 3, 1, 3])  # sizes 4, 2, 1, 7

@@ -13,7 +13,7 @@ import pytest
 from modalign.data.task import Task
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
-from modalign.report.html import write_report
+from modalign.report.page import write_report
 from modalign.report.runs import read_run
 from modalign.report.summary import summarise, write_diagnosis_figures
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from modalign.data.dataset import Split
+from modalign.experiments.inference import load_run, outputs
 from modalign.recipes import load_recipe
 from modalign.strategies.base import Strategy
-from modalign.training.engine import train
-from modalign.training.inference import load_run, outputs
+from modalign.training.trainer import train
 
 DIRECTIONS = 10
 

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import torch
 
-from modalign.data.arrays import from_arrays
 from modalign.data.dataset import MultimodalData
+from modalign.data.tables.arrays import from_arrays
 from modalign.strategies import strategy_names
-from modalign.training.devices import Devices
-from modalign.training.engine import _train
+from modalign.training.distributed import Devices
 from modalign.training.run import Run, RunSpec
+from modalign.training.trainer import _train
 
 PICTURES = {"name": "resnet18", "config": {"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}, "frozen": True}
 

@@ -15,8 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from modalign.errors import Interrupted
-from modalign.training.engine import train
 from modalign.training.run import Run
+from modalign.training.trainer import train
 
 SETTINGS = {"epochs": 5, "batch_size": 8, "checkpoint_minutes": 1e-5}  # a checkpoint after every step
 

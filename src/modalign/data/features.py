@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalign.data.arrays import ArraySplit, Rows
 from modalign.data.batch import Batch
 from modalign.data.dataset import Column, Split
+from modalign.data.tables.arrays import ArraySplit, Rows
 
 
 def with_features(split: Split, features: Mapping[str, Rows]) -> Split:

@@ -8,18 +8,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from modalign.data.dataset import MultimodalData
 from modalign.errors import InputError, unknown
 from modalign.settings import DataSettings
 
+DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "synthetic")
+
 
 def available() -> list[str]:
-    """Names of the data sets of the package: the modules of this folder that define ``load``."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return [file.stem for file in files if re.search(r"^def load\(", file.read_text("utf-8"), re.MULTILINE)]
+    """Names of the data sets of the package, the modules of ``modalign.data.datasets`` that define ``load``."""
+    return list(DATASETS)
 
 
 def load_data(settings: DataSettings) -> MultimodalData:
@@ -35,9 +35,9 @@ def load_data(settings: DataSettings) -> MultimodalData:
     """
     settings = replace(settings, path=_expanded(settings.path))
     if settings.name in available():
-        load: Callable[..., MultimodalData] = import_module(f"modalign.data.{settings.name}").load
+        load: Callable[..., MultimodalData] = import_module(f"modalign.data.datasets.{settings.name}").load
     elif settings.path is not None:
-        from modalign.data.files import load_path as load
+        from modalign.data.tables.files import load_path as load
     elif settings.name:
         raise unknown("data set", settings.name, available())
     else:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalign.estimators.estimate import FEW_IN_CONTEXT
 from modalign.evaluation.contributions import Predict, Shapley, Subsets, missing_curve, shapley, subset_scores
 from modalign.evaluation.information import Estimator, Information, Reference, information_diagnosis, over_fused
 from modalign.evaluation.metrics import (
@@ -37,7 +38,6 @@ from modalign.evaluation.metrics import (
     weighted_metrics,
 )
 from modalign.evaluation.statistics import Interval, mean_interval, percentile_interval
-from modalign.information.estimators import FEW_IN_CONTEXT
 
 if TYPE_CHECKING:
     from modalign.data.task import Task

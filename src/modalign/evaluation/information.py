@@ -18,14 +18,14 @@ from typing import Protocol
 import numpy as np
 
 from modalign.errors import InputError
+from modalign.estimators.samples import FEWEST_GROUPS
 from modalign.evaluation.decomposition import Decomposed, decompose_features
 from modalign.evaluation.directions import affordable, canonical_directions, main_directions, target_directions
 from modalign.evaluation.probe import probe
-from modalign.information.samples import FEWEST_GROUPS
 
 
 class Estimate(Protocol):
-    """What an estimator returns (``modalign.information.estimators.Estimate`` fulfils it)."""
+    """What an estimator returns (``modalign.estimators.estimate.Estimate`` fulfils it)."""
 
     @property
     def value(self) -> float: ...

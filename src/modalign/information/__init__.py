@@ -1,9 +1,8 @@
 """The mathematics of ModAlign, usable alone in any PyTorch loop: objectives, critics, contexts, margin."""
 
+from modalign.information.centering import ContextMeans
 from modalign.information.contexts import (
-    BalancedBatchSampler,
     ContextSource,
-    ShuffledBatchSampler,
     pair_masks,
     same_context,
 )
@@ -27,8 +26,6 @@ from modalign.information.margin import (
     ramp,
     squared_norms,
 )
-from modalign.information.means import ContextMeans
-from modalign.information.memory import FeatureMemory, RecentFeatures
 from modalign.information.objectives import (
     PairSums,
     conditional_nce,
@@ -39,9 +36,9 @@ from modalign.information.objectives import (
     two_term_nce,
 )
 from modalign.information.pairs import PairResult, score_pairs
+from modalign.information.queue import FeatureMemory, RecentFeatures
 
 __all__ = [
-    "BalancedBatchSampler",
     "BilinearCritic",
     "ContextEmbedding",
     "ContextMeans",
@@ -57,7 +54,6 @@ __all__ = [
     "PairSums",
     "RecentFeatures",
     "SeparableCritic",
-    "ShuffledBatchSampler",
     "conditional_nce",
     "donsker_varadhan",
     "gather_with_gradient",

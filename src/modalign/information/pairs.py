@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from modalign.errors import InputError, unknown
 from modalign.information.critics import Critic
 from modalign.information.margin import cap_negative, cap_positive
-from modalign.information.memory import RecentFeatures
 from modalign.information.objectives import (
     FLOOR,
     FORMS,
@@ -31,6 +30,7 @@ from modalign.information.objectives import (
     nce,
     pointwise_information,
 )
+from modalign.information.queue import RecentFeatures
 
 Weighting = Literal["anchor", "pair"]
 WEIGHTINGS: tuple[Weighting, ...] = ("anchor", "pair")

@@ -10,9 +10,9 @@ import numpy as np
 
 from modalign.evaluation.metrics import higher_is_better
 from modalign.evaluation.statistics import holm, mean_interval, mean_ranks, paired, ranks
+from modalign.experiments.bench import ABLATION
 from modalign.report.runs import RunRecord
 from modalign.strategies import strategy_names
-from modalign.training.bench import ABLATION
 
 # The methods in the order of the paper's Table 1, then the variants of its Table 2.
 ORDER = (*strategy_names(), *(variant.name for variant in ABLATION))

@@ -35,6 +35,8 @@ from torch import Tensor, nn
 from modalign.data.batch import Batch, Output
 from modalign.data.dataset import Column, MultimodalData
 from modalign.errors import InputError, unknown
+from modalign.estimators.calibration import heldout_information
+from modalign.information.centering import ContextMeans
 from modalign.information.contexts import ContextSource
 from modalign.information.critics import (
     ContextEmbedding,
@@ -43,12 +45,10 @@ from modalign.information.critics import (
     LearnedContext,
     make_critic,
 )
-from modalign.information.heldout import heldout_information
 from modalign.information.margin import gradient_scale, hinge, ramp, squared_norms
-from modalign.information.means import ContextMeans
-from modalign.information.memory import FeatureMemory
 from modalign.information.objectives import Form
 from modalign.information.pairs import Kernel, PairResult, score_pairs
+from modalign.information.queue import FeatureMemory
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
 from modalign.strategies.base import Stepper, Strategy

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalign.data.arrays import ArraySplit
 from modalign.data.batch import Batch, Modality
 from modalign.data.dataset import Column, MultimodalData
-from modalign.data.inputs import Preparation
+from modalign.data.tables.arrays import ArraySplit
+from modalign.data.tables.modalities import Preparation
 from modalign.data.task import Task
 from modalign.errors import InputError
 

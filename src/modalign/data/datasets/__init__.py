@@ -1,0 +1,1 @@
+"""The data sets of the package, one file each with a function ``load``."""

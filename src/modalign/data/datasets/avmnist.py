@@ -1,0 +1,179 @@
+"""AV-MNIST from real files: a spoken digit and an image of the same digit, paired at random.
+
+Download: ``fsdd/recordings/<digit>_<speaker>_<index>.wav`` (Free Spoken Digit Dataset, 3,000 recordings of 6
+speakers) and ``mnist/t10k-{images-idx3,labels-idx1}-ubyte[.gz]`` (the 10,000 images of MNIST's test half).
+
+Because any image of the digit may stand beside a recording, the two say nothing about each other once the
+digit is known, I(audio; image | digit) = 0: the data on which conditional alignment must find nothing and do
+no harm.
+
+Official split: recordings 0 to 4 of each speaker and digit are the test, with images of rows from 8,500 on;
+all others are trained on, with images before. ``speaker`` holds two speakers out altogether, and validates on
+a third.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import numpy as np
+
+from modalign.data.batch import Modality
+from modalign.data.dataset import MultimodalData
+from modalign.data.datasets.protocols import hold_out_values, manifest_of
+from modalign.data.media.decoders import decode_audio
+from modalign.data.media.folder import StoredArray
+from modalign.data.media.pool import Decoder, Sample
+from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.spectrograms import AUDIO_RECIPES
+from modalign.data.tables.arrays import from_arrays
+from modalign.data.tables.splits import hold_out, select_rows
+from modalign.data.task import classification
+from modalign.errors import InputError
+from modalign.settings import DataSettings
+
+DIGITS = tuple("0123456789")
+TEST_INDICES = range(5)
+FIRST_TEST_ROW = 8500
+NAME = re.compile(r"(\d)_([a-z]+)_(\d+)")
+SOURCE = "github.com/Jakobovski/free-spoken-digit-dataset, and the MNIST database"
+
+
+def prepare(raw: Path, out: Path, *, run: Run) -> PrepareReport:
+    """Prepare AV-MNIST: log-mel energies (1, 40, 50) of the recordings, and the images as they are.
+
+    The images lie beside, in ``images.npy`` and ``image_digits.npy``: ``load`` pairs them, because who may be
+    paired with what depends on the split.
+
+    Raises:
+        InputError: files are missing, or an IDX file is none.
+    """
+    root = locate(raw, {"fsdd/recordings": "3,000 WAV files", "mnist": "t10k-*-ubyte files"}, SOURCE)
+    files = sorted((root / "fsdd" / "recordings").glob("*.wav"))
+    strange = [file.name for file in files if not NAME.fullmatch(file.stem)]
+    if strange:
+        raise InputError(f"{len(strange)} recordings are not named <digit>_<speaker>_<index>.wav: {strange[:10]}.")
+    images = read_idx(root / "mnist", "t10k-images-idx3-ubyte")
+    digits = read_idx(root / "mnist", "t10k-labels-idx1-ubyte")
+    if len(images) != len(digits):
+        raise InputError(f"{root / 'mnist'} holds {len(images)} images but {len(digits)} labels.")
+    warnings = run.expect({"recordings": (len(files), 3000), "images": (len(images), 10_000)})
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "images.npy", images)
+    np.save(out / "image_digits.npy", digits)
+    audio = Modality("audio", "image", AUDIO_RECIPES["digit"].shape)
+    decoders = {"audio": Decoder(audio, "<f4", decode_audio, {"recipe": "digit"})}
+    samples = [_sample(file) for file in files]
+    return decode("avmnist", samples, decoders, out, run, {}, task=classification(DIGITS), warnings=warnings)
+
+
+def _sample(file: Path) -> Sample:
+    digit, speaker, index = NAME.fullmatch(file.stem).groups()  # type: ignore[union-attr]
+    split = "test" if int(index) in TEST_INDICES else "train"
+    return Sample(file.stem, split, digit, {"audio": (str(file),)}, {"speaker": speaker, "index": int(index)})
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """The array of unsigned bytes in an IDX file, compressed (``.gz``) or not.
+
+    Raises:
+        InputError: no such file, another type, or another number of bytes than its head says.
+    """
+    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"no {name}[.gz] in {folder}; expected MNIST's test half there. Source: {SOURCE}.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path} cannot be decompressed ({error}); download it again.") from None
+    if content[:3] != b"\x00\x00\x08":
+        raise InputError(f"{path} is no IDX file of unsigned bytes; download it again.")
+    rank = content[3]
+    shape = tuple(np.frombuffer(content, ">u4", rank, 4).astype(int).tolist())
+    if len(content) != 4 + 4 * rank + int(np.prod(shape)):
+        raise InputError(f"{path} has {len(content)} bytes, which do not make {shape}; download it again.")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def load(
+    settings: DataSettings,
+    noise: float = 0.0,
+    labels: float = 1.0,
+    test_speakers: int = 2,
+    pair_seed: int = 0,
+) -> MultimodalData:
+    """AV-MNIST as prepared in ``settings.path``: ``audio`` (1, 40, 50) and ``image`` (1, 28, 28).
+
+    Args:
+        settings: ``split`` is ``official`` (default), ``speaker``, or an expression over speaker and index.
+        noise: standard deviation of the Gaussian noise added to pixels in [0, 1] (all splits): weak images.
+        labels: share of the training recordings kept, stratified by digit, before validation is carved out
+            of them: few labels.
+        test_speakers: speakers held out under ``speaker``.
+        pair_seed: of the pairing, the noise, the choice of speakers and of the recordings kept.
+    """
+    manifest = manifest_of(settings)
+    folder = Path(str(settings.path))
+    rng = np.random.default_rng(pair_seed)
+    columns = {name: manifest[name].to_numpy() for name in ("id", "split", "label", "speaker", "index")}
+    split = settings.split
+    if split == "speaker":
+        settings = hold_out_values(settings, "speaker", test_speakers, pair_seed)
+        split = settings.split
+    elif split in (None, "official"):
+        split = "split==test"
+    test = select_rows(str(split), columns)
+    digits = columns["label"].astype(int)
+    images, image_digits = np.load(folder / "images.npy"), np.load(folder / "image_digits.npy")
+    chosen = pair(digits, test, image_digits, rng)
+    pixels = images[chosen][:, None].astype(np.float32) / 255
+    pixels += rng.normal(0, noise, pixels.shape).astype(np.float32) if noise else 0
+    keep = np.ones(len(digits), bool)
+    if labels < 1:
+        train = np.flatnonzero(~test)
+        keep[train] = hold_out(digits[train], None, labels, rng, "train")
+    arrays = {
+        **{name: values[keep] for name, values in columns.items() if name != "split"},
+        "image_row": chosen[keep],
+        "part": np.where(test, "test", "train")[keep],
+        "audio": StoredArray(folder / "audio.npy")[keep],
+        "image": pixels[keep],
+    }
+    data = from_arrays(
+        arrays,
+        settings.modalities or ["audio", "image"],
+        "label",
+        "part==test",
+        settings.group,
+        settings.columns,
+        name=settings.name,
+        valid_fraction=settings.valid_fraction,
+        split_seed=settings.split_seed,
+        classes=DIGITS,
+    )
+    if labels < 1:
+        data.notes.append(f"{int((~keep).sum())} training recordings left out: labels {labels:g}")
+    return data
+
+
+def pair(digits: np.ndarray, test: np.ndarray, image_digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each recording the row of an image of its digit, (N,), at random.
+
+    Training and test images come from rows before and from ``FIRST_TEST_ROW`` on (of a
+    smaller copy: the last 15 %); no image is used twice while there are enough of its digit.
+
+    Raises:
+        InputError: there is no image of a digit.
+    """
+    rows = np.zeros(len(digits), np.int64)
+    test_pool = np.arange(len(image_digits)) >= min(FIRST_TEST_ROW, round(0.85 * len(image_digits)))
+    for part in (False, True):
+        for digit in np.unique(digits[test == part]):
+            wanted = np.flatnonzero((test == part) & (digits == digit))
+            pool = np.flatnonzero((test_pool == part) & (image_digits == digit))
+            if not len(pool):
+                raise InputError(f"there is no {'test' if part else 'training'} image of the digit {digit}.")
+            rows[wanted] = rng.choice(pool, len(wanted), replace=len(wanted) > len(pool))
+    return rows

@@ -1,0 +1,136 @@
+"""CREMA-D: six emotions spoken by 91 actors, audio and video (Cao et al., IEEE Trans. Affective Computing
+2014).
+
+Download: ``AudioWAV/<id>.wav`` and ``VideoFlash/<id>.flv`` (Sorenson H.263 with MP3) of
+github.com/CheyneyComputerScience/CREMA-D (large files by git-LFS), and beside them the lists
+``train.csv`` and ``test.csv`` (6,698 and 744 lines ``id,LABEL``) of any of the published repositories. An
+id such as ``1001_DFA_ANG_XX`` is actor, sentence, emotion and intensity.
+
+Defects that are handled: lists with and without header, byte-order mark and CRLF; LFS pointers in place
+of files; known broken clips (1076_MTI_NEU_XX, 1076_MTI_SAD_XX, 1064_TIE_SAD_XX, 1064_IEO_DIS_MD), which
+are listed as unreadable where they are. Every one of the 91 actors stands in both official lists, so an
+official test score says nothing of new speakers: the split ``actor`` does.
+
+Classes are in alphabetical order: ANG DIS FEA HAP NEU SAD. OGM-GE numbers them NEU HAP SAD FEA DIS ANG;
+compare predictions by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from modalign.data.batch import Modality
+from modalign.data.dataset import MultimodalData
+from modalign.data.datasets.protocols import hold_out_values, load_split
+from modalign.data.media.decoders import decode_audio, decode_video
+from modalign.data.media.pool import Decoder, Sample
+from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.spectrograms import AUDIO_RECIPES
+from modalign.data.task import classification
+from modalign.errors import InputError, unknown
+from modalign.settings import DataSettings
+
+CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+OFFICIAL = {"train": 6698, "test": 744}
+ID = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
+SOURCE = (
+    "github.com/CheyneyComputerScience/CREMA-D for the recordings; data/CREMAD of "
+    "github.com/GeWu-Lab/OGM-GE_CVPR2022 for train.csv and test.csv"
+)
+
+
+def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int = 3, size: int = 224) -> PrepareReport:
+    """Prepare CREMA-D.
+
+    Args:
+        raw: the download.
+        out: folder to write.
+        run: how.
+        audio: ``ogm`` (1, 257, 188), ``pmr`` (1, 257, 1004) or ``fbank`` (1, 1024, 128); see
+            ``spectrograms``.
+        frames: of each video, from the middle of equal segments.
+        size: height and width of a frame in pixels.
+
+    Raises:
+        InputError: files are missing or a list cannot be read.
+    """
+    if audio not in AUDIO_RECIPES:
+        raise unknown("audio recipe", audio, AUDIO_RECIPES)
+    wanted = {
+        "AudioWAV": "7,442 WAV files",
+        "VideoFlash": "7,442 FLV files",
+        "train.csv": "list of 6,698 ids with labels",
+        "test.csv": "list of 744 ids with labels",
+    }
+    root = locate(raw, wanted, SOURCE)
+    lists = {split: read_list(root / f"{split}.csv") for split in OFFICIAL}
+    shared = sorted({*dict(lists["train"])} & {*dict(lists["test"])})
+    if shared:
+        raise InputError(f"{len(shared)} ids stand in train.csv and test.csv: {', '.join(shared[:10])}.")
+    warnings = run.expect({f"ids in {split}.csv": (len(lists[split]), n) for split, n in OFFICIAL.items()})
+    samples = [_sample(root, key, split) for split in OFFICIAL for key, _ in lists[split]]
+    decoders = {
+        "audio": Decoder(
+            Modality("audio", "image", AUDIO_RECIPES[audio].shape), "<f4", decode_audio, {"recipe": audio}
+        ),
+        "video": Decoder(
+            Modality("video", "clip", (frames, 3, size, size)),
+            "|u1",
+            decode_video,
+            {"frames": frames, "size": size},
+        ),
+    }
+    settings = {"audio": audio, "frames": frames, "size": size}
+    return decode("cremad", samples, decoders, out, run, settings, task=classification(CLASSES), warnings=warnings)
+
+
+def _sample(root: Path, key: str, split: str) -> Sample:
+    actor, sentence, emotion, intensity = ID.fullmatch(key).groups()  # type: ignore[union-attr]
+    sources = {
+        "audio": (str(root / "AudioWAV" / f"{key}.wav"),),
+        "video": (str(root / "VideoFlash" / f"{key}.flv"),),
+    }
+    return Sample(key, split, emotion, sources, {"actor": actor, "sentence": sentence, "intensity": intensity})
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    """Ids and labels of a list, whether or not it has a header, a byte-order mark or CRLF.
+
+    Raises:
+        InputError: with every line that is no ``id,LABEL``, or whose label is not that of the id.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if rows and not ID.fullmatch(rows[0][0]):
+        rows = rows[1:]  # the header that some copies have
+    wrong = []
+    for number, row in enumerate(rows, 1):
+        match = ID.fullmatch(row[0])
+        if len(row) != 2 or match is None or match[3] != row[1].strip() or match[3] not in CLASSES:
+            wrong.append(f"entry {number}: {','.join(row)}")
+    if wrong:
+        raise InputError(
+            f"{path}: {len(wrong)} lines are no 'id,LABEL' such as '1001_DFA_ANG_XX,ANG': {'; '.join(wrong[:10])}."
+        )
+    return [(row[0], row[1].strip()) for row in rows]
+
+
+def load(
+    settings: DataSettings, augment: Sequence[str] = ("video",), test_actors: int = 18, actor_seed: int = 0
+) -> MultimodalData:
+    """CREMA-D as prepared in ``settings.path``; validation is carved out of the training part.
+
+    Args:
+        settings: ``split`` is ``official`` (default; all actors in all parts, stratified by emotion) or
+            ``actor`` (no actor in two parts), or an expression over the columns actor, sentence,
+            intensity.
+        augment: modalities that are cropped and flipped at random in training.
+        test_actors: how many of the 91 actors are held out under ``actor``.
+        actor_seed: which ones.
+    """
+    if settings.split == "actor":
+        settings = hold_out_values(settings, "actor", test_actors, actor_seed)
+    return load_split(settings, augment=augment)

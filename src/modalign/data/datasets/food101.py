@@ -1,0 +1,123 @@
+"""UPMC Food-101: images of 101 dishes and the titles of the pages they were found on (Wang et al., ICMEW 2015).
+
+Download: the Kaggle data set ``gianmarco96/upmcfood101``: ``images/{train,test}/<class>/<class>_<n>.jpg`` and
+``texts/{train,test}_titles.csv`` (67,972 and 22,716 lines ``file,title,class``).
+
+Defects that are handled: the lists have no header (some copies do); titles contain commas and quotes that are
+never closed (``breakfast_burrito_730.jpg``), so a line is cut at its first and last comma; some rows name a
+``.txt`` for the ``.jpg`` of that name. Rows whose image is missing or unreadable are listed and left out. An
+empty title is kept, with a remark. Classes are in alphabetical order.
+
+A title often names the dish: text alone reaches about 85 %, both together 92 to 94 % when fine-tuned. Much
+lower published numbers come from shorter budgets, from missing attention masks and from frozen encoders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from modalign.data.batch import Modality
+from modalign.data.dataset import MultimodalData
+from modalign.data.datasets.protocols import load_split
+from modalign.data.media.decoders import build_vocabulary, decode_image, decode_text, tokenizer
+from modalign.data.media.pool import Decoder, Entry, Sample
+from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.task import classification
+from modalign.settings import DataSettings
+
+OFFICIAL = {"train": 67_972, "test": 22_716}
+FILE = re.compile(r"(.+_\d+)\.(?:jpg|jpeg|txt)", re.IGNORECASE)
+SOURCE = "kaggle.com/datasets/gianmarco96/upmcfood101"
+
+
+def prepare(
+    raw: Path,
+    out: Path,
+    *,
+    run: Run,
+    size: int = 224,
+    length: int = 40,
+    vocabulary: str = "google-bert/bert-base-uncased",
+) -> PrepareReport:
+    """Prepare UPMC Food-101.
+
+    Args:
+        raw: the download.
+        out: folder to write.
+        run: how.
+        size: height and width of an image in pixels.
+        length: tokens of a title, with the opening and the closing one; shorter ones are padded.
+        vocabulary: tokenizer of a pretrained model by name or local folder, a ``vocab.txt``, or ``train`` to
+            build one from the training titles (``vocab.txt`` in ``out``) where none can be had.
+
+    Raises:
+        InputError: files are missing, or there is no such tokenizer.
+    """
+    wanted = {f"images/{split}": f"{n:,} images in 101 folders" for split, n in OFFICIAL.items()}
+    wanted |= {f"texts/{split}_titles.csv": f"list of {n:,} titles" for split, n in OFFICIAL.items()}
+    root = locate(raw, wanted, SOURCE)
+    samples: list[Sample] = []
+    lost: list[Entry] = []
+    for split in OFFICIAL:
+        found, wrong = read_list(root, split)
+        samples += found
+        lost += wrong
+    found_counts = {split: sum(sample.split == split for sample in samples) for split in OFFICIAL}
+    warnings = run.expect({f"rows in {s}_titles.csv": (found_counts[s], n) for s, n in OFFICIAL.items()})
+    words = vocabulary
+    if vocabulary == "train":
+        titles = [str(sample.sources["text"][0]) for sample in samples if sample.split == "train"]
+        words = str(build_vocabulary(titles, out / "vocab.txt"))
+    known = tokenizer(words)
+    if not words.endswith(".txt"):
+        known.save_pretrained(out / "tokenizer")  # so that the titles can be read where the folder is taken to
+    text = Modality("text", "text", (length,), vocabulary=len(known), padding=known.pad_token_id)
+    decoders = {
+        "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_image, {"size": size}),
+        "text": Decoder(text, "<i4", decode_text, {"vocabulary": words, "length": length}),
+    }
+    settings = {"size": size, "length": length, "vocabulary": vocabulary}
+    classes = sorted({sample.label for sample in samples})
+    return decode(
+        "food101", samples, decoders, out, run, settings, task=classification(classes), warnings=warnings, lost=lost
+    )
+
+
+def read_list(root: Path, split: str) -> tuple[list[Sample], list[Entry]]:
+    """The samples of a list, and its lines that are none: of another form, or naming a file a second time."""
+    path = root / "texts" / f"{split}_titles.csv"
+    samples: dict[str, Sample] = {}
+    lost = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        file, _, rest = line.partition(",")
+        title, _, label = rest.rpartition(",")
+        label, match = label.strip().strip('"'), FILE.fullmatch(file.strip().strip('"'))
+        if match is None or not label:
+            if number > 1 or any(character.isdigit() for character in line):  # otherwise a header
+                lost.append(_entry(f"{path.name}:{number}", f"no 'file,title,class': {line[:80]}"))
+        elif match[1] in samples:
+            reason = f"{match[1]} is listed before; the first title is kept"
+            lost.append(_entry(f"{path.name}:{number}", reason))
+        else:
+            image = root / "images" / split / label / f"{match[1]}.jpg"
+            text = title.strip().removeprefix('"').removesuffix('"').replace('""', '"')
+            samples[match[1]] = Sample(match[1], split, label, {"image": (str(image),), "text": (text,)})
+    return list(samples.values()), lost
+
+
+def _entry(key: str, reason: str) -> Entry:
+    return {"id": key, "modality": "text", "reason": reason}
+
+
+def load(settings: DataSettings, augment: Sequence[str] = ("image",)) -> MultimodalData:
+    """UPMC Food-101 as prepared in ``settings.path``; validation is carved out of train, stratified by class.
+
+    Args:
+        settings: ``split`` is ``official`` (default) or an expression over the columns.
+        augment: modalities that are cropped and flipped at random in training.
+    """
+    return load_split(settings, augment=augment)

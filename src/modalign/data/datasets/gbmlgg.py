@@ -1,0 +1,409 @@
+"""GBMLGG: grade and survival of 769 glioma patients from histology and genomics (Chen et al., IEEE TMI 2020).
+
+Download: the processed data of PathomicFusion, ``data/TCGA_GBMLGG``: ``all_dataset.csv``
+(``all_datasets.csv`` in its description), ``grade_data.csv``, ``pnas_splits.csv``, two mRNA tables,
+``splits/gbmlgg15cv_*.pkl``, and the images: ``gbmlgg/all_st_patches_512/*_<row>_<column>.png`` (13,545, nine
+of each region of interest) or ``gbmlgg/all_st/*.png`` (1,505 regions of 1024 x 1024, from which the same nine
+are cut).
+
+A sample is a patch with its patient's genomic features; the patient (first 12 characters of every name) is
+the group, in one split only, and what is scored: the mean probability of all patches. Patients without grade or
+molecular subtype are left out, as in the published grading.
+
+Handled: the two names of the main table; paths in the split files that fit no documented tree (names are
+looked for among the images); split files, which are pickles, are read without running what is in them (see
+``read_splits``), or not at all where the tables are there. Published features are scaled over all regions of
+the training folds; here they are stored as they are (or as fold 1 has them) and the model scales them by its
+own training rows, which comes to the same without a look at validation.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from modalign.data.batch import Modality
+from modalign.data.dataset import MultimodalData
+from modalign.data.datasets.protocols import load_split
+from modalign.data.media.decoders import check, decode_image
+from modalign.data.media.pool import Decoder, Entry, Sample
+from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.task import classification
+from modalign.errors import InputError, unknown
+from modalign.settings import DataSettings
+
+GRADES = ("II", "III", "IV")
+FOLDS = 15
+OFFICIAL = {"patients in the tables": 769, "regions": 1505, "patches": 13_545}
+PATCH, OFFSETS = 512, (0, 256, 512)
+TABLES = ("all_dataset.csv", "all_datasets.csv")
+MRNA = ("mRNA_Expression_z-Scores_RNA_Seq_RSEM.txt", "mRNA_Expression_Zscores_RSEM.txt")
+NOT_FEATURES = {"indexes", "TCGA ID", "censored", "Survival months"}
+SOURCE = "the processed TCGA-GBMLGG data linked in data/TCGA_GBMLGG of github.com/mahmoodlab/PathomicFusion"
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What the tables say of a patient.
+
+    Attributes:
+        features: (F,) float32.
+        grade: 0, 1, 2 for grades II, III, IV.
+        time: of survival, in the unit of the table (called months there; days, to judge by the published plots).
+        event: 1 if death was observed, 0 if censored.
+        folds: ``train`` or ``test`` in each of the 15 splits.
+    """
+
+    features: np.ndarray
+    grade: int
+    time: float
+    event: int
+    folds: tuple[str, ...]
+
+
+def prepare(
+    raw: Path,
+    out: Path,
+    *,
+    run: Run,
+    size: int = 224,
+    rnaseq: bool = False,
+    tables: Literal["auto", "csv", "pickle"] = "auto",
+) -> PrepareReport:
+    """Prepare GBMLGG.
+
+    Args:
+        raw: the download: ``TCGA_GBMLGG``, or the folder it lies in.
+        out: folder to write.
+        run: how.
+        size: height and width of a patch in pixels, scaled from 512.
+        rnaseq: 320 genomic features (mRNA added), as in the published survival, instead of the 80 of its
+            grading.
+        tables: where patients come from: ``csv``, the ``pickle`` of the splits, or ``auto``: csv if they are
+            there.
+
+    Raises:
+        InputError: files are missing or cannot be read.
+    """
+    if tables not in ("auto", "csv", "pickle"):
+        raise unknown("source of tables", tables, ["auto", "csv", "pickle"])
+    root = locate(raw, {"pnas_splits.csv": "the 15 splits", "gbmlgg": "images"}, SOURCE)
+    complete = _main_table(root) is not None and (root / "grade_data.csv").is_file()
+    if tables == "pickle" or (tables == "auto" and not complete):
+        patients, lost = read_splits(find_splits(root, rnaseq))
+    else:
+        patients, lost = read_tables(root, rnaseq)
+    patches = find_patches(root)
+    regions = {key.rsplit("_", 2)[0] for key in patches}
+    counts = (len(patients) + len(lost), len(regions), len(patches))
+    expected = zip(OFFICIAL.items(), counts, strict=True)
+    warnings = run.expect({what: (found, official) for (what, official), found in expected})
+    chosen = {key: source for key, source in patches.items() if key[:12] in patients}
+    if not chosen:
+        raise InputError(f"{root}: no image belongs to one of the {len(patients)} patients of the tables.")
+    samples = [_sample(key, source, patients[key[:12]]) for key, source in chosen.items()]
+    without = sorted(set(patients) - {key[:12] for key in chosen})
+    lost += [_entry(patient, "image", "no region of this patient") for patient in without]
+    width = len(next(iter(patients.values())).features)
+    decoders = {
+        "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_patch, {"size": size}),
+        "omic": Decoder(Modality("omic", "vector", (width,)), "<f4", keep),
+    }
+    settings = {"size": size, "rnaseq": rnaseq}
+    return decode(
+        "gbmlgg", samples, decoders, out, run, settings, task=classification(GRADES), warnings=warnings, lost=lost
+    )
+
+
+def _sample(key: str, source: tuple[Any, ...], patient: Patient) -> Sample:
+    facts: dict[str, Any] = {
+        "group": key[:12],
+        "region": key.rsplit("_", 2)[0],
+        "time": patient.time,
+        "event": patient.event,
+    }
+    facts |= {f"fold_{k}": part for k, part in enumerate(patient.folds, 1)}
+    sources = {"image": source, "omic": (patient.features,)}
+    return Sample(key, patient.folds[0], GRADES[patient.grade], sources, facts)
+
+
+def _entry(patient: str, modality: str, reason: str) -> Entry:
+    return {"id": patient, "modality": modality, "reason": reason}
+
+
+def keep(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Numbers that need no decoding."""
+    return values, ""
+
+
+def find_patches(root: Path) -> dict[str, tuple[Any, ...]]:
+    """Name of each patch, without ending, and its source: a file, or a file and the corner to cut at.
+
+    Raises:
+        InputError: there are neither patches nor regions.
+    """
+    for folder in (root / "gbmlgg" / "all_st_patches_512", root / "all_st_patches_512"):
+        files = sorted(folder.glob("TCGA-*.png"))
+        if files:
+            return {file.stem: (str(file),) for file in files}
+    for folder in (root / "gbmlgg" / "all_st", root / "all_st"):
+        files = sorted(folder.glob("TCGA-*.png"))
+        if files:
+            return {
+                f"{file.stem}_{row}_{column}": (str(file), row, column)
+                for file in files
+                for row in OFFSETS
+                for column in OFFSETS
+            }
+    raise InputError(
+        f"no TCGA-*.png in {root / 'gbmlgg' / 'all_st_patches_512'} or {root / 'gbmlgg' / 'all_st'}; put the "
+        f"patches or the regions there. Source: {SOURCE}."
+    )
+
+
+def decode_patch(path: str, row: int | None = None, column: int | None = None, *, size: int) -> tuple[np.ndarray, str]:
+    """A patch as (3, size, size) uint8, read as it is or cut out of its region at (row, column).
+
+    Raises:
+        Unreadable: not an image, or the region is smaller than the patch needs.
+    """
+    if row is None or column is None:
+        return decode_image(path, size)
+    return decode_image(path, size, box=(column, row, column + PATCH, row + PATCH))
+
+
+def _main_table(root: Path) -> Path | None:
+    return next((root / name for name in TABLES if (root / name).is_file()), None)
+
+
+def read_folds(root: Path) -> dict[str, tuple[str, ...]]:
+    """Part (``train``, ``test``) of each patient in each of the 15 splits.
+
+    Raises:
+        InputError: another number of columns, or an entry that is neither Train nor Test.
+    """
+    table = pd.read_csv(root / "pnas_splits.csv", index_col=0)
+    parts = table.apply(lambda column: column.astype(str).str.strip().str.lower())
+    if table.shape[1] != FOLDS or not parts.isin(["train", "test"]).all(axis=None):
+        raise InputError(
+            f"{root / 'pnas_splits.csv'}: expected an id and {FOLDS} columns of Train or Test in each line."
+        )
+    return {str(patient): tuple(row) for patient, row in zip(parts.index, parts.to_numpy(), strict=True)}
+
+
+def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entry]]:
+    """Patients from the tables, and those left out: no grade, no molecular subtype, no split, no mRNA.
+
+    A feature that a patient lacks is the median of all patients kept, as in the published preparation.
+
+    Raises:
+        InputError: a table is missing or lacks a column.
+    """
+    path = _main_table(root)
+    if path is None or not (root / "grade_data.csv").is_file():
+        raise InputError(f"{root} lacks {TABLES[0]} or grade_data.csv; expected both. Source: {SOURCE}.")
+    main, grades = pd.read_csv(check(path)), pd.read_csv(check(root / "grade_data.csv"))
+    needs = (NOT_FEATURES - {"indexes"}, {"TCGA ID", "Grade", "Molecular subtype"})
+    for table, needed in zip((main, grades), needs, strict=True):
+        if not needed <= set(table.columns):
+            raise InputError(f"the tables in {root} lack the columns {sorted(needed - set(table.columns))}.")
+    main, grades = main.set_index("TCGA ID"), grades.set_index("TCGA ID")
+    genes = main.drop(columns=[name for name in NOT_FEATURES if name in main.columns])
+    if rnaseq:
+        genes = genes.join(read_mrna(root), how="left")
+    folds = read_folds(root)
+    reasons = {
+        "no grade": grades["Grade"].reindex(main.index).isna(),
+        "no molecular subtype": grades["Molecular subtype"].reindex(main.index).isna(),
+        "no survival": main[["Survival months", "censored"]].isna().any(axis=1),
+        "not in pnas_splits.csv": ~main.index.isin(list(folds)),
+        "no mRNA": genes.filter(like="_rnaseq").isna().any(axis=1),
+    }
+    lost = {patient: reason for reason, rows in reasons.items() for patient in main.index[np.asarray(rows, bool)]}
+    genes = genes[~genes.index.isin(list(lost))].astype(np.float64)
+    genes = genes.fillna(genes.median())
+    patients = {
+        patient: Patient(
+            genes.loc[patient].to_numpy(np.float32),
+            int(grades.loc[patient, "Grade"]) - 2,
+            float(main.loc[patient, "Survival months"]),
+            1 - int(main.loc[patient, "censored"]),
+            folds[patient],
+        )
+        for patient in genes.index
+    }
+    return patients, [_entry(patient, "omic", reason) for patient, reason in sorted(lost.items())]
+
+
+def read_mrna(root: Path) -> pd.DataFrame:
+    """mRNA z-scores of the patients of both projects in the genes that both tables have, complete ones
+    only."""
+    tables = []
+    for name in MRNA:
+        table = pd.read_csv(check(root / name), sep="\t", skiprows=1, index_col=0)
+        tables.append(table.dropna(axis=1, how="all"))
+    both = tables[0].join(tables[1], how="inner").dropna(axis=0).T
+    both.index = both.index.str[:12]
+    return both[~both.index.duplicated()].add_suffix("_rnaseq")
+
+
+def find_splits(root: Path, rnaseq: bool) -> Path:
+    """The split file of the paired grading.
+
+    Raises:
+        InputError: there is none.
+    """
+    ending = "_rnaseq" if rnaseq else ""
+    regions = ("all_st", "all_st_patches_512")
+    names = [f"gbmlgg15cv_{roi}_1_1_{vgg}{ending}.pkl" for roi in regions for vgg in (0, 1)]
+    for name in names:
+        if (root / "splits" / name).is_file():
+            return root / "splits" / name
+    raise InputError(f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}.")
+
+
+def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
+    """Patients from a published split file, without running anything in it; and those left out.
+
+    Only arrays of numbers and text are rebuilt (see ``DataUnpickler``). Features are those of fold 1: scaled
+    by its training rows, which differs from every other fold's by a shift and a factor for each feature.
+
+    Raises:
+        InputError: the file asks for code, or has not the published form.
+    """
+    try:
+        with check(path).open("rb") as file:
+            splits = DataUnpickler(file, path).load()["cv_splits"]
+        folds: dict[str, list[str]] = {}
+        for k in range(1, FOLDS + 1):
+            for part in ("train", "test"):
+                for patient in dict.fromkeys(splits[k][part]["x_patname"]):
+                    folds.setdefault(str(patient), [""] * FOLDS)[k - 1] = part
+        patients = {}
+        for part in ("train", "test"):
+            one = splits[1][part]
+            for row, patient in enumerate(one["x_patname"]):
+                if patient not in patients:
+                    features = np.asarray(one["x_omic"][row], np.float32)
+                    numbers = int(one["g"][row]), float(one["t"][row]), int(one["e"][row])
+                    patients[str(patient)] = Patient(features, *numbers, tuple(folds[str(patient)]))
+    except InputError:
+        raise
+    except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} has not the published form cv_splits[fold][train|test] ({type(error).__name__}: "
+            f"{error}); use the tables (all_dataset.csv, grade_data.csv, pnas_splits.csv) instead."
+        ) from error
+    lost = {patient: "not in every fold" for patient, parts in folds.items() if "" in parts}
+    lost |= {key: "no grade" for key, patient in patients.items() if patient.grade not in (0, 1, 2)}
+    kept = {key: patient for key, patient in patients.items() if key not in lost}
+    return kept, [_entry(patient, "omic", reason) for patient, reason in sorted(lost.items())]
+
+
+class Inert:
+    """What stands for a table of pandas, or a part of one: takes whatever it is given and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        """A new one, whatever the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Forget the arguments."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state."""
+
+
+def _latin(text: str, encoding: str) -> bytes:
+    """How protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"unexpected encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+class DataUnpickler(pickle.Unpickler):
+    """Rebuilds dictionaries, lists, text and numpy arrays; nothing else that a pickle may ask for.
+
+    Tables of pandas, which the published files hold too, become ``Inert``: their old forms need old versions
+    of pandas, and nothing in them is needed.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin1")
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few names that are allowed.
+
+        Raises:
+            InputError: any other name; nothing of the file has been run.
+        """
+        if module.split(".")[0] in ("pandas", "pyarrow"):
+            return Inert
+        plain = (module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name)
+        if plain in ALLOWED:
+            return ALLOWED[plain]
+        raise InputError(
+            f"{self.path} asks for {module}.{name}, which a data file has no need of; nothing in it was run. "
+            "Use the tables (all_dataset.csv, grade_data.csv, pnas_splits.csv) instead."
+        )
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
+    ("_codecs", "encode"): _latin,
+    ("builtins", "slice"): slice,
+    ("builtins", "object"): object,
+    ("builtins", "bytearray"): bytearray,
+    ("copyreg", "_reconstructor"): Inert,
+    ("copy_reg", "_reconstructor"): Inert,
+}
+
+
+def load(
+    settings: DataSettings,
+    target: Literal["grade", "survival"] = "grade",
+    fold: int = 1,
+    augment: Sequence[str] = ("image",),
+    score: Literal["patient", "patch"] = "patient",
+) -> MultimodalData:
+    """GBMLGG as prepared in ``settings.path``; validation patients are held out of the fold's training
+    patients.
+
+    Args:
+        settings: ``split`` is ``official`` (default: the fold) or an expression over the columns.
+        target: ``grade`` (II, III, IV) or ``survival`` (time and event).
+        fold: 1 to 15.
+        augment: modalities that are cropped and flipped at random in training.
+        score: what metrics count: the ``patient``, over whose patches probabilities (or log risks) are averaged, or
+            the ``patch``.
+
+    Raises:
+        InputError: no such target, fold or score.
+    """
+    if score not in ("patient", "patch"):
+        raise unknown("score", score, ["patient", "patch"])
+    if target not in ("grade", "survival"):
+        raise unknown("target", target, ["grade", "survival"])
+    if fold not in range(1, FOLDS + 1):
+        raise InputError(f"fold {fold} does not exist; expected 1 to {FOLDS}.")
+    if settings.split in (None, "official"):
+        settings = replace(settings, split=f"fold_{fold}")
+    if target == "survival":
+        data = load_split(replace(settings, label="time,event"), augment=augment, task="survival")
+    else:
+        data = load_split(settings, augment=augment)
+    if score == "patch":
+        return data
+    note = "metrics count patients: the scores of a patient's patches are averaged"
+    return replace(data, scored="groups", fingerprint=f"{data.fingerprint}-patient", notes=[*data.notes, note])

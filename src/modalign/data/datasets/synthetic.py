@@ -1,0 +1,192 @@
+r"""Made data whose information is known: redundant, unique and synergistic parts of the label, any M.
+
+Bits, all uniform on {-1, +1} and independent but for the last line:
+
+    A           redundant: every modality sees it
+    B_m         unique: modality m alone sees it
+    E_m         synergistic: modality m sees its own, and the product S = E_1 ... E_M is what the label has
+
+The label Y says A, all B_m and S, as far as their strength is not zero. With N standard normal noise,
+independent everywhere, W a shared standard normal vector and rho the correlation, modality m is
+
+    X_m = Q_m [ redundant A + N,  unique B_m + N,  synergy E_m + N,  sqrt(rho) W + sqrt(1 - rho) N,  N ]
+
+with a random rotation Q_m, which changes no information. W says nothing of Y: dependence that is of no use.
+
+Write i(d) = I(B; d B + N) = log 2 - E log(1 + exp(-2 d (d + N))) for what one look tells of a bit, a
+one-dimensional integral, and J(d) = 2 i(d) - i(sqrt(2) d) for what two looks at one bit share. Then, in nats,
+
+    I(X_1; X_2)     = J(redundant) - shared / 2 log(1 - rho^2)
+    I(X_1; X_2 | Y) = J(synergy) [M = 2 only] - shared / 2 log(1 - rho^2)
+    I(X_m; Y)       = i(redundant) + i(unique)
+    I(X_1, X_2; Y)  = i(sqrt(2) redundant) + 2 i(unique) + J(synergy)                               [M = 2]
+
+Given Y the looks at A are independent and drop out of the second line, while E_2 = S E_1 is as good as E_1:
+synergy appears there as redundancy does in the first line. With M > 2 two of the E_m are independent even given S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Any
+
+import numpy as np
+
+from modalign.data.dataset import MultimodalData
+from modalign.data.load import check_options
+from modalign.data.tables.arrays import from_settings
+from modalign.errors import InputError
+from modalign.settings import DataSettings
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Information in nats of two modalities of the synthetic data.
+
+    Attributes:
+        mutual: I(X_1; X_2).
+        conditional: I(X_1; X_2 | Y).
+        label_alone: I(X_m; Y) of a single modality.
+        label_pair: I(X_1, X_2; Y) where these two are all modalities (M = 2), else without synergy.
+    """
+
+    mutual: float
+    conditional: float
+    label_alone: float
+    label_pair: float
+
+
+def load(settings: DataSettings, **options: Any) -> MultimodalData:
+    """Synthetic data with modalities ``x1`` to ``x<M>``; the options are the arguments of ``generate``.
+
+    Raises:
+        InputError: an option that does not exist or is outside its range.
+    """
+    check_options("synthetic", generate, options)
+    arrays = generate(**options)
+    return from_settings(settings, arrays, "synthetic", [name for name in arrays if name[1:].isdigit()])
+
+
+def generate(
+    samples: int = 2000,
+    count: int = 2,
+    redundant: float = 1.0,
+    unique: float = 1.0,
+    synergy: float = 1.0,
+    shared: int = 2,
+    correlation: float = 0.7,
+    features: int = 16,
+    missing: float = 0.0,
+    groups: int = 20,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Arrays ``x<m>`` (N, F) float32, NaN where absent, ``y`` (N,) and what can serve as context.
+
+    The latter are ``redundant``, ``unique<m>`` and ``synergy``, the bits behind the label, and ``group``.
+
+    Args:
+        samples: N.
+        count: number of modalities M.
+        redundant: strength of the part of the label that every modality sees; 0 takes it out of the label.
+        unique: strength of the part that each modality sees alone.
+        synergy: strength of the part that only all modalities together tell.
+        shared: number of features that are correlated between modalities and say nothing of the label.
+        correlation: of each of them, 0 to below 1.
+        features: F of each modality; those left over are noise.
+        missing: share of absences of each modality; a sample keeps at least one.
+        groups: number of values of the column ``group``, drawn at random.
+        seed: of the data.
+
+    Raises:
+        InputError: an argument outside its range.
+    """
+    _check(samples, count, (redundant, unique, synergy), shared, correlation, features, missing, groups)
+    rng = np.random.default_rng(seed)
+    bits = rng.choice([-1, 1], (samples, 1 + 2 * count))
+    common, own, hidden = bits[:, 0], bits[:, 1 : 1 + count], bits[:, 1 + count :]
+    product = hidden.prod(1)
+    latent = rng.standard_normal((samples, shared))
+    arrays = {}
+    for m, rotation in enumerate(rotations(count, features, rng)):
+        x = rng.standard_normal((samples, features))
+        x[:, 0] += redundant * common
+        x[:, 1] += unique * own[:, m]
+        x[:, 2] += synergy * hidden[:, m]
+        noise = x[:, 3 : 3 + shared]
+        x[:, 3 : 3 + shared] = sqrt(correlation) * latent + sqrt(1 - correlation) * noise
+        arrays[f"x{m + 1}"] = (x @ rotation.T).astype(np.float32)
+    parts = [("redundant", redundant, common)]
+    parts += [(f"unique{m + 1}", unique, own[:, m]) for m in range(count)]
+    parts += [("synergy", synergy, product)]
+    known = [(bit > 0).astype(np.int64) for _, strength, bit in parts if strength > 0]
+    arrays["y"] = np.array(sum(bit << place for place, bit in enumerate(known)))
+    arrays |= {name: bit for name, _, bit in parts}
+    arrays["group"] = rng.integers(groups, size=samples)
+    _remove(arrays, missing, count, rng)
+    return arrays
+
+
+def rotations(count: int, features: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """A random orthogonal matrix (F, F) for each modality."""
+    return [np.linalg.qr(rng.standard_normal((features, features)))[0] for _ in range(count)]
+
+
+def _remove(arrays: dict[str, np.ndarray], missing: float, count: int, rng: np.random.Generator) -> None:
+    """Set a share of the rows of each modality to NaN, sparing one modality of each sample."""
+    gone = rng.random((len(arrays["y"]), count)) < missing
+    gone[np.arange(len(gone)), rng.integers(count, size=len(gone))] &= ~gone.all(1)
+    for m in range(count):
+        arrays[f"x{m + 1}"][gone[:, m]] = np.nan
+
+
+def _check(
+    samples: int, count: int, strengths: tuple[float, ...], shared: int, correlation: float, features: int,
+    missing: float, groups: int,
+) -> None:  # fmt: skip
+    wrong = {
+        f"samples is {samples}; expected 20 or more": samples < 20,
+        f"count is {count}; expected 1 to 10 modalities": not 1 <= count <= 10,
+        f"strengths are {strengths}; expected numbers from 0, one of them above": min(strengths) < 0
+        or max(strengths) == 0,
+        f"features is {features}; expected at least 3 + shared = {3 + shared}": features < 3 + shared,
+        f"shared is {shared}; expected 0 or more": shared < 0,
+        f"correlation is {correlation}; expected 0 to below 1": not 0 <= correlation < 1,
+        f"missing is {missing}; expected 0 to below 1": not 0 <= missing < 1,
+        f"groups is {groups}; expected 1 or more": groups < 1,
+    }
+    found = [message for message, bad in wrong.items() if bad]
+    if found:
+        raise InputError("synthetic data: " + "; ".join(found))
+
+
+def truth(
+    count: int = 2,
+    redundant: float = 1.0,
+    unique: float = 1.0,
+    synergy: float = 1.0,
+    shared: int = 2,
+    correlation: float = 0.7,
+) -> Truth:
+    """What is known of ``generate`` with these options (no modality missing), by the formulas of this module."""
+    useless = -shared / 2 * log(1 - correlation**2)
+    together = _common(synergy) if count == 2 else 0.0
+    return Truth(
+        mutual=_common(redundant) + useless,
+        conditional=together + useless,
+        label_alone=_look(redundant) + _look(unique),
+        label_pair=_look(sqrt(2) * redundant) + 2 * _look(unique) + together,
+    )
+
+
+def _look(strength: float) -> float:
+    """i(d): information in nats that d B + N has of a uniform bit B, by the trapezoidal rule."""
+    noise = np.linspace(-12, 12, 4001)
+    weights = np.exp(-(noise**2) / 2)
+    loss = np.logaddexp(0, -2 * strength * (strength + noise))
+    return log(2) - float(weights @ loss / weights.sum())
+
+
+def _common(strength: float) -> float:
+    """J(d): information in nats that two independent looks at one bit have of each other."""
+    return 2 * _look(strength) - _look(sqrt(2) * strength)

@@ -1,0 +1,274 @@
+"""From files to arrays: audio, video, image and text.
+
+One sample in, one array out. What is odd but usable (a silent recording, an image of one pixel, an empty
+text) is decoded and remarked on; what cannot be decoded raises ``Unreadable``, which ``prepare`` collects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalign.data.media.spectrograms import AUDIO_RECIPES
+from modalign.errors import InputError, unknown
+
+LFS = b"version https://git-lfs.github.com/spec/"
+DECLARED_SHARE = 0.5  # a file that holds less than this share of the length it declares was cut off
+
+
+class Unreadable(InputError):
+    """One file cannot be decoded; the message is the reason, for the list of unreadable samples."""
+
+
+def check(path: str | Path) -> Path:
+    """The path, if a file lies there that can hold data.
+
+    Raises:
+        Unreadable: nothing is there, it is empty, or it is a git-LFS pointer of some 130 bytes in place
+            of the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Unreadable(f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise Unreadable(f"empty file: {path}")
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise Unreadable(f"a git-LFS pointer, not the file itself (run `git lfs pull` in its repository): {path}")
+    return path
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """An audio or video file opened for decoding; what FFmpeg says against it becomes ``Unreadable``."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    path = check(path)
+    try:
+        with av.open(os.fspath(path)) as container:
+            yield container
+    except (av.FFmpegError, EOFError) as error:
+        raise Unreadable(f"cannot be decoded ({getattr(error, 'strerror', error)}): {path}") from error
+
+
+def read_wave(path: str | Path, rate: int, start: float = 0.0, stop: float | None = None) -> np.ndarray:
+    """The audio of a file between two times (s), one channel at ``rate`` Hz: (N,) float32 in about [-1, 1].
+
+    Reads whatever FFmpeg reads (WAV, MP3 in FLV, AAC in MP4); resampled by FFmpeg's ``swresample``.
+    Silence is data. A times' range beyond the end gives what there is.
+
+    Raises:
+        Unreadable: no audio stream, no sample in the range, a range of no length, or less than half the
+            length that the file declares.
+    """
+    from av import AudioResampler
+
+    if stop is not None and stop <= start:
+        raise Unreadable(f"a range of no length, {start:g} s to {stop:g} s: {path}")
+    with opened(path) as container:
+        if not container.streams.audio:
+            raise Unreadable(f"no audio stream: {path}")
+        resampler = AudioResampler(format="flt", layout="mono", rate=rate)
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        pieces = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
+        pieces += resampler.resample(None) if pieces else []
+        declared = _declared_seconds(container, path)
+    wave = np.concatenate([piece.to_ndarray().ravel() for piece in pieces] or [np.zeros(0, np.float32)])
+    if len(wave) < DECLARED_SHARE * declared * rate:
+        raise Unreadable(f"cut off: {len(wave) / rate:.2f} s of {declared:.2f} s declared: {path}")
+    wave = wave[round(start * rate) : None if stop is None else round(stop * rate)]
+    if not len(wave):
+        raise Unreadable(f"no audio in {start:g} s to {'the end' if stop is None else f'{stop:g} s'}: {path}")
+    return wave.astype(np.float32)
+
+
+def decode_audio(
+    path: str | Path, start: float = 0.0, stop: float | None = None, *, recipe: str
+) -> tuple[np.ndarray, str]:
+    """The audio of a file under a named recipe (see ``spectrograms``), and a remark ("silent") or "".
+
+    A silent recording is kept: every recipe gives finite values for it.
+    """
+    if recipe not in AUDIO_RECIPES:
+        raise unknown("audio recipe", recipe, AUDIO_RECIPES)
+    chosen = AUDIO_RECIPES[recipe]
+    wave = read_wave(path, chosen.rate, start, stop)
+    return chosen.transform(wave), "silent recording" if np.ptp(wave) == 0 else ""
+
+
+def segment_centres(available: int, wanted: int) -> list[int]:
+    """Indices of ``wanted`` of ``available`` frames: the middle of each of ``wanted`` equal segments, in
+    order.
+
+    Repeats frames where there are fewer than wanted.
+
+    >>> segment_centres(9, 3), segment_centres(2, 3)
+    ([1, 4, 7], [0, 1, 1])
+    """
+    return [int((i + 0.5) * available / wanted) for i in range(wanted)]
+
+
+def decode_video(
+    path: str | Path, start: float = 0.0, stop: float | None = None, *, frames: int, size: int
+) -> tuple[np.ndarray, str]:
+    """``frames`` frames of a video between two times (s), (frames, 3, size, size) uint8, and a remark or "".
+
+    Frames in order of time, from the middle of equal segments of the range, squeezed to a square by FFmpeg
+    (bicubic). The published loaders take the first names of an unsorted folder listing instead. A video with
+    fewer frames than wanted repeats some, with a remark.
+
+    Raises:
+        Unreadable: no video stream, no frame in the range, or less than half the length that the file
+            declares.
+    """
+    if stop is not None and stop <= start:
+        raise Unreadable(f"a range of no length, {start:g} s to {stop:g} s: {path}")
+    times = _frame_times(path)
+    inside = [t for t in times if t - times[0] >= start and (stop is None or t - times[0] < stop)]
+    if not inside:
+        raise Unreadable(f"no frame in {start:g} s to {'the end' if stop is None else f'{stop:g} s'}: {path}")
+    wanted = [inside[i] for i in segment_centres(len(inside), frames)]
+    pictures: list[np.ndarray] = []
+    with opened(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            due = sum((frame.time or 0.0) >= t - 1e-6 for t in wanted[len(pictures) :])
+            if due:  # only these are scaled, which costs more than decoding
+                picture = frame.reformat(width=size, height=size, format="rgb24", interpolation="BICUBIC")
+                pictures += [picture.to_ndarray()] * due
+            if len(pictures) == frames:
+                break
+    if len(pictures) < frames:
+        at = wanted[len(pictures)] - times[0]
+        raise Unreadable(f"the frame at {at:.2f} s cannot be decoded: {path}")
+    clip = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+    return clip, f"only {len(inside)} frames" if len(inside) < frames else ""
+
+
+def _frame_times(path: str | Path) -> list[float]:
+    """When each frame of a video begins (s), read without decoding, in order."""
+    with opened(path) as container:
+        if not container.streams.video:
+            raise Unreadable(f"no video stream: {path}")
+        stream = container.streams.video[0]
+        stamps = sorted(
+            packet.pts if packet.pts is not None else packet.dts
+            for packet in container.demux(stream)
+            if packet.size and (packet.pts is not None or packet.dts is not None)
+        )
+        times = [float(stamp * stream.time_base) for stamp in stamps]
+        seconds = times[-1] - times[0] + float(1 / (stream.average_rate or 1)) if times else 0.0
+        declared = _declared_seconds(container, path)
+    if seconds < DECLARED_SHARE * declared:
+        raise Unreadable(f"cut off: {seconds:.2f} s of {declared:.2f} s declared: {path}")
+    return times
+
+
+def _declared_seconds(container: Any, path: str | Path) -> float:
+    """The length that a file says it has, 0 where it says nothing."""
+    if container.format.name == "wav":  # FFmpeg reports what there is; the header knows what there should be
+        with Path(path).open("rb") as file:
+            bytes_declared = int.from_bytes(file.read(8)[4:], "little") + 8
+        context = container.streams.audio[0].codec_context
+        per_second = context.sample_rate * max(1, context.channels) * max(1, context.format.bytes)
+        return 0.0 if bytes_declared >= 2**31 else bytes_declared / per_second
+    return float(container.duration or 0) / 1e6
+
+
+def decode_image(path: str | Path, size: int, box: tuple[int, int, int, int] | None = None) -> tuple[np.ndarray, str]:
+    """An image, or its ``box`` (left, upper, right, lower), as (3, size, size) uint8, and a remark or "".
+
+    Squeezed to a square (bilinear).
+
+    Grey, palette and CMYK images become RGB. An image of a few pixels is enlarged, with a remark below 8
+    x 8; one pixel gives one colour everywhere.
+
+    Raises:
+        Unreadable: not an image, cut off, or smaller than the box.
+    """
+    from PIL import Image
+
+    path = check(path)
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if box is not None and (width < box[2] or height < box[3]):
+                raise Unreadable(f"image of {width} x {height} pixels, which has no part {box}: {path}")
+            part = image if box is None else image.crop(box)
+            square = part.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except Unreadable:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unreadable(f"not a readable image ({error}): {path}") from error
+    tiny = f"image of {width} x {height} pixels" if min(width, height) < 8 else ""
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), tiny
+
+
+def decode_text(text: str, vocabulary: str, length: int) -> tuple[np.ndarray, str]:
+    """Token ids of a text, (length,) int64, padded; the attention mask is ``ids != padding``. And a
+    remark or "".
+
+    Longer texts are cut after ``length`` tokens, the closing one kept. An empty text is its opening and
+    closing token, so that no sample is masked out altogether.
+    """
+    encoded = tokenizer(vocabulary)(text, truncation=True, max_length=length, padding="max_length")
+    return np.asarray(encoded["input_ids"], np.int64), "" if text.strip() else "empty text"
+
+
+@lru_cache(maxsize=4)
+def tokenizer(vocabulary: str, fetch: bool = True) -> Any:
+    """The tokenizer of a pretrained model by name, of a local folder, or of a ``vocab.txt`` (BERT's word
+    pieces).
+
+    Args:
+        vocabulary: see above.
+        fetch: from the hub, where it is not on this machine.
+
+    Raises:
+        InputError: it can neither be found here nor fetched.
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if vocabulary.endswith(".txt"):
+        if not Path(vocabulary).is_file():
+            raise InputError(f"no vocabulary file at {vocabulary}.")
+        return BertTokenizer(vocab=vocabulary)
+    try:
+        return AutoTokenizer.from_pretrained(vocabulary, local_files_only=not fetch)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no tokenizer {vocabulary!r}: it is no local folder and could not be fetched from the hub. Give "
+            "a folder that holds one, a vocab.txt, or 'train' to build one from the training texts."
+        ) from error
+
+
+def build_vocabulary(texts: Iterable[str], path: Path, size: int = 30_522) -> Path:
+    """Write a ``vocab.txt`` in BERT's form from the words of ``texts``, where no pretrained one can be had.
+
+    BERT's special tokens (padding is id 0), every character alone and as a continuation, then the most
+    frequent words (ties by alphabet) up to ``size``: a word outside falls into characters. Counted, not
+    learnt, because the usual training of word pieces gives another order of ids at every run.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    normalise, divide = BertNormalizer(lowercase=True).normalize_str, BertPreTokenizer().pre_tokenize_str
+    counts = Counter(word for text in texts for word, _ in divide(normalise(text)))
+    characters = sorted({character for word in counts for character in word})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    frequent = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    pieces += frequent[: max(0, size - len(pieces))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    return path

@@ -1,0 +1,167 @@
+"""Orders of the samples of an epoch: shuffled, or in batches with several samples of each context."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from modalign.errors import InputError
+
+
+class _BatchSampler(Sampler[list[int]]):
+    """Batches of an epoch, the same for any number of processes; each takes its share of every batch."""
+
+    def __init__(self, batch_size: int, seed: int, rank: int, world: int) -> None:
+        if not 1 <= world <= batch_size:
+            raise InputError(
+                f"a batch of {batch_size} samples cannot be shared by {world} processes; "
+                "give batch_size (over all processes) of at least their number."
+            )
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.epoch = 0
+        # One sample a process breaks batch normalisation; avoided wherever batches are larger.
+        self.smallest = min(batch_size, 2 * world)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def global_batches(self) -> list[list[int]]:
+        """All batches of the epoch, over all processes."""
+        raise NotImplementedError(f"{type(self).__name__} must define global_batches")
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.global_batches():
+            yield batch[self.rank :: self.world]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+
+
+class ShuffledBatchSampler(_BatchSampler):
+    """Every sample once an epoch, in random order.
+
+    The last batch holds what is left; with fewer than two samples a process it is merged into the one before.
+
+    Args:
+        length: number of samples.
+        batch_size: samples of a batch over all processes.
+        seed: with the epoch it decides the order.
+        rank, world: this process, and how many there are.
+
+    Raises:
+        InputError: there are fewer samples, or smaller batches, than processes.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        super().__init__(batch_size, seed, rank, world)
+        _enough(length, world)
+        self.length = length
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.length, self.batch_size)
+        return max(1, full + (rest >= self.smallest))
+
+    def global_batches(self) -> list[list[int]]:
+        """All batches of the epoch, over all processes."""
+        order = torch.randperm(self.length, generator=self._generator()).tolist()
+        cuts = [i * self.batch_size for i in range(len(self))] + [self.length]
+        return [order[a:b] for a, b in pairwise(cuts)]
+
+
+class BalancedBatchSampler(_BatchSampler):
+    """Batches of about P contexts x K samples, in which every sample still comes once an epoch.
+
+    Each context's samples are shuffled and divided into even chunks of at most ``samples_per_context`` (more
+    where a single sample would be left over), and the chunks are dealt out, large ones first, to the emptiest
+    batch. Batches differ in size by at most a chunk; their number and sizes are the same in every epoch.
+    Within a batch samples of a chunk are neighbours, so that the processes share each context evenly.
+
+    Args:
+        context: (N,) integer codes.
+        batch_size: samples of a batch over all processes, on average at most.
+        samples_per_context: K, samples of a context that come together.
+        seed: with the epoch it decides the order.
+        rank, world: this process, and how many there are.
+
+    Raises:
+        InputError: there are fewer samples, or smaller batches, than processes, or K is below 1.
+    """
+
+    def __init__(
+        self,
+        context: Tensor | Sequence[int],
+        batch_size: int,
+        samples_per_context: int = 8,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(batch_size, seed, rank, world)
+        codes = torch.as_tensor(context)
+        _enough(len(codes), world)
+        if samples_per_context < 1:
+            raise InputError(f"samples_per_context is {samples_per_context}; give 1 or more.")
+        order = torch.argsort(codes, stable=True)
+        _, counts = torch.unique(codes, return_counts=True)
+        self.members = order.split(counts.tolist())
+        batches = -(-len(codes) // batch_size)
+        largest = min(samples_per_context, max(1, len(codes) // batches))
+        self.sizes = [_even(len(m), largest) for m in self.members]
+        self.batches = self._most_batches(batches)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def global_batches(self) -> list[list[int]]:
+        """All batches of the epoch, over all processes."""
+        generator = self._generator()
+        chunks: list[list[int]] = []
+        for members, sizes in zip(self.members, self.sizes, strict=True):
+            shuffled = members[torch.randperm(len(members), generator=generator)]
+            chunks += [part.tolist() for part in shuffled.split(sizes)]
+        order = torch.randperm(len(chunks), generator=generator).tolist()
+        chunks = sorted((chunks[i] for i in order), key=len, reverse=True)
+        dealt = _deal([len(chunk) for chunk in chunks], self.batches)
+        filled = [[i for chunk in batch for i in chunks[chunk]] for batch in dealt]
+        return [filled[i] for i in torch.randperm(len(filled), generator=generator).tolist()]
+
+    def _most_batches(self, batches: int) -> int:
+        """The largest number up to ``batches`` with which none is too small; the seed has no say in it."""
+        sizes = sorted((size for part in self.sizes for size in part), reverse=True)
+        while batches > 1:
+            smallest = min(sum(sizes[i] for i in batch) for batch in _deal(sizes, batches))
+            if smallest >= self.smallest:
+                break
+            batches -= 1
+        return batches
+
+
+def _even(length: int, largest: int) -> list[int]:
+    """Even sizes of at most ``largest`` that add up to ``length``; larger where one sample would stand alone."""
+    parts = -(-length // largest)
+    if largest > 1 and length // parts < 2:
+        parts = max(1, length // 2)
+    small, larger = divmod(length, parts)
+    return [small + 1] * larger + [small] * (parts - larger)
+
+
+def _deal(sizes: Sequence[int], batches: int) -> list[list[int]]:
+    """Give each of ``sizes`` (descending) in turn to the batch with the least; the positions each batch got."""
+    dealt: list[list[int]] = [[] for _ in range(batches)]
+    heap = [(0, i) for i in range(batches)]
+    for position, size in enumerate(sizes):
+        load, i = heap[0]
+        dealt[i].append(position)
+        heapq.heapreplace(heap, (load + size, i))
+    return dealt
+
+
+def _enough(length: int, world: int) -> None:
+    if length < world:
+        raise InputError(f"{length} samples cannot be shared by {world} processes; use fewer processes.")

@@ -1,0 +1,207 @@
+"""From a raw array to the input of one modality: kind, order of axes, presence, vocabulary.
+
+What has to be learnt from data (categories, words, means to fill gaps with) is learnt from the training rows
+only and kept in a ``Preparation``, so that new samples are treated alike. Scaling is the model's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from modalign.data.batch import KINDS, Kind, Modality
+from modalign.data.tables import words
+from modalign.errors import InputError, unknown
+
+CHANNELS = (1, 3, 4)
+MOST_CATEGORIES = 100
+
+
+def is_text(array: np.ndarray) -> bool:
+    """Whether the array holds strings."""
+    return array.dtype.kind in "UST" or (
+        array.dtype == object and array.ndim == 1 and any(isinstance(x, str) for x in array)
+    )
+
+
+def as_strings(array: np.ndarray) -> np.ndarray:
+    """Stripped strings; what stands for a missing value (None, NaN, ``nan``) becomes the empty string."""
+    missing = {"", "nan", "none", "null", "<na>"}
+    texts = [x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()]
+    return np.array(["" if t.strip().lower() in missing else t.strip() for t in texts], dtype=object)
+
+
+def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.ndarray]:
+    """Kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
+
+    Without ``kind``: (N,) and (N, F) are vectors, (N, T, F) a sequence (an image if uint8), (N, C, H, W) with
+    1, 3 or 4 channels an image, other (N, T, H, W) a grey clip, (N, T, C, H, W) a clip. Images and clips with
+    channels last are recognised where the other order is impossible.
+
+    Raises:
+        InputError: the shape does not fit the kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise unknown(f"kind of modality {name!r}:", kind, [*KINDS, "categories"])
+    sample = array.shape[1:]
+    kind = kind or _infer(sample, array.dtype == np.uint8)
+    if kind == "vector":
+        return "vector", array.reshape(len(array), -1)
+    if kind == "sequence" and len(sample) in (1, 2):
+        return "sequence", array if len(sample) == 2 else array[..., None]
+    if kind == "text" and len(sample) == 1 and array.dtype.kind in "iu":
+        return "text", array
+    if kind == "image" and len(sample) in (2, 3):
+        return "image", _channels_first(array if len(sample) == 3 else array[:, None], 1)
+    if kind == "clip" and len(sample) in (3, 4):
+        return "clip", _channels_first(array if len(sample) == 4 else array[:, :, None], 2)
+    raise InputError(
+        f"modality {name!r} has samples of shape {sample} and type {array.dtype}, which is no "
+        f"{kind or 'known kind'}; expected vector (F,), sequence (T, F), image (C, H, W), clip (T, C, H, W) or "
+        "text (L,) of integers: reshape the array, or name its kind in kinds"
+    )
+
+
+def _infer(sample: tuple[int, ...], pixels: bool) -> str | None:
+    if len(sample) == 3:
+        image = sample[0] in CHANNELS or (pixels and sample[-1] in CHANNELS)
+        return "image" if image else "clip"
+    by_rank = {0: "vector", 1: "vector", 2: "image" if pixels else "sequence", 4: "clip"}
+    return by_rank.get(len(sample))
+
+
+def _channels_first(array: np.ndarray, axis: int) -> np.ndarray:
+    last = array.shape[axis] not in CHANNELS and array.shape[-1] in CHANNELS
+    return np.moveaxis(array, -1, axis) if last else array
+
+
+def find_present(name: str, array: np.ndarray, mark: np.ndarray, impute: bool) -> tuple[np.ndarray, list[str]]:
+    """Which rows of a modality are there, (N,) bool, and what is wrong with the others.
+
+    A row that ``mark`` denies, that is NaN throughout, or an empty string, is absent. A row that is NaN in part
+    is a problem unless it will be imputed; one with a number that float32 cannot hold always is.
+    """
+    if is_text(array):
+        return mark & (as_strings(array) != ""), []
+    if array.dtype.kind != "f":
+        return mark, []
+    flat = array.reshape(len(array), -1)
+    missing = np.isnan(flat)
+    present = mark & ~missing.all(1)
+    problems = []
+    partly = np.flatnonzero(missing.any(1) & present)
+    if len(partly) and not impute:
+        problems.append(
+            f"modality {name!r} has NaN in a part of {len(partly)} rows ({show(partly)}); expected numbers, or "
+            "NaN in the whole row where the modality is absent: repair the rows, or set the option impute: mean"
+        )
+    infinite = np.flatnonzero((np.abs(flat) > np.finfo(np.float32).max).any(1) & present)
+    if len(infinite):
+        problems.append(
+            f"modality {name!r} has infinite or enormous values in {len(infinite)} rows ({show(infinite)}); "
+            "expected finite numbers below 3e38: repair the rows, or set them to NaN throughout, which means "
+            "absent"
+        )
+    return present, problems
+
+
+def show(items: Any, most: int = 20) -> str:
+    """The first items of a list, as in messages."""
+    shown = ", ".join(str(item) for item in items[:most])
+    return f"{shown}, ... ({len(items)} in all)" if len(items) > most else shown
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the raw array of one modality becomes its input, learnt from the training rows.
+
+    Attributes:
+        modality: name, kind and shape of the input.
+        words: vocabulary of a text modality given as strings.
+        categories: values of a modality of categories, in the order of the one-hot vector.
+        fill: training mean of each entry, flat, that replaces NaN; empty without imputation.
+    """
+
+    modality: Modality
+    words: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    fill: tuple[float, ...] = ()
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """The stored form (N, *shape) of a raw array: float32, uint8, or int64 for text.
+
+        Raises:
+            InputError: samples have another shape than those of training.
+        """
+        name, shape = self.modality.name, self.modality.shape
+        if self.words:
+            return words.encode(list(as_strings(array)), self.words, shape[0])
+        if self.categories:
+            return (as_strings(array)[:, None] == np.array(self.categories, dtype=object)).astype(np.float32)
+        arranged = arrange(name, array, self.modality.kind)[1]
+        stored = arranged.astype(np.int64) if self.modality.kind == "text" else store(arranged)
+        if stored.shape[1:] != shape:
+            raise InputError(
+                f"modality {name!r} has samples of shape {stored.shape[1:]}; expected {shape} as in training"
+            )
+        if stored.dtype == np.float32 and np.isnan(stored).any():
+            flat = stored.reshape(len(stored), -1)
+            filled = np.array(self.fill, np.float32) if self.fill else np.zeros(flat.shape[1], np.float32)
+            stored = np.where(np.isnan(flat), filled, flat).reshape(stored.shape)
+        return stored
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON or YAML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
+        """The inverse of ``to_dict``."""
+        about = {**values["modality"], "shape": tuple(values["modality"]["shape"])}
+        rest = {key: tuple(value) for key, value in values.items() if key != "modality"}
+        return cls(Modality(**about), **rest)
+
+
+def store(array: np.ndarray) -> np.ndarray:
+    """uint8 and float32 as they are, every other number as float32."""
+    return array if array.dtype in (np.uint8, np.float32) else array.astype(np.float32)
+
+
+def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.ndarray, impute: bool) -> Preparation:
+    """Learn from ``rows`` (training rows in which the modality is present) how to prepare a modality.
+
+    Raises:
+        InputError: shape and kind disagree, or token ids are negative.
+    """
+    if is_text(array) or kind == "categories":
+        return _fit_strings(name, as_strings(array), kind, rows)
+    found, arranged = arrange(name, array, kind)
+    shape = tuple(int(n) for n in arranged.shape[1:])
+    if found == "text":
+        if arranged.min() < 0:
+            raise InputError(f"modality {name!r} has negative token ids; expected ids from 0, with 0 as padding")
+        return Preparation(Modality(name, found, shape, vocabulary=int(arranged.max()) + 1))
+    fill: tuple[float, ...] = ()
+    if impute and array.dtype.kind == "f" and np.isnan(arranged[rows]).any():
+        known = arranged[rows].reshape(len(rows), -1)
+        counts = np.maximum((~np.isnan(known)).sum(0), 1)
+        fill = tuple((np.nan_to_num(known).sum(0, dtype=np.float64) / counts).tolist())
+    return Preparation(Modality(name, found, shape), fill=fill)
+
+
+def _fit_strings(name: str, texts: np.ndarray, kind: str | None, rows: np.ndarray) -> Preparation:
+    known = texts[rows]
+    values = sorted(set(known.tolist()))
+    few = len(values) <= min(MOST_CATEGORIES, max(2, len(rows) // 5))
+    if kind in ("vector", "categories") or (kind is None and few):
+        return Preparation(Modality(name, "vector", (len(values),)), categories=tuple(values))
+    if kind not in (None, "text"):
+        raise InputError(f"modality {name!r} holds strings, which are no {kind}; its kind can be text or categories")
+    vocabulary = words.build_vocabulary(known)
+    if not vocabulary:
+        raise InputError(f"modality {name!r} holds texts without a single word")
+    length = words.longest(known)
+    return Preparation(Modality(name, "text", (length,), vocabulary=len(vocabulary) + 2), words=vocabulary)

@@ -1,0 +1,226 @@
+"""Which rows train, which validate, which test: by a named column, by an expression, or at random.
+
+Random parts are stratified by class. With groups (patients, speakers, videos) no group is divided. In both
+cases every class keeps at least one sample in training: a class of one sample is never held out, a class of
+two gives at most one of them away at a time.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from modalign.data.tables.modalities import as_strings, is_text, show
+from modalign.errors import InputError, unknown
+
+SPLITS = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+TEST_FRACTION = 0.25
+ORDERS_TIMES_GROUPS = 2000
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows (N,) bool for which ``COLUMN==VALUE`` holds; also ``!= < <= > >=`` and ``COLUMN in a|b|c``.
+
+    Raises:
+        InputError: no such form, no such column, a value of another type, or it holds for no row or all rows.
+    """
+    match = re.fullmatch(r"\s*(.+?)\s*(==|!=|<=|>=|<|>|\sin\s)\s*(.*?)\s*", expression)
+    if not match:
+        raise InputError(
+            f"cannot read the expression {expression!r}; expected COLUMN==VALUE (or != < <= > >=) or COLUMN in a|b|c"
+        )
+    column, sign, text = match[1], match[2].strip(), match[3]
+    if column not in arrays:
+        raise unknown(f"column in {expression!r}:", column, arrays)
+    values = np.asarray(arrays[column])
+    if values.ndim != 1:
+        raise InputError(f"column {column!r} of {expression!r} has shape {values.shape}; expected one value a row")
+    if sign == "in":
+        wanted = [_parse(part.strip(), values, expression) for part in text.split("|")]
+        rows = np.isin(_comparable(values), wanted)
+    elif sign in ("==", "!=") or not is_text(values):
+        rows = np.asarray(_COMPARE[sign](_comparable(values), _parse(text, values, expression)))
+    else:
+        raise InputError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
+    if rows.all() or not rows.any():
+        which = "every row" if rows.all() else "no row"
+        known = np.unique(_comparable(values)).tolist()
+        raise InputError(f"{expression!r} holds for {which}; {column!r} has the values {show(known)}: choose of these")
+    return rows
+
+
+def _comparable(values: np.ndarray) -> np.ndarray:
+    return as_strings(values).astype(str) if is_text(values) else values
+
+
+def _parse(text: str, values: np.ndarray, expression: str) -> Any:
+    text = text.strip("'\"")
+    if is_text(values):
+        return text
+    if values.dtype == bool:
+        if text.lower() in ("true", "1", "false", "0"):
+            return text.lower() in ("true", "1")
+    else:
+        try:
+            return float(text)
+        except ValueError:
+            pass
+    expected = "True or False" if values.dtype == bool else "a number"
+    raise InputError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
+
+
+def assign_splits(
+    arrays: Mapping[str, np.ndarray],
+    strata: np.ndarray,
+    groups: np.ndarray | None,
+    split: str | None,
+    valid_fraction: float,
+    seed: int,
+) -> np.ndarray:
+    """Name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
+
+    Args:
+        arrays: the columns an expression may name.
+        strata: (N,) codes to stratify by (classes, or bins of the target).
+        groups: (N,) values that no random part divides, or None; see ``check_groups`` for named ones.
+        split: an expression that names the test rows; the name of a column of ``train``/``valid``/``test``;
+            or None for the column ``split`` if there is one, else 25 % test at random.
+        valid_fraction: share of validation where none is named: of the training rows, or of all rows if
+            everything is at random (which makes 60/15/25 by default).
+        seed: of the random parts.
+
+    Raises:
+        InputError: see ``select_rows``; also values that name no split, or too few rows or groups for a part.
+    """
+    rng = np.random.default_rng(seed)
+    if split is None and "split" in arrays:
+        split = "split"
+    if split is None:
+        parts = np.full(len(strata), "train", dtype="<U5")
+        parts[hold_out(strata, groups, TEST_FRACTION, rng, "test")] = "test"
+        valid_fraction /= 1 - TEST_FRACTION
+    elif split in arrays:
+        parts = _named(split, arrays[split])
+    else:
+        parts = np.where(select_rows(split, arrays), "test", "train").astype("<U5")
+    if not (parts == "valid").any():
+        pool = np.flatnonzero(parts == "train")
+        kept = None if groups is None else groups[pool]
+        parts[pool[hold_out(strata[pool], kept, valid_fraction, rng, "valid")]] = "valid"
+    return parts
+
+
+def _named(name: str, column: np.ndarray) -> np.ndarray:
+    texts = as_strings(column)
+    strange = sorted({t for t in texts.tolist() if t.lower() not in SPLITS})
+    if strange:
+        raise InputError(
+            f"the column {name!r} has values that name no split: {show([repr(s) for s in strange])}; expected "
+            "train, valid or test in every row, or an expression such as COLUMN==VALUE for the test rows"
+        )
+    parts = np.array([SPLITS[t.lower()] for t in texts.tolist()])
+    for part in ("train", "test"):
+        if part not in parts:
+            raise InputError(f"the column {name!r} names no row {part!r}; expected train and test, and best valid")
+    return parts.astype("<U5")
+
+
+def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> list[str]:
+    """Refuse groups that stand in more than one split; a note if that is so by design.
+
+    It is by design where an expression, not a list of splits, divides *every* group between training and test
+    (one of the repetitions of each speaker).
+
+    Raises:
+        InputError: names the divided groups.
+    """
+    tested, trained = set(groups[parts == "test"]), set(groups[parts != "test"])
+    names = sorted(set(groups))
+    if split is not None and re.search(r"[=<>]| in ", split) and all(g in tested and g in trained for g in names):
+        return [
+            f"{split!r} divides every one of the {len(names)} groups: each is both trained on and tested, so "
+            "test scores say nothing of new groups; validation holds whole groups out"
+        ]
+    divided = [str(g) for g in names if len(set(parts[groups == g])) > 1]
+    if divided:
+        raise InputError(
+            f"{len(divided)} groups stand in more than one split: {show(divided)}; expected each in one: choose "
+            "a split by group, drop those rows, or give no group if groups may be divided"
+        )
+    return []
+
+
+def hold_out(
+    strata: np.ndarray, groups: np.ndarray | None, fraction: float, rng: np.random.Generator, part: str
+) -> np.ndarray:
+    """Rows (N,) bool to hold out as ``part``: about ``fraction``, stratified, no group divided.
+
+    Raises:
+        InputError: nothing can be held out without emptying a class in training.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")
+    codes = np.unique(strata, return_inverse=True)[1]
+    held = _hold_rows(codes, fraction, rng) if groups is None else _hold_groups(codes, groups, fraction, rng)
+    if not held.any():
+        units = "rows" if groups is None else f"rows in {len(np.unique(groups))} groups"
+        raise InputError(
+            f"cannot hold {fraction:.0%} of {len(strata)} {units} out as {part!r} and keep every class in "
+            "training; expected more rows or groups: add data, name the split, or give no group"
+        )
+    return held
+
+
+def _hold_rows(codes: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Systematic sampling along the rows sorted by class: each class is within one row of its share."""
+    order = rng.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    marks = np.floor(np.arange(len(codes) + 1) * fraction + rng.random())
+    held = np.zeros(len(codes), bool)
+    held[order[np.diff(marks) > 0]] = True
+    whole = np.bincount(codes) == np.bincount(codes, weights=held)
+    held[whole[codes]] = False
+    return held
+
+
+def _hold_groups(codes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Greedy over random orders: the set of groups whose class counts come nearest to the wanted share."""
+    names, member = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), codes.max() + 1))
+    np.add.at(counts, (member, codes), 1)
+    total = counts.sum(0)
+    best, best_distance = np.zeros(len(names), bool), np.inf
+    for _ in range(int(np.clip(ORDERS_TIMES_GROUPS / len(names), 4, 64))):
+        chosen, sum_chosen = np.zeros(len(names), bool), np.zeros_like(total)
+        for g in rng.permutation(len(names)):
+            proposal = sum_chosen + counts[g]
+            nearer = _distance(proposal, total, fraction) < _distance(sum_chosen, total, fraction)
+            if (proposal < total).all() and (nearer or not chosen.any()):
+                chosen[g], sum_chosen = True, proposal
+        distance = _distance(sum_chosen, total, fraction)
+        if chosen.any() and distance < best_distance:
+            best, best_distance = chosen, distance
+    return best[member]
+
+
+def _distance(counts: np.ndarray, total: np.ndarray, fraction: float) -> float:
+    return float(((counts - fraction * total) ** 2 / total).sum())

@@ -1,0 +1,1 @@
+"""Estimators of information and conditional information from samples, in nats."""

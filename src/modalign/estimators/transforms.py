@@ -1,0 +1,137 @@
+"""Coordinates in which information is easier to see: invertible given T, so that they leave I(X;Y|T) unchanged.
+
+1. Remove what T says: mean and scale of each context, or a regression on a continuous T.
+2. Normal scores: each feature through its cumulative distribution to a standard normal one.
+3. Canonical coordinates: rotate both sides so that the k-th coordinates correlate with each other and no others.
+
+All are fitted to training samples. In these coordinates a Gaussian copula is K scalar correlations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.special import ndtri
+
+from modalign.estimators.samples import Array, Codes
+
+POOLED = 20.0
+"""Weight, in samples, of the distribution over all contexts beside that of the one context."""
+
+
+class NormalScores:
+    """Features (N, F) to standard normal ones, context by context; contexts with few samples borrow from all."""
+
+    def __init__(self, values: Array, codes: Codes) -> None:
+        self.mean, self.scale = _moments(values, codes)
+        scaled = self._scale(values, codes)
+        self.everything = np.sort(scaled, axis=0)
+        self.each = [np.sort(scaled[codes == c], axis=0) for c in range(len(self.mean))]
+
+    def __call__(self, values: Array, codes: Codes) -> Array:
+        """(N, F) -> (N, F); values beyond the fitted ones are taken as the outermost of these."""
+        scaled = self._scale(values, codes)
+        result = np.empty_like(scaled)
+        for context, known in enumerate(self.each):
+            rows = np.flatnonzero(codes == context)
+            n = len(known)
+            for j in range(scaled.shape[1]):
+                v = scaled[rows, j]
+                share = n * _cdf(known[:, j], v) + POOLED * _cdf(self.everything[:, j], v)
+                result[rows, j] = ndtri(share / (n + POOLED))
+        return result
+
+    def _scale(self, values: Array, codes: Codes) -> Array:
+        return (values - self.mean[codes]) / self.scale[codes]
+
+
+class Residual:
+    """What is left of features (N, F) once regressed on a continuous T: least squares, then neighbours in T."""
+
+    def __init__(self, values: Array, t: Array, neighbours: int = 20) -> None:
+        self.t, self.k = t, min(neighbours, len(t) - 1)
+        self.linear = np.linalg.lstsq(_terms(t), values, rcond=None)[0]
+        self.left = values - _terms(t) @ self.linear
+        self.tree = cKDTree(t)
+
+    def __call__(self, values: Array, t: Array, fitted: bool = False) -> Array:
+        """(N, F) -> (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
+        near = np.asarray(self.tree.query(t, k=self.k + fitted)[1]).reshape(len(t), -1)
+        near = near[:, 1:] if fitted else near
+        residual: Array = values - _terms(t) @ self.linear - self.left[near].mean(axis=1)
+        return residual
+
+
+class Canonical:
+    """Canonical correlation analysis (Hotelling 1936) of x (N, F) and y (N, G).
+
+    Attributes:
+        correlations: (min(F, G),) corrected for the number of features, so that noise gives about 0.
+    """
+
+    def __init__(self, x: Array, y: Array) -> None:
+        self.x, self.y = _Whitening(x), _Whitening(y)
+        left, correlations, right = np.linalg.svd(self.x(x).T @ self.y(y) / len(x))
+        self.left, self.right = left, right.T
+        free = max(len(x) - x.shape[1] - y.shape[1], 1)
+        self.correlations = np.sqrt(np.clip(1 - (1 - correlations**2) * len(x) / free, 0, 0.99999))
+
+    def __call__(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Both sides in canonical coordinates, of the same shapes."""
+        return self.x(x) @ self.left, self.y(y) @ self.right
+
+
+class _Whitening:
+    def __init__(self, values: Array, ridge: float = 1e-3) -> None:
+        self.mean = values.mean(axis=0)
+        covariance = np.cov(values.T).reshape(values.shape[1], -1)
+        covariance = covariance + ridge * max(float(np.trace(covariance)) / len(covariance), 1e-12) * np.eye(
+            len(covariance)
+        )
+        variances, axes = np.linalg.eigh(covariance)
+        self.rotate = axes / np.sqrt(variances)
+
+    def __call__(self, values: Array) -> Array:
+        white: Array = (values - self.mean) @ self.rotate
+        return white
+
+
+def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
+    """Cell (N,) of each row of T (N, H): halves at random angles until no cell has more than ``size`` rows.
+
+    Cells make discrete contexts of a continuous T: within one T is nearly constant. A random projection tree
+    (Dasgupta and Freund, STOC 2008), with cuts that differ at every call.
+    """
+    codes = np.zeros(len(t), dtype=np.int64)
+    open_cells, closed = [np.arange(len(t))], 0
+    while open_cells:
+        rows = open_cells.pop()
+        if len(rows) <= size:
+            codes[rows] = closed
+            closed += 1
+            continue
+        along = rows[np.argsort(t[rows] @ random.normal(size=t.shape[1]), kind="stable")]
+        cut = int(len(along) * random.uniform(0.35, 0.65))
+        open_cells += [along[:cut], along[cut:]]
+    return codes
+
+
+def _moments(values: Array, codes: Codes) -> tuple[Array, Array]:
+    """Mean and standard deviation (contexts, F); 1 where a feature is constant."""
+    parts = [values[codes == c] for c in range(codes.max() + 1)]
+    mean = np.stack([p.mean(axis=0) if len(p) else values.mean(axis=0) for p in parts])
+    scale = np.stack([p.std(axis=0) if len(p) > 1 else values.std(axis=0) for p in parts])
+    return mean, np.where(scale > 1e-12, scale, 1.0)
+
+
+def _cdf(known: Array, values: Array) -> Array:
+    """Share of the sorted ``known`` below each value, interpolated, ties at their middle, never 0 or 1."""
+    n = len(known)
+    if n == 0:
+        return np.full(len(values), 0.5)
+    distinct, first, counts = np.unique(known, return_index=True, return_counts=True)
+    return np.interp(values, distinct, (first + counts / 2) / n)
+
+
+def _terms(t: Array) -> Array:
+    return np.hstack([np.ones((len(t), 1)), t])

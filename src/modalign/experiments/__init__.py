@@ -1,0 +1,1 @@
+"""What is done with trainings: comparisons, sweeps, evaluation and prediction."""

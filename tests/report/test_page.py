@@ -1,0 +1,246 @@
+"""The page: self-contained, complete with broken runs in the folder, and sound in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modalign.report.page import write_report
+
+MakeRun = Callable[..., Path]
+Diagnose = Callable[[Path], dict[str, Any]]
+VOID = {"meta", "link", "img", "br", "hr"}
+
+
+class Outline(HTMLParser):
+    """Headings, ids, tags in balance, and figures with their texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.headings: list[int] = []
+        self.labels: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"] or "")
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if found.get("role") == "img" or tag == "img":
+            self.labels.append(found.get("aria-label") or found.get("alt") or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.handle_starttag(tag, attrs)
+            self.handle_endtag(tag)
+        else:
+            self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(module_bench: Path, diagnose: Diagnose) -> Path:
+    """The report of the bench, two runs with an evaluation, one of them with pictures, and a sweep."""
+    bench = module_bench
+    run = bench / "runs/letters/modalign/seed0"
+    diagnose(run)
+    diagnose(bench / "runs/letters/joint/seed0")
+    (run / "examples.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>')
+    points = [
+        {"alpha": a, "margin": m, "seed": s, "fusibility": a, "complementarity": 1.0, "accuracy": 0.7}
+        for a in (0.0, 1.0)
+        for m in (True, False)
+        for s in (0, 1)
+    ]
+    (bench / "tradeoff.json").write_text(json.dumps({"default": 1.0, "points": points}))
+    return write_report([bench], bench / "out" / "report.html")
+
+
+def test_page_is_complete_and_self_contained(page: Path) -> None:
+    text = page.read_text()
+    outline = Outline(text)
+    assert not outline.open
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
+    assert len(outline.labels) >= 14
+    assert all(len(label) > 10 for label in outline.labels)
+    addresses = re.findall(r"""(?:src|href|action)\s*=\s*["']([^"']*)""", text)
+    assert all(a.startswith(("#", "data:")) for a in addresses)
+    assert "@import" not in text
+    for reference in re.findall(r"url\(#([^)]*)\)", text):
+        assert reference in outline.ids
+
+
+def test_page_says_what_matters(page: Path) -> None:
+    text = page.read_text()
+    assert "ModAlign has the highest test accuracy" in text
+    assert "result.json cannot be read" in text
+    assert "stopped after 12 epochs" in text
+    assert "letters: methods have between 2 and 3 seeds" in text
+    assert "I(audio;video), I(audio;video|target) cannot be trusted: near log N" in text
+    assert "22 finished of 25 runs: 4 methods on 2 data sets" in text
+    assert "batch_size: 64" in text
+    assert "0123abc" in text
+    assert "Across data sets" in text
+
+
+def test_the_main_finding_stands_before_all_else(page: Path) -> None:
+    text = page.read_text()
+    places = [text.index(part) for part in ("In short", "Methods compared", "Read with care", '<h2 id="data-')]
+    assert places == sorted(places)
+    assert text.count("Methods compared") == 1  # not once more with each data set
+
+
+def test_every_figure_says_what_it_is_of(page: Path) -> None:
+    text = page.read_text()
+    notes = re.findall(r'</figcaption>.*?<p class="note">(.*?)</p></figure>', text, re.DOTALL)
+    assert len(notes) == text.count("<figure") >= 14
+    assert all(len(note) > 20 for note in notes)
+    assert "95 % bootstrap intervals over 9 groups" in text
+    assert "180 predictions of 1 seed" not in text
+    assert "540 predictions of 3 seeds" in text
+    assert "Hatched amounts are not to be trusted" in text
+
+
+def test_one_diagnosis_is_open_and_the_others_are_folded(page: Path) -> None:
+    text = page.read_text()
+    assert "<h3>Diagnosis of ModAlign</h3>" in text
+    assert '<details class="diagnosis"><summary>Diagnosis of Joint-Train</summary>' in text
+    doubts = re.search(r"(\d+) more, of single models, stand with their diagnoses", text)
+    assert doubts is not None
+    boxes = re.findall(r'<div class="warnings">(.*?)</div>', text, re.DOTALL)
+    assert sum(box.count("<li>") for box in boxes) == int(doubts[1])
+
+
+def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
+    run = make_run(tmp_path / "run")
+    found = diagnose(run)
+    for doubts, marked in (([], False), (["too few"], True)):
+        found["information"]["splits"][0]["decomposed"]["warnings"] = doubts
+        (run / "evaluation.json").write_text(json.dumps(found))
+        text = write_report([run], tmp_path / "report.html").read_text()
+        table = text[text.index("cut into clusters, tell of the class") :]
+        assert (" ?</td>" in table[: table.index("</table>")]) == marked
+
+
+def test_names_are_escaped(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path / "run", title="<script>alert(1)</script>", dataset="a & <b>", warnings=["x < y"])
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    assert "x &lt; y" in text
+    Outline(text)
+
+
+def test_only_broken_runs_still_give_a_page(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{")
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "0 finished of 1 runs" in text
+    assert "result.json cannot be read" in text
+
+
+def test_other_tasks(tmp_path: Path, make_run: MakeRun) -> None:
+    metrics = {split: {"mae": 0.5} for split in ("valid", "test", "test_last")}
+    make_run(tmp_path / "run", task="regression", metric="mae", metrics=metrics)
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "the lowest test MAE" in text
+
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+)  # fmt: skip
+PROBE = """<!doctype html><html><body>
+<iframe id="wide" style="width:1280px;height:900px" srcdoc="{page}"></iframe>
+<iframe id="phone" style="width:390px;height:800px" srcdoc="{page}"></iframe>
+<pre id="found"></pre><script>
+addEventListener("load", function () {{
+  var found = {{}};
+  document.querySelectorAll("iframe").forEach(function (frame) {{
+    var page = frame.contentDocument, root = page.documentElement;
+    page.querySelectorAll("thead button")[1].click();
+    var loaded = frame.contentWindow.performance.getEntriesByType("resource").map(function (e) {{ return e.name; }});
+    found[frame.id] = {{
+      scroll: root.scrollWidth, width: root.clientWidth, sorted: page.querySelectorAll("[aria-sort]").length,
+      requests: loaded.filter(function (name) {{ return name.indexOf("data:") !== 0; }}),
+      figures: Array.from(page.querySelectorAll("figure svg")).filter(function (s) {{
+        return s.getBoundingClientRect().height > 50; }}).length
+    }};
+  }});
+  document.getElementById("found").textContent = JSON.stringify(found);
+}});
+</script></body></html>"""
+
+
+def find_browser() -> str:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium installed (Debian: apt-get install chromium)")
+    return browser
+
+
+PRINTED = """<!doctype html><html><body><iframe id="paper" style="width:700px;height:900px" srcdoc="{page}"></iframe>
+<pre id="found"></pre><script>
+addEventListener("load", function () {{
+  var page = document.getElementById("paper").contentWindow;
+  var folded = function () {{ return page.document.querySelectorAll("details:not([open])").length; }};
+  var found = [folded()];
+  page.dispatchEvent(new Event("beforeprint")); found.push(folded());
+  page.dispatchEvent(new Event("afterprint")); found.push(folded());
+  document.getElementById("found").textContent = JSON.stringify(found);
+}});
+</script></body></html>"""
+
+
+def test_what_is_folded_is_printed(page: Path, tmp_path: Path) -> None:
+    probe = tmp_path / "probe.html"
+    probe.write_text(PRINTED.format(page=html.escape(page.read_text())))
+    flags = [*FLAGS, "--dump-dom", "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([find_browser(), *flags, probe.as_uri()], capture_output=True, text=True, timeout=120)
+    written = re.search(r'<pre id="found">(.+?)</pre>', done.stdout)
+    assert written is not None
+    before, printing, after = json.loads(written[1])
+    assert before == after > 0
+    assert printing == 0
+
+
+def test_in_a_browser(page: Path, tmp_path: Path) -> None:
+    """No error in the console, no request, no horizontal overflow at desktop and phone width."""
+    browser = find_browser()
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.format(page=html.escape(page.read_text())))
+    command = [
+        browser,
+        *FLAGS,
+        "--dump-dom",
+        "--virtual-time-budget=4000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        probe.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    written = re.search(r'<pre id="found">(.+?)</pre>', done.stdout)
+    assert written is not None
+    for name, found in json.loads(html.unescape(written[1])).items():
+        assert found["scroll"] <= found["width"], name
+        assert found["requests"] == []
+        assert found["sorted"] == 1
+        assert found["figures"] >= 12

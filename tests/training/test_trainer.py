@@ -1,0 +1,224 @@
+"""The loop: seeds, selection, accumulation, precision, run folders and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modalign.errors import Diverged, InputError
+from modalign.strategies import strategy_names
+from modalign.training.run import Run
+from modalign.training.trainer import load_run, train
+
+
+def parameters(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return Run(folder).load(name)["strategy"]
+
+
+def test_one_seed_gives_one_run(small_data, small_recipe, tmp_path):
+    results = [
+        train(small_recipe(), "modalign", seed=seed, out=tmp_path / str(i), data=small_data(), quiet=True)
+        for i, seed in enumerate((3, 3, 4))
+    ]
+    same, again, other = (parameters(tmp_path / str(i)) for i in range(3))
+    assert all(torch.equal(same[k], again[k]) for k in same)
+    assert not all(torch.equal(same[k], other[k]) for k in same)
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_every_method_starts_from_the_same_network(small_data, small_recipe):
+    from modalign.training.run import RunSpec
+    from modalign.training.trainer import build_strategy
+
+    first, *others = (
+        build_strategy(RunSpec(name, 5, small_recipe()), small_data()).model.state_dict() for name in strategy_names()
+    )
+    for other in others:
+        assert all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
+    data = small_data()
+    result = train(small_recipe(), "modalign", seed=1, out=tmp_path / "run", data=data, quiet=True)
+    run = Run(tmp_path / "run")
+    assert run.done
+    assert {p.name for p in run.folder.iterdir()} == {
+        "recipe.yaml", "environment.json", "data.json", "metrics.jsonl", "checkpoints", "predictions_valid.npz",
+        "predictions_test.npz", "result.json", "done",
+    }  # fmt: skip
+    assert [record["epoch"] for record in run.metrics()] == [0, 1]
+    assert {"critic", "task", "task_m0", "task_m1"} == set(run.metrics()[0]["train"])
+    assert "lambda" in run.metrics()[0]["facts"]
+    environment = json.loads((run.folder / "environment.json").read_text())
+    assert environment["fingerprint"] == data.fingerprint
+    assert environment["packages"]["torch"]
+    with np.load(run.folder / "predictions_test.npz") as saved:
+        accuracy = (saved["scores"].argmax(1) == saved["target"]).mean()
+        assert saved["unimodal"].shape == (2, len(data.test), 3)
+    assert accuracy == pytest.approx(result["metrics"]["test"]["accuracy"])
+    assert result["parameters"] > 0
+    assert result["peak_memory_mb"] > 0
+
+
+def test_the_selected_epoch_is_the_best_on_validation_and_can_be_loaded(small_data, small_recipe, tmp_path):
+    data = small_data()
+    result = train(small_recipe(epochs=6), "joint", out=tmp_path / "run", data=data, quiet=True)
+    history = [(r["valid"]["accuracy"], -r["valid"]["nll"]) for r in Run(tmp_path / "run").metrics()]
+    assert result["selected_epoch"] == max(range(6), key=history.__getitem__)
+    strategy, _, spec = load_run(tmp_path / "run", data=data)
+    assert spec.strategy == "joint"
+    batch = data.valid.__getitems__(list(range(len(data.valid))))
+    with torch.no_grad():
+        predicted = strategy.readout(strategy(batch)).argmax(1)
+    assert (predicted == batch.target).float().mean() == pytest.approx(result["metrics"]["valid"]["accuracy"])
+
+
+def test_accumulated_batches_equal_one_large_batch(small_data, small_recipe, tmp_path):
+    for name, settings in {"large": {"batch_size": 20}, "small": {"batch_size": 10, "accumulate": 2}}.items():
+        train(small_recipe(**settings), "joint", out=tmp_path / name, data=small_data(), quiet=True)
+    large, small = parameters(tmp_path / "large"), parameters(tmp_path / "small")
+    # 61 samples: batches of 20, 20, 21 and of 10 x 5 + 11; the same samples in the same order.
+    for key in large:
+        torch.testing.assert_close(large[key], small[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_like_full(small_data, small_recipe, tmp_path, precision):
+    results = {
+        p: train(small_recipe(epochs=8, precision=p), "modalign", out=tmp_path / p, data=small_data(), quiet=True)
+        for p in ("fp32", precision)
+    }
+    full, half = (results[p]["metrics"]["valid"]["nll"] for p in ("fp32", precision))
+    assert half == pytest.approx(full, abs=0.1)
+
+
+def test_half_precision_with_accumulated_batches(small_data, small_recipe, tmp_path):
+    """The critic is updated in every batch, the encoders after two: the loss scale must serve both."""
+    settings = small_recipe(epochs=8, batch_size=10, accumulate=2, precision="fp16")
+    result = train(settings, "modalign", out=tmp_path / "run", data=small_data(), quiet=True)
+    assert result["metrics"]["valid"]["accuracy"] > 0.6
+
+
+def test_patience_stops_early(small_data, small_recipe, tmp_path):
+    result = train(small_recipe(epochs=60, patience=2), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
+    assert result["epochs"] == result["selected_epoch"] + 3
+    assert result["epochs"] < 60
+
+
+def test_encoder_learning_rate_of_zero_freezes(small_data, small_recipe, tmp_path):
+    train(small_recipe(encoder_lr={"m0": 0.0}), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
+    train(small_recipe(epochs=1), "joint", out=tmp_path / "start", data=small_data(), quiet=True)
+    frozen = parameters(tmp_path / "run")
+    moved = parameters(tmp_path / "start")
+    key = next(k for k in frozen if k.startswith("model.encoders.m0") and frozen[k].ndim == 2)
+    torch.manual_seed(0)
+    assert not torch.equal(frozen[key], moved[key])
+    best = Run(tmp_path / "run").load("best")["strategy"]
+    assert torch.equal(frozen[key], best[key])
+
+
+def test_test_split_is_not_read_while_searching(small_data, small_recipe, tmp_path):
+    data = small_data()
+
+    class Sealed:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError("the test split was read")
+
+        def __len__(self) -> int:
+            return 30
+
+    data.test = Sealed()  # type: ignore[assignment]
+    result = train(small_recipe(), "joint", out=tmp_path / "run", data=data, test=False, quiet=True)
+    assert set(result["metrics"]) == {"valid"}
+
+
+NAN = '''
+import torch
+from modalign.strategies.base import Strategy
+
+class Breaks(Strategy):
+    """Its penalty is NaN from the second epoch on."""
+    title = "Breaks"
+
+    def step(self, batch, stepper):
+        loss = self.task.loss(self.model(batch).logits, batch.target)
+        stepper.backward(loss)
+        return {"task": loss, "penalty": loss * (float("nan") if stepper.epoch == 1 else 1.0)}
+'''
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_checkpoint(small_data, small_recipe, tmp_path):
+    (tmp_path / "breaks.py").write_text(NAN)
+    with pytest.raises(
+        Diverged, match=r"'penalty' became nan in epoch 2, step 3, on the batch of samples \d+"
+    ) as error:
+        train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
+    assert "--training.lr" in str(error.value)
+    state = Run(tmp_path / "run").load("last")
+    assert state["state"]["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in state["strategy"].values())
+    assert not Run(tmp_path / "run").done
+
+
+def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, small_recipe, tmp_path):
+    code = NAN.replace('"penalty": loss * (float("nan") if stepper.epoch == 1 else 1.0)', "")
+    code += """
+    def on_epoch_end(self, stepper):
+        if stepper.epoch == 1:
+            self.model.head.weight.data.fill_(float("inf"))
+"""
+    (tmp_path / "breaks.py").write_text(code)
+    with pytest.raises(Diverged, match="outputs on validation are no longer finite after epoch 2"):
+        train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
+    assert Run(tmp_path / "run").load("last")["state"]["epoch"] == 1
+
+
+def test_bad_input_is_said_before_anything_is_written(small_data, small_recipe, tmp_path):
+    data, out = small_data(), tmp_path / "run"
+
+    def refuse(match: str, recipe=None, strategy="modalign", **more):
+        with pytest.raises(InputError, match=match):
+            train(recipe or small_recipe(), strategy, **({"out": out, "data": data, "quiet": True} | more))
+        assert not out.exists()
+
+    refuse("unknown strategy 'modaling'; did you mean 'modalign'", strategy="modaling")
+    refuse("unknown option of strategy ModAlign 'alfa'; did you mean 'alpha'", options={"alfa": 1})
+    refuse("options of strategy ModAlign.*alpha", options={"alpha": "much"})
+    refuse("needs at least 2.*has 1 \\(m0\\)", data=small_data(1))
+    refuse("epochs is 0", small_recipe(epochs=0))
+    refuse("lr is -1", small_recipe(lr=-1.0))
+    refuse("unknown metric 'acuracy'; did you mean 'accuracy'", small_recipe(metric="acuracy"))
+    refuse("unknown context 'colum", options={"context": "colum:site"})
+    refuse("unknown context column .* 'sit'; did you mean 'site'", options={"context": "column:sit"})
+    refuse("column 'age' is not of that kind; use continuous:age", options={"context": "column:age"})
+    refuse("unknown modality in training.encoder_lr 'm9'", small_recipe(encoder_lr={"m9": 1.0}))
+    refuse("unknown sampler 'balancd'", small_recipe(sampler="balancd"))
+    refuse("99 CUDA.* found", small_recipe(accelerator="cuda", devices=99))
+
+
+def test_output_folder_in_use_is_refused(small_data, small_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="in use; choose another --out, or add --resume"):
+        train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        train(small_recipe(), "joint", out=tmp_path / "file", data=small_data(), quiet=True)
+
+
+def test_resume_with_other_settings_is_refused(small_data, small_recipe, tmp_path):
+    train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
+    with pytest.raises(InputError, match=r"recipe\.training\.lr: 0\.05 -> 0\.1"):
+        train(small_recipe(lr=0.1), "joint", out=tmp_path / "run", data=small_data(), resume=True, quiet=True)
+
+
+def test_a_finished_run_is_not_run_again(small_data, small_recipe, tmp_path):
+    first = train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
+    stamp = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    again = train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), resume=True, quiet=True)
+    assert again == first
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == stamp
