@@ -19,7 +19,7 @@ from modalign.models.multimodal import MultimodalModel
 from modalign.recipes import load_recipe, recipe_names
 from modalign.strategies import load_strategy, make_options
 
-# What prepare gives by default; vocabularies are those of the published tokenisers.
+# What prepare gives by default; vocabularies are those of the published tokenizers.
 PREPARED = {
     "cremad": [Modality("audio", "image", (1, 257, 188)), Modality("video", "clip", (3, 3, 224, 224))],
     "ave": [Modality("audio", "image", (1, 257, 1004)), Modality("video", "clip", (4, 3, 224, 224))],

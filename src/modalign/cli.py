@@ -210,9 +210,9 @@ def evaluate_runs(
     """
     from pathlib import Path
 
-    from modalign.experiments.inference import evaluate_run
+    from modalign.experiments.evaluate import evaluate_run
     from modalign.report.runs import read_runs
-    from modalign.report.summary import summarise, write_diagnosis_figures
+    from modalign.report.summary import summarize, write_diagnosis_figures
 
     records = read_runs([Path(run) for run in runs])
     done = [record for record in records if record.state == "done"]
@@ -232,7 +232,7 @@ def evaluate_runs(
             if len(done) > 1:
                 print(f"{record.path}: left out ({error})", end="\n\n")
             continue
-        print(summarise(record, found.result))
+        print(summarize(record, found.result))
         folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
         written = write_diagnosis_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
@@ -275,7 +275,7 @@ def predict_samples(run: str, data: str, out: str = "predictions.csv", modalitie
     """
     from pathlib import Path
 
-    from modalign.experiments.inference import predict
+    from modalign.experiments.predict import predict
 
     path = Path(out)
     if path.suffix not in (".csv", ".parquet"):

@@ -17,6 +17,18 @@ class InputError(ValueError):
     """
 
 
+class SettingsError(InputError):
+    """A setting, an option, a name or an object that cannot be used."""
+
+
+class DataError(InputError):
+    """Data that cannot be used: a file, a column, rows, shapes, labels."""
+
+
+class RunFolderError(InputError):
+    """A folder that is no run, not a finished one, or one of other settings or data."""
+
+
 class RunError(RuntimeError):
     """A training that did not come to its end, for a reason that the message gives.
 
@@ -51,7 +63,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, given: str, known: Iterable[str]) -> SettingsError:
     """Error for a name that does not exist: names the nearest and lists all.
 
     >>> str(unknown("strategy", "modaling", ["joint", "modalign"]))
@@ -59,7 +71,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     """
     names = list(known)
     hint = nearest(given, names) or ";"
-    return InputError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names) or 'none'}.")
+    return SettingsError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names) or 'none'}.")
 
 
 class Problems(list[str]):

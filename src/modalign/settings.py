@@ -23,6 +23,9 @@ class DataSettings:
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
         options: arguments of the data set's own ``load`` function.
+        class_path: a data set of one's own: import path of a class or function that returns one of the forms that
+            ``modalign.load_data`` takes (arrays by name, a table, a ``torch.utils.data.Dataset``, splits of these).
+        init_args: arguments of ``class_path``.
     """
 
     name: str = ""
@@ -37,6 +40,8 @@ class DataSettings:
     valid_fraction: float = 0.15
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    class_path: str | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -50,8 +55,10 @@ class ModelSettings:
 
     Args:
         width: number of features D of each encoder, unless the encoder says otherwise.
-        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``.
-        encoders: modality name to encoder settings (``name`` and its arguments); by kind where absent.
+        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
+            own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
+        encoders: modality name to encoder settings (``name`` and its arguments, or ``class_path`` and ``init_args`` of a
+            module of one's own); by kind where absent.
         fusion_options: arguments of the fusion module.
         dropout: dropout on the features before the heads.
     """
@@ -65,7 +72,7 @@ class ModelSettings:
 
 @dataclass
 class TrainingSettings:
-    """Budget and optimiser, the same for every method.
+    """Budget and optimizer, the same for every method.
 
     Args:
         epochs: passes over the training split.
@@ -124,7 +131,7 @@ class Recipe:
     Args:
         data: which data.
         model: which network.
-        training: which budget and optimiser.
+        training: which budget and optimizer.
         strategies: strategy name to its options, where they differ from the defaults.
     """
 

@@ -25,7 +25,7 @@ def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) ->
 
 
 def ramp(frames: int, width: int = 48, height: int = 32) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 of one grey each, from black to nearly white."""
+    """Frames (T, H, W, 3) uint8 of one gray each, from black to nearly white."""
     greys = (np.arange(frames) * 250 // max(1, frames - 1)).astype(np.uint8)
     return np.broadcast_to(greys[:, None, None, None], (frames, height, width, 3)).copy()
 
@@ -74,7 +74,7 @@ def write_video() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def write_image() -> Callable[..., None]:
-    """Write pixels (H, W) or (H, W, 3), or one colour at (height, width), as JPEG or PNG, by the ending."""
+    """Write pixels (H, W) or (H, W, 3), or one color at (height, width), as JPEG or PNG, by the ending."""
 
     def write(path: Path, pixels: np.ndarray | tuple[int, int, int], size: tuple[int, int] = (24, 32)) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

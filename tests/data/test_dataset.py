@@ -26,18 +26,20 @@ def patches(label: np.ndarray | None = None) -> MultimodalData:
 
 def test_samples_are_left_exactly_as_they_are():
     data = replace(patches(), scored="samples")
-    units = data.units(data.train)
+    units = data.sample_groups(data.train)
     scores = torch.randn(len(data.train), 2).log_softmax(1)
     assert torch.equal(units.scores(data.task, scores), scores)
     assert list(units.names) == list(data.train.ids)
     single = replace(patches(), scored="groups")
     single.train.groups = np.array([f"g{i}" for i in range(len(single.train))])[::-1].copy()
-    assert torch.equal(single.units(single.train).scores(data.task, scores), scores), "groups of one, in any order"
+    assert torch.equal(single.sample_groups(single.train).scores(data.task, scores), scores), (
+        "groups of one, in any order"
+    )
 
 
 def test_probabilities_are_averaged_over_a_group():
     data = patches()
-    units = data.units(data.train)
+    units = data.sample_groups(data.train)
     scores = torch.randn(len(data.train), 2).log_softmax(1)
     found = units.scores(data.task, scores).exp()
     assert len(found) == len(set(data.train.groups)) == len(units.names)
@@ -51,7 +53,7 @@ def test_probabilities_are_averaged_over_a_group():
 
 def test_numbers_are_averaged_as_they_are():
     data = patches()
-    units = data.units(data.train)
+    units = data.sample_groups(data.train)
     risk = torch.randn(len(data.train), 1)
     mine = [i for i, group in enumerate(data.train.groups) if group == units.names[1]]
     torch.testing.assert_close(units.scores(Task("survival"), risk)[1], risk[mine].mean(0))
@@ -62,7 +64,7 @@ def test_numbers_are_averaged_as_they_are():
 def test_a_group_has_one_target():
     data = patches(np.arange(36) % 2)
     with pytest.raises(InputError, match=r"scored by group, but samples of group '\d+' have different targets"):
-        data.units(data.train)
+        data.sample_groups(data.train)
     data.train.groups = None
     with pytest.raises(InputError, match="has no groups"):
-        data.units(data.train)
+        data.sample_groups(data.train)

@@ -26,7 +26,7 @@ from modalign.estimators.samples import paired_samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
 from modalign.information import objectives
 
-KINDS = {"nce3": "plug-in", "nce2": "plug-in", "smile": "plug-in", "ksg": "nearest-neighbour"}
+KINDS = {"nce3": "plug-in", "nce2": "plug-in", "smile": "plug-in", "ksg": "nearest-neighbor"}
 
 
 def gaussian(nats: float, n: int, d: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -164,8 +164,8 @@ def test_groups_widen_the_error() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), 6)
     x, y = (np.repeat(v, 6, axis=0) + 0.01 * rng.normal(size=(360, 1)) for v in (x, y))
-    together = estimate(x, y, groups=groups, method="ksg", neighbours=10)
-    assert together.stderr > 1.5 * estimate(x, y, method="ksg", neighbours=10).stderr
+    together = estimate(x, y, groups=groups, method="ksg", neighbors=10)
+    assert together.stderr > 1.5 * estimate(x, y, method="ksg", neighbors=10).stderr
     fold = _folds(paired_samples(x, y, groups=groups), rng)
     assert all(len(np.unique(fold[groups == g])) == 1 for g in range(60))
 
@@ -274,7 +274,7 @@ def test_warnings() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 5))
     y = rng.normal(size=(100, 5))
-    few = estimate(x, y, np.arange(100) % 10, method="ksg", neighbours=2)
+    few = estimate(x, y, np.arange(100) % 10, method="ksg", neighbors=2)
     assert not few.trusted
     said = "\n".join(few.warnings)
     for part in ("only 100 samples", "too few samples per context: 10 of 10", "high dimension: 10 features"):

@@ -59,7 +59,7 @@ def test_against_scikit_learn(ties: bool) -> None:
     assert found["average_precision"] == pytest.approx(sk.average_precision_score(truth, probability))
 
 
-def test_scores_need_not_be_normalised() -> None:
+def test_scores_need_not_be_normalized() -> None:
     task, scores, target = random_case()
     shifted = compute_metrics(task, scores + 100.0, target)
     assert shifted == pytest.approx(compute_metrics(task, scores, target))

@@ -16,8 +16,8 @@ from modalign.data.batch import Modality
 from modalign.data.media.decoders import build_vocabulary, tokenizer
 from modalign.data.media.folder import write_prepared
 from modalign.data.task import classification
-from modalign.experiments import inference
-from modalign.experiments.inference import evaluate_run
+from modalign.experiments import evaluate as inference
+from modalign.experiments.evaluate import evaluate_run
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.trainer import train
 

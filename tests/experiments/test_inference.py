@@ -13,7 +13,8 @@ import pytest
 from modalign.cli import main
 from modalign.data.tables.arrays import from_arrays
 from modalign.errors import InputError
-from modalign.experiments.inference import evaluate_run, predict
+from modalign.experiments.evaluate import evaluate_run
+from modalign.experiments.predict import predict
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.trainer import train
 

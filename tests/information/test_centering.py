@@ -12,9 +12,9 @@ def test_the_first_batch_gives_its_own_means() -> None:
     means = ContextMeans(3, [2, 1])
     z, context = torch.randn(6, 2), torch.tensor([0, 2, 0, 2, 2, 0])
     means.observe(0, z, context)
-    centred = means(0, z, context)
+    centered = means(0, z, context)
     for c in (0, 2):
-        torch.testing.assert_close(centred[context == c].mean(0), torch.zeros(2))
+        torch.testing.assert_close(centered[context == c].mean(0), torch.zeros(2))
     # A context that has not been seen, and another modality, are left as they are.
     assert torch.equal(means(0, z, torch.ones_like(context)), z)
     assert torch.equal(means(1, z[:, :1], context), z[:, :1])

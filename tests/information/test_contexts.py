@@ -19,10 +19,10 @@ def test_sources_of_context() -> None:
     assert torch.equal(ContextSource("continuous:dose")(target, columns), dose)
     assert ContextSource("predicted")(scores=scores).tolist() == [1, 0]
     cluster = ContextSource("cluster", contexts=3, features=2)
-    cluster.centres.copy_(torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 5.0]]))
+    cluster.centers.copy_(torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 5.0]]))
     features = torch.tensor([[4.0, 4.4], [1.0, -1.0], [0.0, 3.0]])
     assert cluster(features=features).tolist() == [1, 0, 2]
-    assert "centres" in cluster.state_dict()
+    assert "centers" in cluster.state_dict()
 
 
 def test_source_refusals() -> None:

@@ -162,7 +162,7 @@ def imbalanced(*sizes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def fit(critic: Table, z1: Tensor, z2: Tensor, t: Tensor, form: str, weighting: str) -> float:
-    """Optimise the table; returns r."""
+    """Optimize the table; returns r."""
     optimizer = torch.optim.LBFGS(critic.parameters(), 1, 100, None, 1e-9, 0, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

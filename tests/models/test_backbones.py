@@ -124,7 +124,7 @@ def test_computed_features_stand_for_raw_inputs(
     assert not learning.is_features(features)
 
 
-def test_computed_features_are_not_standardised(
+def test_computed_features_are_not_standardized(
     modalities: dict[str, Modality], make_batch: Callable[..., Batch]
 ) -> None:
     two = {name: modalities[name] for name in ("image", "text")}
@@ -182,13 +182,13 @@ def test_weights_from_a_folder(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
-def test_pretrained_colours_on_one_channel(name: str, tmp_path: Path) -> None:
-    """On a grey picture the adapted network gives what the original gives with the grey in each colour."""
-    colour = build_backbone(Modality("x", "image", (3, 24, 24)), name, config=SMALL[name]).eval()
-    colour.net.save_pretrained(tmp_path)
-    grey = build_backbone(Modality("x", "image", (1, 24, 24)), name, pretrained=str(tmp_path)).eval()
+def test_pretrained_colors_on_one_channel(name: str, tmp_path: Path) -> None:
+    """On a gray picture the adapted network gives what the original gives with the gray in each color."""
+    color = build_backbone(Modality("x", "image", (3, 24, 24)), name, config=SMALL[name]).eval()
+    color.net.save_pretrained(tmp_path)
+    gray = build_backbone(Modality("x", "image", (1, 24, 24)), name, pretrained=str(tmp_path)).eval()
     x = torch.randn(2, 1, 24, 24)
-    torch.testing.assert_close(grey(x), colour(x.expand(2, 3, 24, 24)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gray(x), color(x.expand(2, 3, 24, 24)), rtol=1e-4, atol=1e-5)
 
 
 def test_pretrained_vit_on_another_size(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_bad_requests(modality: Modality, name: str, options: dict, said: str) -
     assert said in str(error.value)
 
 
-def test_vocabulary_of_another_tokeniser(modalities: dict[str, Modality], tmp_path: Path) -> None:
+def test_vocabulary_of_another_tokenizer(modalities: dict[str, Modality], tmp_path: Path) -> None:
     build_backbone(modalities["text"], "bert_base", config=SMALL["bert_base"]).net.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has 500 token ids"):
         build_backbone(Modality("x", "text", (6,), vocabulary=500), "bert_base", pretrained=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Small encoders: shapes, gradients, independence between samples, and standardisation."""
+"""Small encoders: shapes, gradients, independence between samples, and standardization."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_autocast(fusion: str, modalities: dict[str, Modality], make_batch: Call
     output.logits.float().sum().backward()
 
 
-def test_standardisation_is_fitted_and_saved(three: dict[str, Modality], make_batch: Callable[..., Batch]) -> None:
+def test_standardization_is_fitted_and_saved(three: dict[str, Modality], make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(three, size=20)
     batch.inputs["image"] = (batch.inputs["image"] * 40 + 120).clamp(0, 255).to(torch.uint8)
 

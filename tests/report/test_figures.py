@@ -141,9 +141,9 @@ def test_what_the_method_did_is_drawn_by_epoch(bench: Path) -> None:
     runs = [run for run in read_runs(bench) if run.strategy == "modalign" and run.dataset == "digits"]
     for run in runs:
         for line in run.epochs:
-            line["facts"]["margin_a"] = 0.5
+            line["log"]["margin_a"] = 0.5
     figure = figures.alignment(runs)
-    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["facts"]["lambda"])
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["log"]["lambda"])
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([50] * 12)
 
 

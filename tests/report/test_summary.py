@@ -15,7 +15,7 @@ from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
 from modalign.report.page import write_report
 from modalign.report.runs import read_run
-from modalign.report.summary import summarise, write_diagnosis_figures
+from modalign.report.summary import summarize, write_diagnosis_figures
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]
@@ -24,7 +24,7 @@ Diagnose = Callable[[Path], dict[str, Any]]
 def test_says_every_number_once(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
     run = make_run(tmp_path / "run", "modalign", 0)
     found = diagnose(run)
-    text = summarise(read_run(run), found)
+    text = summarize(read_run(run), found)
     lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ")}
     assert text.startswith("ModAlign on letters, seed 0: test split, 180 samples, 9 groups")
     accuracy = found["metrics"]["accuracy"]
@@ -43,16 +43,16 @@ def test_kept_information_is_called_that(tmp_path: Path, make_run: MakeRun, diag
     run = make_run(tmp_path / "run")
     found = diagnose(run)
     record = read_run(run)
-    assert "kept from an earlier evaluation" not in summarise(record, found)
+    assert "kept from an earlier evaluation" not in summarize(record, found)
     found["information"]["earlier"] = True
-    assert "kept from an earlier evaluation" in summarise(record, found)
+    assert "kept from an earlier evaluation" in summarize(record, found)
 
 
 def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None:
     record = read_run(make_run(tmp_path / "run"))
     y = np.random.default_rng(0).normal(size=50)
     found = evaluate_model(Task("regression"), lambda keep: (y * bool(keep))[:, None], ["only"], y, repeats=20)
-    text = summarise(record, json.loads(json.dumps(found)))
+    text = summarize(record, json.loads(json.dumps(found)))
     assert "MAE" in text
     assert "missing" not in text
     assert "Confidence" not in text

@@ -46,15 +46,15 @@ class TinySplit:
 def _make_split(widths: Sequence[int], samples: int, outputs: int, missing: float, used: int, seed: int) -> TinySplit:
     """Gaussian classes in each modality; of ``outputs`` classes only the first ``used`` occur."""
     names = "abcdefgh"[: len(widths)]
-    centres = torch.Generator().manual_seed(99)
+    centers = torch.Generator().manual_seed(99)
     noise = torch.Generator().manual_seed(seed)
     target = torch.randint(used, (samples,), generator=noise)
     present = torch.rand(samples, len(widths), generator=noise) >= missing
     present[~present.any(1), 0] = True
     inputs = {}
     for m, (name, width) in enumerate(zip(names, widths, strict=True)):
-        centre = torch.randn(outputs, width, generator=centres)
-        x = centre[target] + torch.randn(samples, width, generator=noise)
+        center = torch.randn(outputs, width, generator=centers)
+        x = center[target] + torch.randn(samples, width, generator=noise)
         inputs[name] = x * present[:, m, None]
     return TinySplit(inputs, present, target)
 
@@ -155,13 +155,13 @@ class PlainStepper:
         self.optimizers[group].step()
         self.optimizers[group].zero_grad(set_to_none=True)
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         return tensor.detach()
 
-    def gather_live(self, tensor: Tensor) -> Tensor:
+    def all_gather_live(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor.detach()
 
     def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
@@ -231,12 +231,12 @@ def check_trains(case: MultimodalData, make_model: Callable[..., MultimodalModel
         with torch.no_grad():
             batch = case.test.__getitems__(list(range(16)))
             output = strategy(batch)
-            assert strategy.readout(output).shape == (16, case.task.outputs)
+            assert strategy.predict(output).shape == (16, case.task.outputs)
             assert output.logits.shape == (16, case.task.outputs)
             assert set(output.unimodal) == set(case.modalities)
-            nothing = strategy.readout(strategy(batch.mask([])))
+            nothing = strategy.predict(strategy(batch.mask([])))
             assert torch.isfinite(nothing).all()
-        assert all(isinstance(value, float) for value in strategy.facts().values())
+        assert all(isinstance(value, float) for value in strategy.metrics().values())
         assert all(isinstance(p, nn.Parameter) for p in strategy.parameter_groups()["main"])
         return stepper
 

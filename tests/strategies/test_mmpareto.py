@@ -154,8 +154,8 @@ def test_conflicts_are_counted(make_data, make_model, make_stepper):
     strategy = MMPareto(make_model(data), data, MMPareto.Options())
     make_stepper(strategy, data.train.batches(10)).fit(1)
     assert strategy.steps == 4
-    assert set(strategy.facts()) == {"conflicts_a", "conflicts_b"}
-    assert all(0 <= share <= 1 for share in strategy.facts().values())
+    assert set(strategy.metrics()) == {"conflicts_a", "conflicts_b"}
+    assert all(0 <= share <= 1 for share in strategy.metrics().values())
 
 
 def test_bad_options_are_refused():

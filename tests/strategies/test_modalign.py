@@ -36,7 +36,7 @@ def encoder_gradients(strategy) -> dict[str, torch.Tensor]:
 def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, torch.Tensor]:
     """Algorithm 1 with plain autograd on a copy: every pair of the batch scored, masked by context."""
     strategy = copy.deepcopy(strategy)
-    model, critic = strategy.model, strategy.pull.critics[0]
+    model, critic = strategy.model, strategy.alignment.critics[0]
     z = [model.encoders[m](model.standardize[m](batch.inputs[m])) for m in model.modalities]
     positive, negative = pair_masks(batch.target)
     weight = negative / negative.sum(1, keepdim=True)  # negatives of one sample weigh one together
@@ -52,7 +52,7 @@ def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, tor
     (-objective([part.detach() for part in z])).backward()
     optimizer.step()
     model.zero_grad()
-    output = model.decide(dict(zip(model.modalities, z, strict=True)), batch.present)
+    output = model.heads(dict(zip(model.modalities, z, strict=True)), batch.present)
     task = functional.cross_entropy(output.logits, batch.target)
     task = task + sum(functional.cross_entropy(logits, batch.target) for logits in output.unimodal.values())
     pull = -objective(z)
@@ -89,10 +89,10 @@ def test_the_critic_moves_before_the_encoders_see_it(build):
     stepper_update, stepper_from = stepper.update, stepper.backward_from
     stepper.update = lambda group: (order.append(f"update {group}"), stepper_update(group))
     stepper.backward_from = lambda *a: (order.append("encoders"), stepper_from(*a))
-    before = {k: v.clone() for k, v in strategy.pull.critics.state_dict().items()}
+    before = {k: v.clone() for k, v in strategy.alignment.critics.state_dict().items()}
     strategy.step(batch, stepper)
     assert order == ["update critic", "encoders"]
-    assert any(not torch.equal(before[k], v) for k, v in strategy.pull.critics.state_dict().items())
+    assert any(not torch.equal(before[k], v) for k, v in strategy.alignment.critics.state_dict().items())
 
 
 @pytest.mark.parametrize(("rho", "share"), [(1e-3, 1.0), (1e6, 0.0)])
@@ -100,8 +100,8 @@ def test_margin_activity_is_reported(build, rho, share):
     strategy, stepper, batch = build(rho=rho)
     strategy.on_epoch_start(stepper)
     strategy.step(batch, stepper)
-    assert strategy.facts()["margin_a"] == share
-    assert strategy.facts()["margin_b"] == share
+    assert strategy.metrics()["margin_a"] == share
+    assert strategy.metrics()["margin_b"] == share
 
 
 @pytest.mark.parametrize("off", [{"objective": "none"}, {"alpha": 0.0}, {"margin": "hinge", "delta": -1e9}])
@@ -169,30 +169,30 @@ def test_readout_is_the_context_aware_prior_and_its_strength_is_kept(build):
     with torch.no_grad():
         output = strategy(batch)
         strategy.calibrate(output, batch.target)
-        information = strategy.pull.information()["a", "b"]
+        information = strategy.alignment.information()["a", "b"]
         strength = 1 - torch.exp(-torch.tensor(max(0.0, information)))
         torch.testing.assert_close(strategy.strength, strength)
         expected = context_aware_readout(output.logits, output.unimodal, output.present, strength, strategy.log_prior)
-        torch.testing.assert_close(strategy.readout(output), expected)
+        torch.testing.assert_close(strategy.predict(output), expected)
     again, _, _ = build()
     again.load_state_dict(strategy.state_dict())
-    torch.testing.assert_close(again.readout(output), expected)
+    torch.testing.assert_close(again.predict(output), expected)
 
 
 def test_without_the_prior_the_joint_head_decides(build):
     strategy, _, batch = build(prior=False)
     output = strategy(batch)
     strategy.calibrate(output, batch.target)
-    assert strategy.readout(output) is output.logits
-    assert "lambda" not in strategy.facts()
+    assert strategy.predict(output) is output.logits
+    assert "lambda" not in strategy.metrics()
 
 
 def test_lambda_is_about_the_label_whatever_pulls(build):
     """With another T for the pull, a second critic, on detached features, estimates I(Z1;Z2|Y)."""
     strategy, stepper, batch = build(context="none")
-    assert strategy.judge is not None
-    assert strategy.pull.critics[0].context is None
-    assert strategy.judge.critics[0].context is not None
+    assert strategy.label_critic is not None
+    assert strategy.alignment.critics[0].context is None
+    assert strategy.label_critic.critics[0].context is not None
     losses = strategy.step(batch, stepper)
     assert {"critic", "critic_label"} <= losses.keys()
 
@@ -224,8 +224,8 @@ def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
     strategy, stepper, batch = build(context="cluster", clusters=3, memory=4)
     strategy.on_epoch_start(stepper)
     strategy.step(batch, stepper)
-    assert strategy.pull.memory.pair(0, 1).left_valid.any()
-    assert all(table.seen.any() for table in strategy.pull.means.tables)
+    assert strategy.alignment.memory.pair(0, 1).left_valid.any()
+    assert all(table.seen.any() for table in strategy.alignment.means.tables)
     strategy.on_epoch_start(stepper)
-    assert not strategy.pull.memory.pair(0, 1).left_valid.any()
-    assert not any(table.seen.any() for table in strategy.pull.means.tables)
+    assert not strategy.alignment.memory.pair(0, 1).left_valid.any()
+    assert not any(table.seen.any() for table in strategy.alignment.means.tables)

@@ -145,7 +145,7 @@ def test_after_its_share_of_the_epochs_it_is_joint_training(make_data, make_mode
     strategy.before_update(stepper)
     after = [p.grad for p in strategy.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert strategy.facts() == {"coefficient_a": 1.0, "coefficient_b": 1.0}
+    assert strategy.metrics() == {"coefficient_a": 1.0, "coefficient_b": 1.0}
 
 
 @pytest.mark.parametrize(

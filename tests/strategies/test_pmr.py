@@ -123,8 +123,8 @@ def test_loss_against_loops(make_data, make_model, make_stepper, weights):
     features = strategy.model.encode(batch)
     p = []
     for name in data.modalities:
-        centres = strategy.prototypes[name].prototypes
-        p.append([torch.tensor([-float((z - c).norm()) for c in centres]).softmax(0) for z in features[name].detach()])
+        centers = strategy.prototypes[name].prototypes
+        p.append([torch.tensor([-float((z - c).norm()) for c in centers]).softmax(0) for z in features[name].detach()])
 
     def s(m, j):
         return sum(float(p[m][i][batch.target[i]]) for i in range(10) if batch.present[i, m] and batch.present[i, j])
@@ -161,7 +161,7 @@ def test_a_class_absent_from_the_prototypes_gives_no_nan_and_no_pull(make_data, 
 
 
 def test_distances_of_different_widths_are_made_comparable(make_data, make_model, make_stepper):
-    """Standardised distances do not change when a modality's features are stretched or repeated."""
+    """Standardized distances do not change when a modality's features are stretched or repeated."""
     data = make_data((6, 5))
     model = make_model(data, encoders={"a": {"hidden": [10], "width": 4}, "b": {"hidden": [10], "width": 16}})
     with torch.no_grad():  # b becomes 7 times a, four times over

@@ -162,7 +162,7 @@ def test_norm_statistics_of_encoders_out_of_turn_stay(make_data, make_model, mak
     assert norms["b"].running_mean.any()
 
 
-def test_only_what_is_trained_is_given_to_the_optimiser(make_data, make_model):
+def test_only_what_is_trained_is_given_to_the_optimizer(make_data, make_model):
     data = make_data()
     strategy = _strategy(data, make_model)
     given = {id(p) for p in strategy.parameter_groups()["main"]}

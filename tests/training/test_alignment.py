@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from modalign.data.dataset import Split
-from modalign.experiments.inference import load_run, outputs
 from modalign.recipes import load_recipe
 from modalign.strategies.base import Strategy
-from modalign.training.trainer import train
+from modalign.training.forward import outputs
+from modalign.training.trainer import load_run, train
 
 DIRECTIONS = 10
 
@@ -30,11 +30,11 @@ def _shared_given_label(folder: Path, alpha: float) -> float:
 def _within_class(strategy: Strategy, split: Split) -> list[np.ndarray]:
     """Features of both modalities less their class's mean."""
     label = split.target.numpy()
-    centred = []
+    centered = []
     for z in outputs(strategy, split).features.values():
         means = np.stack([z[label == c].double().mean(0).numpy() for c in range(label.max() + 1)])
-        centred.append(z.double().numpy() - means[label])
-    return centred
+        centered.append(z.double().numpy() - means[label])
+    return centered
 
 
 def canonical_information(train: list[np.ndarray], test: list[np.ndarray]) -> float:

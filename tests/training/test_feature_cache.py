@@ -24,7 +24,8 @@ from modalign.data.batch import Batch, Modality
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.tables.arrays import ArraySplit, from_arrays
 from modalign.errors import InputError
-from modalign.experiments.inference import evaluate_run, predict
+from modalign.experiments.evaluate import evaluate_run
+from modalign.experiments.predict import predict
 from modalign.models.backbones import Backbone, build_backbone
 from modalign.models.multimodal import MultimodalModel
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
@@ -164,12 +165,12 @@ def test_runs_share_what_is_the_same(
     tmp_path: Path, rows: dict[str, int], pretrained: Callable[[int], dict[str, Any]]
 ) -> None:
     image = pretrained(0)
-    learnt = {"name": "text"}
+    learned = {"name": "text"}
 
     def run(name: str, strategy: str, data: MultimodalData, seed: int = 0, **training: Any) -> dict[str, int]:
         rows.clear()
         out = tmp_path / name
-        train(recipe(image, learnt, **training), strategy, seed=seed, out=out, data=data, quiet=True)
+        train(recipe(image, learned, **training), strategy, seed=seed, out=out, data=data, quiet=True)
         return dict(rows)
 
     every = {"image": PRESENT.sum()}
@@ -409,7 +410,7 @@ def test_a_cached_run_in_use(tmp_path: Path) -> None:
     with np.load(tmp_path / "run" / "predictions_test.npz") as kept:
         expected = pd.DataFrame(np.exp(kept["scores"]), index=kept["ids"])
     with torch.no_grad():
-        found = strategy.readout(strategy(data.test.__getitems__(list(range(TEST))))).softmax(1)
+        found = strategy.predict(strategy(data.test.__getitems__(list(range(TEST))))).softmax(1)
     np.testing.assert_allclose(found.numpy(), expected.to_numpy(), atol=1e-5)
     new = {
         name: values[-TEST:] for name, values in arrays().items() if name in ("image", "present_image", "text", "id")

@@ -63,7 +63,7 @@ def is_augmented(split: Split, modality: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Units:
+class SampleGroups:
     """What metrics count: samples, or groups of samples such as a patient's patches.
 
     Attributes:
@@ -119,7 +119,7 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
 
-    def units(self, split: Split) -> Units:
+    def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.
 
         Raises:
@@ -127,7 +127,7 @@ class MultimodalData:
         """
         if self.scored == "samples":
             every = torch.arange(len(split))
-            return Units(every, every, split.ids)
+            return SampleGroups(every, every, split.ids)
         if split.groups is None:
             raise InputError(f"{self.name} is scored by group but has no groups; name them with --group")
         names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
@@ -140,7 +140,7 @@ class MultimodalData:
                 f"{self.name} is scored by group, but samples of group {group!r} have different targets; expected "
                 "one target a group"
             )
-        return Units(*units, [str(name) for name in names[order]])
+        return SampleGroups(*units, [str(name) for name in names[order]])
 
 
 def class_counts(target: Tensor, classes: int) -> Tensor:

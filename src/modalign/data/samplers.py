@@ -24,7 +24,7 @@ class _BatchSampler(Sampler[list[int]]):
             )
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.epoch = 0
-        # One sample a process breaks batch normalisation; avoided wherever batches are larger.
+        # One sample a process breaks batch normalization; avoided wherever batches are larger.
         self.smallest = min(batch_size, 2 * world)
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,7 +80,7 @@ class BalancedBatchSampler(_BatchSampler):
     Each context's samples are shuffled and divided into even chunks of at most ``samples_per_context`` (more
     where a single sample would be left over), and the chunks are dealt out, large ones first, to the emptiest
     batch. Batches differ in size by at most a chunk; their number and sizes are the same in every epoch.
-    Within a batch samples of a chunk are neighbours, so that the processes share each context evenly.
+    Within a batch samples of a chunk are neighbors, so that the processes share each context evenly.
 
     Args:
         context: (N,) integer codes.

@@ -18,7 +18,7 @@ def heldout_information(critic: Critic, z1: Tensor, z2: Tensor, context: Tensor,
 
     A critic that has fitted its training pairs too closely is over-confident on others, and its plain plug-in far
     below zero even where information remains. As Platt (1999) does for classifiers, the logits are mapped to a s + b,
-    with a >= 0 and b the maximisers of the NCE objective on the held-out pairs; two numbers fitted to hundreds of
+    with a >= 0 and b the maximizers of the NCE objective on the held-out pairs; two numbers fitted to hundreds of
     pairs. A critic that is worth nothing there gets a = 0 and the estimate 0.
 
     Args:
@@ -52,8 +52,8 @@ def _calibrated(positive: Tensor, negative: Tensor, weight: Tensor, form: Form) 
     ratio = len(negative) / len(positive)
     gain = 1 + ratio if form == "three" else 1.0
     scale = torch.cat([positive, negative]).std().clamp(min=1e-6)
-    centre = positive.mean()
-    s = torch.cat([positive - centre, negative - centre]) / scale
+    center = positive.mean()
+    s = torch.cat([positive - center, negative - center]) / scale
     sign = torch.cat([torch.ones_like(positive), -torch.ones_like(negative)])
     weights = torch.cat([torch.full_like(positive, gain), ratio * weight]) / len(positive)
     design = torch.stack([s, torch.ones_like(s)], dim=1)

@@ -2,7 +2,7 @@
 
 Neural methods train a critic (``ratio``) on one part of the samples, stop and calibrate it on a second, and are
 evaluated on a third that it has not seen; by cross-fitting every sample serves once for evaluation. What a critic
-has not learnt is missing from every neural estimate, and no standard error knows of it.
+has not learned is missing from every neural estimate, and no standard error knows of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from modalign.estimators.transforms import NormalScores
 from modalign.information import objectives
 from modalign.information.critics import CRITICS
 
-Kind = Literal["lower bound", "upper bound", "plug-in", "nearest-neighbour"]
+Kind = Literal["lower bound", "upper bound", "plug-in", "nearest-neighbor"]
 
 FOLDS = 5
 FEW, FEW_IN_CONTEXT, MANY_FEATURES_KSG = 200, 20, 6
@@ -39,7 +39,7 @@ class Estimate:
         value: in ``unit``.
         stderr: standard error: sampling of the evaluated samples, and the spread over folds; not the bias.
         kind: ``lower bound`` (in expectation, for any critic), ``upper bound``, ``plug-in`` (right if the critic is) or
-            ``nearest-neighbour``.
+            ``nearest-neighbor``.
         method: of ``METHODS``.
         samples: how many samples it was evaluated on.
         warnings: why it cannot be trusted.
@@ -65,7 +65,7 @@ class Method:
     Attributes:
         kind: of its value.
         value: (scores, positive, negative) -> the estimate.
-        objective: the same arguments -> what the critic maximises; ``value`` itself where None.
+        objective: the same arguments -> what the critic maximizes; ``value`` itself where None.
         ceiling: the log of this number cannot be exceeded (``negatives`` of a sample), or not with confidence
             (evaluated ``samples``; McAllester and Stratos, AISTATS 2020).
         trainer: builds the objective of the steps where it differs from the one of validation.
@@ -156,7 +156,7 @@ def estimate(
     critic: str = "separable",
     folds: int | None = None,
     tau: float = 5.0,
-    neighbours: int = 3,
+    neighbors: int = 3,
 ) -> Estimate:
     """Estimate I(X;Y), or I(X;Y|T) with ``given``, in nats.
 
@@ -174,7 +174,7 @@ def estimate(
         critic: ``separable``, ``bilinear`` or ``mlp`` (slow), on top of a Gaussian start (``ratio.LogRatio``).
         folds: how many fifths of the samples serve for evaluation, 1 to 5; all up to 10,000 samples, else one.
         tau: clip of ``smile``.
-        neighbours: k of ``ksg``.
+        neighbors: k of ``ksg``.
 
     Raises:
         InputError: lengths disagree, NaN or infinity, constant arrays, a context with a single sample, an unknown
@@ -184,14 +184,14 @@ def estimate(
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=1000)
     >>> estimate(x, 0.8 * x + 0.6 * rng.normal(size=1000), method="ksg").kind     # the truth is 0.51 nats
-    'nearest-neighbour'
+    'nearest-neighbor'
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     samples = paired_samples(x, y, given, groups)
     random = np.random.default_rng(seed)
     if method == "ksg":
-        return _ksg(samples, neighbours, random)
+        return _ksg(samples, neighbors, random)
     if critic not in CRITICS:
         raise unknown("critic", critic, CRITICS)
     folds = folds if folds is not None else (FOLDS if len(samples) <= 10_000 else 1)
@@ -199,7 +199,7 @@ def estimate(
         raise InputError(f"folds is {folds}; expected 1 to {FOLDS}, the fifths of the samples to evaluate on.")
     with torch.random.fork_rng(devices=[]):
         found = _neural(samples, method, NEURAL[method](tau), critic, folds, random)
-    return _cross_checked(found, samples, neighbours, random)
+    return _cross_checked(found, samples, neighbors, random)
 
 
 def _cross_checked(found: Estimate, samples: Samples, k: int, random: np.random.Generator) -> Estimate:
@@ -214,7 +214,7 @@ def _cross_checked(found: Estimate, samples: Samples, k: int, random: np.random.
     if abs(found.value - check.value) <= 0.1 + 3 * math.hypot(found.stderr, check.stderr):
         return found
     warning = (
-        f"nearest neighbours give {check.value:.2f} ± {check.stderr:.2f} nats, and for two scalars they are close to "
+        f"nearest neighbors give {check.value:.2f} ± {check.stderr:.2f} nats, and for two scalars they are close to "
         "exact: use method='ksg'"
     )
     return replace(found, warnings=(*found.warnings, warning))
@@ -294,7 +294,7 @@ def _pooled_stderr(blocks: list[_Block], groups: Codes) -> float:
 def _jackknife(
     scores: Tensor, positive: Tensor, negative: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> tuple[float, Tensor]:
-    """The value and the influence (n,) of each sample on it: n dV/dweight_i, centred.
+    """The value and the influence (n,) of each sample on it: n dV/dweight_i, centered.
 
     The infinitesimal jackknife (Jaeckel 1972): a sample weighs in its positive and in every negative it is part of,
     so that denominators count. fp64, as sums of e^f need.
@@ -329,8 +329,8 @@ def _ksg(samples: Samples, k: int, random: np.random.Generator) -> Estimate:
     counts = np.bincount(samples.codes)
     if counts.min() <= k + 1:
         raise InputError(
-            f"the smallest context has {counts.min()} samples and ksg with {k} neighbours needs at least {k + 2}; "
-            "merge contexts or lower neighbours."
+            f"the smallest context has {counts.min()} samples and ksg with {k} neighbors needs at least {k + 2}; "
+            "merge contexts or lower neighbors."
         )
     x, y = (NormalScores(v, samples.codes)(v, samples.codes) for v in (samples.x, samples.y))
     ties = max(_ties(samples.x), _ties(samples.y))
@@ -354,13 +354,13 @@ def _ksg(samples: Samples, k: int, random: np.random.Generator) -> Estimate:
     warnings = _few(samples, len(samples), ksg=True)
     if ties > 0.1:
         warnings.append(f"{ties:.0%} of the values of a feature are tied; ksg assumes continuous features")
-    return Estimate(float(local.mean()), stderr, "nearest-neighbour", "ksg", len(local), tuple(warnings))
+    return Estimate(float(local.mean()), stderr, "nearest-neighbor", "ksg", len(local), tuple(warnings))
 
 
 def _spread_of_parts(
     samples: Samples, terms: Callable[[Codes], Array], random: np.random.Generator, repeats: int = 5
 ) -> float:
-    """Standard error from estimates on fifths of the samples, since local terms of neighbours are not independent.
+    """Standard error from estimates on fifths of the samples, since local terms of neighbors are not independent.
 
     Holmes and Nemenman (Phys. Rev. E 100, 022404, 2019): the variance falls as 1/N.
     """

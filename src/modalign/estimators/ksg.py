@@ -1,4 +1,4 @@
-"""Information by nearest neighbours: no critic, nothing trained, an independent check on the neural estimates.
+"""Information by nearest neighbors: no critic, nothing trained, an independent check on the neural estimates.
 
 Kraskov, Stögbauer and Grassberger, "Estimating mutual information", Phys. Rev. E 69, 066138 (2004), algorithm 1;
 its conditional form by Frenzel and Pompe, "Partial mutual information for coupling analysis of multivariate
@@ -24,7 +24,7 @@ def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
 
     ``x`` (N, F), ``y`` (N, G): continuous (ties break the assumption of a density), N > k. The term of a sample is
     psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), with n_x the number of other samples nearer in x than the k-th
-    neighbour of the sample in the joint space, maximum norm.
+    neighbor of the sample in the joint space, maximum norm.
     """
     n_x, n_y = _counts([x, y], [(0,), (1,)], k)
     return np.asarray(digamma(k) + digamma(len(x)) - digamma(n_x + 1) - digamma(n_y + 1))
@@ -40,7 +40,7 @@ def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
 
 
 def _counts(variables: list[Array], subspaces: list[tuple[int, ...]], k: int) -> list[Array]:
-    """For each subspace (which variables) the number (N,) of others nearer than the k-th neighbour in all of them."""
+    """For each subspace (which variables) the number (N,) of others nearer than the k-th neighbor in all of them."""
     features = sum(v.shape[1] for v in variables)
     count = _by_tree if features <= TREE_FEATURES else _by_distances
     return count(variables, subspaces, k)
@@ -67,5 +67,5 @@ def _by_distances(variables: list[Array], subspaces: list[tuple[int, ...]], k: i
 
 
 def _inside(radius: Array) -> Array:
-    """Just less: the neighbour that set the radius lies on it, and rounding must not let it in."""
+    """Just less: the neighbor that set the radius lies on it, and rounding must not let it in."""
     return radius * (1 - 1e-9)

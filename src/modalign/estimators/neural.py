@@ -22,7 +22,7 @@ from modalign.estimators.transforms import Canonical, NormalScores, Residual, ce
 from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(scores, positive, negative) -> scalar to be maximised; see ``objectives``."""
+"""(scores, positive, negative) -> scalar to be maximized; see ``objectives``."""
 
 CELL = 32
 BATCH = {"separable": 256, "bilinear": 256, "mlp": 64}
@@ -135,8 +135,8 @@ class LogRatio(nn.Module):
         x_k, y_k = x[:, : self.k], y[:, : self.k]
         of_x = (b * x_k**2).sum(1, keepdim=True) + d + self.u(x)
         pairs = torch.cat([a * x_k, c], 1) @ torch.cat([y_k, y_k**2], 1).mT
-        learnt = self.critic.pair(*self.critic.embed(x, y, given))
-        scores = pairs + of_x + self.v(y).mT + self.gain * learnt
+        learned = self.critic.pair(*self.critic.embed(x, y, given))
+        scores = pairs + of_x + self.v(y).mT + self.gain * learned
         return scores.clamp(max=self.ceiling) * self.scale + self.offset
 
 
@@ -167,7 +167,7 @@ def fit_log_ratio(
     mean = copy.deepcopy(live)
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
     blocks = list(evaluation_blocks(live, valid, random))
-    optimiser = torch.optim.AdamW(live.parameters(), lr=2e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(live.parameters(), lr=2e-3, weight_decay=1e-2)
     batches = _batches(train, BATCH[critic], random)
     for step in range(STEPS):
         if step % CHECK == 0:
@@ -181,10 +181,10 @@ def fit_log_ratio(
                 break
         rows, positive, negative = next(batches)
         loss = -train_objective(score(live, train, rows), positive, negative)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(live.parameters(), 5.0)
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             keep = min(0.95, (step + 1) / (step + 11))
             for slow, fast in zip(mean.parameters(), live.parameters(), strict=True):
@@ -220,16 +220,16 @@ def _calibrate(
     with torch.no_grad():
         scored = [(score(ratio, valid, rows), p, n) for rows, p, n in blocks]
     both = torch.tensor([1.0, 0.0], requires_grad=True)
-    optimiser = torch.optim.LBFGS([both], max_iter=30, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([both], max_iter=30, line_search_fn="strong_wolfe")
 
     def closure() -> float:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = torch.stack([objective(s * both[0] + both[1], p, n) * len(s) for s, p, n in scored]).sum()
         loss = -value / len(valid) + 1e-3 * (both[0] - 1) ** 2
         loss.backward()
         return loss.item()
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     scale, offset = both.tolist()
     if math.isfinite(scale) and math.isfinite(offset):
         ratio.scale, ratio.offset = min(max(scale, 0.0), 3.0), offset

@@ -46,10 +46,10 @@ class NormalScores:
 
 
 class Residual:
-    """What is left of features (N, F) once regressed on a continuous T: least squares, then neighbours in T."""
+    """What is left of features (N, F) once regressed on a continuous T: least squares, then neighbors in T."""
 
-    def __init__(self, values: Array, t: Array, neighbours: int = 20) -> None:
-        self.t, self.k = t, min(neighbours, len(t) - 1)
+    def __init__(self, values: Array, t: Array, neighbors: int = 20) -> None:
+        self.t, self.k = t, min(neighbors, len(t) - 1)
         self.linear = np.linalg.lstsq(_terms(t), values, rcond=None)[0]
         self.left = values - _terms(t) @ self.linear
         self.tree = cKDTree(t)

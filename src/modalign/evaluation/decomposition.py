@@ -49,7 +49,7 @@ def decompose(p: np.ndarray, tolerance: float = 1e-6, steps: int = 2000) -> Deco
     """Decomposition of a joint distribution.
 
     Args:
-        p: (K1, K2, C) non-negative table of (x1, x2, y), counts or probabilities; it is normalised.
+        p: (K1, K2, C) non-negative table of (x1, x2, y), counts or probabilities; it is normalized.
         tolerance: stop when three steps in a row change the information by less (nats).
         steps: most steps.
 

@@ -33,7 +33,7 @@ from modalign.evaluation.metrics import (
     METRICS,
     calibration,
     confusion_matrix,
-    normalise,
+    normalize,
     per_class,
     weighted_metrics,
 )
@@ -149,15 +149,15 @@ def _head_scores(subsets: Subsets, heads: np.ndarray | None) -> dict[str, Any]:
 def _evidence(subsets: Subsets, heads: np.ndarray | None) -> np.ndarray:
     """Log-probabilities (M, N, C) from each modality alone."""
     if heads is not None:
-        return normalise(np.asarray(heads, np.float64))
-    return np.stack([normalise(np.asarray(subsets.scores([m]), np.float64)) for m in subsets.modalities])
+        return normalize(np.asarray(heads, np.float64))
+    return np.stack([normalize(np.asarray(subsets.scores([m]), np.float64)) for m in subsets.modalities])
 
 
 def _of_classes(
     task: Task, scores: np.ndarray, target: np.ndarray, evidence: np.ndarray, modalities: Sequence[str]
 ) -> dict[str, Any]:
     rows = per_class(scores, target)
-    curves = {"fused": calibration(np.exp(normalise(np.asarray(scores, np.float64))), target)}
+    curves = {"fused": calibration(np.exp(normalize(np.asarray(scores, np.float64))), target)}
     curves |= {m: calibration(np.exp(e), target) for m, e in zip(modalities, evidence, strict=True)}
     return {
         "classes": [{"name": name} | {key: plain(rows[key][i]) for key in rows} for i, name in enumerate(task.classes)],

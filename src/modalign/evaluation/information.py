@@ -1,4 +1,4 @@
-"""Information diagnosis of learnt features: what modalities share, what each tells of the target, what is unique.
+"""Information diagnosis of learned features: what modalities share, what each tells of the target, what is unique.
 
 Shared information between modalities is estimated by a critic (the caller passes the estimator). Information
 about a *class* is bounded from below by a cross-validated linear probe: I(Z; Y) >= H(Y) - cross-entropy (Barber
@@ -369,12 +369,12 @@ def _about_class(
 
 def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Amount:
     """Mean with its standard error, of groups where there are any (they, not samples, are independent)."""
-    centred = values - values.mean()
+    centered = values - values.mean()
     if groups is not None:
         _, member = np.unique(groups, return_inverse=True)
-        centred = np.bincount(member, centred)
-    units = len(centred)
-    spread = np.sqrt((centred**2).sum() * units / max(units - 1, 1)) / len(values)
+        centered = np.bincount(member, centered)
+    units = len(centered)
+    spread = np.sqrt((centered**2).sum() * units / max(units - 1, 1)) / len(values)
     doubts = () if units >= 20 else (f"only {units} independent groups: the standard error is rough",)
     return Amount(float(values.mean()), float(spread), kind, "linear probe", not doubts, doubts)
 

@@ -53,7 +53,7 @@ def compute_metrics(
 
     Args:
         task: classification, regression or survival.
-        scores: (N, C) log-probabilities (renormalised here), or (N, 1) predictions or log risks.
+        scores: (N, C) log-probabilities (renormalized here), or (N, 1) predictions or log risks.
         target: (N,) class indices or values; (N, 2) time and event for survival.
         names: which metrics, all of the task by default. ``accuracy`` and ``nll`` alone cost one pass.
 
@@ -94,7 +94,7 @@ def weighted_metrics(
 
 
 def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``scores`` (N, C) in float64 (log-probabilities normalised, floored) and ``target``, both checked."""
+    """``scores`` (N, C) in float64 (log-probabilities normalized, floored) and ``target``, both checked."""
     scores, target = np.asarray(scores, np.float64), np.asarray(target)
     if scores.ndim == 1:
         scores = scores[:, None]
@@ -115,14 +115,14 @@ def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np
     classes = scores.shape[1]
     if not np.issubdtype(target.dtype, np.integer) or target.min() < 0 or target.max() >= classes:
         raise InputError(f"target must be class indices 0..{classes - 1}; got {target.min()}..{target.max()}")
-    return normalise(scores), target
+    return normalize(scores), target
 
 
-def normalise(scores: np.ndarray) -> np.ndarray:
+def normalize(scores: np.ndarray) -> np.ndarray:
     """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold."""
     highest = scores.max(-1, keepdims=True)
     if (highest == -np.inf).any():
-        raise InputError("a sample gives every class the log-probability -inf: the scores cannot be normalised")
+        raise InputError("a sample gives every class the log-probability -inf: the scores cannot be normalized")
     shifted = scores - highest
     return np.maximum(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), FLOOR)
 

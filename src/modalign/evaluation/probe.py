@@ -21,7 +21,7 @@ def probe(
 ) -> np.ndarray:
     """Log-probabilities (N, C) of a linear probe for samples that it was not fitted on.
 
-    Multinomial logistic regression on standardised features, five folds (whole groups where there are any), the
+    Multinomial logistic regression on standardized features, five folds (whole groups where there are any), the
     penalty chosen within the samples of each fit. One percent of a uniform distribution is mixed in, so that one
     confident error does not decide the bound.
     """

@@ -14,10 +14,11 @@ from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.information import Complete, fusibility_and_complementarity
 from modalign.experiments.bench import Entry, run_bench, run_folder
 from modalign.experiments.display import BenchDisplay
-from modalign.experiments.inference import outputs, reference_features
+from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
+from modalign.training.forward import outputs
 from modalign.training.run import Run, write_whole
 from modalign.training.trainer import load_run
 

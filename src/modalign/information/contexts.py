@@ -24,21 +24,21 @@ def pair_masks(context: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ContextSource(nn.Module):
-    """What T is, decided by one word; a module, because cluster centres are remembered with the model.
+    """What T is, decided by one word; a module, because cluster centers are remembered with the model.
 
     ``none``: no context. ``label``: the target. ``predicted``: the class that scores highest. ``cluster``:
-    the nearest centre of the features; set ``centres`` first, (contexts, D). ``column:NAME``: integer codes
+    the nearest center of the features; set ``centers`` first, (contexts, D). ``column:NAME``: integer codes
     of a column of the data (speaker, site). ``continuous:NAME``: a column of numbers.
 
     Args:
         source: one of these.
-        contexts, features: shape of ``centres`` (``cluster`` only).
+        contexts, features: shape of ``centers`` (``cluster`` only).
 
     Raises:
         InputError: the word is unknown.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, source: str = "none", contexts: int = 0, features: int = 0) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ContextSource(nn.Module):
         plain = {name.partition(":")[0]: ":" in name for name in SOURCES}
         if self.kind not in plain or plain[self.kind] != bool(self.column):
             raise unknown("context", source, SOURCES)
-        self.register_buffer("centres", torch.zeros(contexts, features))
+        self.register_buffer("centers", torch.zeros(contexts, features))
 
     @property
     def discrete(self) -> bool:
@@ -85,7 +85,7 @@ class ContextSource(nn.Module):
         if self.kind == "predicted":
             return value.detach().argmax(-1)
         if self.kind == "cluster":
-            return torch.cdist(value.detach().to(self.centres.dtype), self.centres).argmin(-1)
+            return torch.cdist(value.detach().to(self.centers.dtype), self.centers).argmin(-1)
         if self.discrete == value.is_floating_point():
             expected, other = ("integer codes", "continuous") if self.discrete else ("numbers", "column")
             raise InputError(

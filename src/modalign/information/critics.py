@@ -156,7 +156,7 @@ class SeparableCritic(Critic):
         dims: (D1, D2).
         context: embedding of T, or None.
         width: K, the number of embedded features.
-        scale: e^a at the start, the largest logit that it can give then. Small, so that a critic that has learnt
+        scale: e^a at the start, the largest logit that it can give then. Small, so that a critic that has learned
             nothing says so: where its scores are large and random, encoders that follow them do best to erase
             what it looks at.
     """

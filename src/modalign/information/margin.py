@@ -56,8 +56,8 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
 
     Args:
         features: M tensors (B, D_m) on which both losses depend.
-        pull_loss: scalar to be minimised, such as -alpha L_NCE / (1+r).
-        task_loss: scalar to be minimised.
+        pull_loss: scalar to be minimized, such as -alpha L_NCE / (1+r).
+        task_loss: scalar to be minimized.
         rho: largest ratio of the two norms.
 
     A step of one's own, Algorithm 1 of InfoBridge, with ``critic_optimizer`` over the critic's parameters:

@@ -110,7 +110,7 @@ def nce(e_pos: Tensor, e_neg: Tensor, ratio: Tensor, form: Form) -> Tensor:
 def conditional_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h], r = N0/N1: the objective of ModAlign.
 
-    The third term is the first with weight r and is part of the objective. Its maximiser is
+    The third term is the first with weight r and is part of the objective. Its maximizer is
     s* = log(p_pos/p_neg) + log((1+r)/r): with many negatives the logit is the pointwise information.
     Divide by 1+r when adding it to other losses, so that its scale does not depend on the batch.
 
@@ -129,7 +129,7 @@ def conditional_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tenso
 
 
 def two_term_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + r E_neg[log(1-h)], r = N0/N1; its maximiser is s* = log(p_pos/p_neg) - log r.
+    """E_pos[log h] + r E_neg[log(1-h)], r = N0/N1; its maximizer is s* = log(p_pos/p_neg) - log r.
 
     Source: Gutmann and Hyvarinen (JMLR 2012), Eq. 8; as a bound on information Tian et al.,
     "Contrastive Representation Distillation" (ICLR 2020): E_pos[log h] + log r <= I.
@@ -147,7 +147,7 @@ def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
         s_ij - log( (e^s_ij + sum_k w_ik e^s_ik) / (1 + sum_k w_ik) )
 
-    and the mean over positives and over both directions is returned. The normalisation by the count makes
+    and the mean over positives and over both directions is returned. The normalization by the count makes
     the value itself the lower bound on I in nats, at most log(1 + number of negatives); its gradient is that
     of the usual form. A positive without negatives contributes 0.
 

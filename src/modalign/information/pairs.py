@@ -42,7 +42,7 @@ class PairResult:
     """What a critic says of a batch, with graphs.
 
     Attributes:
-        objective: scalar to be maximised; divide it by 1 + ``ratio`` when it is added to other losses.
+        objective: scalar to be maximized; divide it by 1 + ``ratio`` when it is added to other losses.
         ratio: r = N0/N1, scalar.
         pointwise: (B,) pointwise conditional information of each sample's own pair, nats (three- and two-term
             form: the plug-in; InfoNCE: its term of the bound).

@@ -255,12 +255,12 @@ def _check_fit(modality: Modality, name: str, net: nn.Module) -> None:
         if length > longest:
             raise InputError(
                 f"modality {modality.name!r} has {length} tokens, backbone {name!r} takes at most {longest}. "
-                "Cut the texts when they are tokenised."
+                "Cut the texts when they are tokenized."
             )
         if vocabulary > config.vocab_size:
             raise InputError(
                 f"modality {modality.name!r} has {vocabulary} token ids, backbone {name!r} knows "
-                f"{config.vocab_size}. Tokenise with the tokeniser that belongs to the backbone."
+                f"{config.vocab_size}. Tokenize with the tokenizer that belongs to the backbone."
             )
         return
     patch: Any = getattr(config, "patch_size", None)

@@ -43,7 +43,7 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The standardised input, fp32, of the shape of ``x``."""
+        """The standardized input, fp32, of the shape of ``x``."""
         shape = [1] * x.ndim
         shape[self.axis] = -1
         return (x.float() - self.mean.view(shape)) / self.scale.view(shape)
@@ -124,7 +124,7 @@ class MLPEncoder(nn.Module):
 
 
 class SNNEncoder(nn.Module):
-    """Self-normalising network for genomic vectors (B, F), as in PathomicFusion.
+    """Self-normalizing network for genomic vectors (B, F), as in PathomicFusion.
 
     Four layers of Linear, ELU and alpha-dropout, weights from N(0, 1/fan_in). Klambauer et al. 2017; sizes
     64-48-32-32 of Chen et al. 2020 (PathomicFusion).
@@ -214,11 +214,11 @@ class ConvSequenceEncoder(nn.Module):
 
 def _picture_net(shape: tuple[int, int, int], channels: int, grid: int) -> tuple[nn.Sequential, int]:
     """Three 2-D convolutions and the mean on a coarse grid, so that position is kept; and its output size."""
-    colours, height, width = shape
+    colors, height, width = shape
     small = min(height, width)
     stride = 1 if small < 16 else 2 if small < 64 else 4
     net = nn.Sequential(
-        nn.Conv2d(colours, channels, 5, stride=stride, padding=2),
+        nn.Conv2d(colors, channels, 5, stride=stride, padding=2),
         _norm(channels),
         nn.ReLU(),
         nn.MaxPool2d(2, ceil_mode=True),
@@ -251,8 +251,8 @@ class ConvImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        colours, height, across = modality.shape
-        self.net, size = _picture_net((colours, height, across), channels, grid)
+        colors, height, across = modality.shape
+        self.net, size = _picture_net((colors, height, across), channels, grid)
         self.net.extend([nn.Dropout(dropout), nn.Linear(size, width)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class ConvClipEncoder(nn.Module):
     """Factorised convolutional net for ``clip`` (B, T, C, H, W), uint8 or float.
 
     A 2-D net on each frame gives frame features, of which the mean over time (what does not move) goes through
-    one linear layer, and what remains, normalised over time, through 1-D convolutions; the two are added. On a
+    one linear layer, and what remains, normalized over time, through 1-D convolutions; the two are added. On a
     CPU this costs a fraction of 3-D convolutions, and small motion is not drowned by a large constant picture.
 
     Args:
@@ -291,8 +291,8 @@ class ConvClipEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        _, colours, height, across = modality.shape
-        self.frames, size = _picture_net((colours, height, across), channels, grid)
+        _, colors, height, across = modality.shape
+        self.frames, size = _picture_net((colors, height, across), channels, grid)
         self.static = nn.Sequential(nn.LayerNorm(size), nn.Dropout(dropout), nn.Linear(size, width))
         self.motion = _Temporal(size, width, temporal, stretches, dropout)
 
@@ -308,7 +308,7 @@ class ConvClipEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Embedding, one convolution over neighbouring tokens and their mean, for ``text`` ids (B, L).
+    """Embedding, one convolution over neighboring tokens and their mean, for ``text`` ids (B, L).
 
     Ids equal to ``modality.padding`` are no tokens: they change nothing, however many there are. An empty
     text gives the features of no evidence (the bias of the last layer).

@@ -139,7 +139,7 @@ class TensorFusion(Fusion):
 
     Fused: sum_r prod_m (W_m^r [z_m; 1]) + b, which is the full outer product of the [z_m; 1] under a weight
     tensor of rank ``rank``. For an absent modality only the constant 1 is left, so the row of W_m^r that
-    belongs to it is the learnt embedding of absence.
+    belongs to it is the learned embedding of absence.
     """
 
     def __init__(self, dims: Mapping[str, int], width: int, *, rank: int = 4) -> None:
@@ -165,7 +165,7 @@ class TensorFusion(Fusion):
 
 
 class AttentionFusion(Fusion):
-    """Modalities as tokens of a transformer layer, read out at a learnt token; absent ones are masked.
+    """Modalities as tokens of a transformer layer, read out at a learned token; absent ones are masked.
 
     Args:
         dims, width: as everywhere.

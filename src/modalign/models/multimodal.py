@@ -87,7 +87,7 @@ class MultimodalModel(nn.Module):
         """Features by modality, (B, D_m), zeros where absent.
 
         An encoder sees only the rows where its modality is present, and does not run if there are none: what
-        fills the gaps influences neither features nor normalisation.
+        fills the gaps influences neither features nor normalization.
 
         Args:
             batch: the samples.
@@ -125,7 +125,7 @@ class MultimodalModel(nn.Module):
         logits: Tensor = self.head(self.dropout(fused))
         return logits
 
-    def decide(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
+    def heads(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
         """All heads on features of all modalities; a strategy may hand in detached or changed features.
 
         The unimodal logits of a sample that lacks the modality are the head's bias; mask them with
@@ -136,7 +136,7 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Features, unimodal logits and joint logits of a batch."""
-        return self.decide(self.encode(batch), batch.present)
+        return self.heads(self.encode(batch), batch.present)
 
     def score_subset(self, features: Mapping[str, Tensor], present: Tensor, keep: Collection[str]) -> Tensor:
         """Joint logits (B, C) from the modalities ``keep`` only, under any fusion and without dropout.

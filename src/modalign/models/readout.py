@@ -30,7 +30,7 @@ def context_aware_readout(
 ) -> Tensor:
     """Mixture of the joint head and the product of experts, as log-probabilities.
 
-    F = lambda log p_J + (1 - lambda) [ sum_{m present} log p_m - (n_present - 1) log p(y) ], normalised.
+    F = lambda log p_J + (1 - lambda) [ sum_{m present} log p_m - (n_present - 1) log p(y) ], normalized.
     Without ``log_prior`` the classes count as equally likely, and the correction drops out.
 
     With a single output (regression, survival) the scores themselves are mixed, the experts by their mean: the

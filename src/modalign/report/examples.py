@@ -15,7 +15,7 @@ from modalign.report.style import INK, OTHER, canvas, styled
 
 # Frames of a clip in a line, and most lines.
 FRAMES, LINES = 4, 2
-# Colours of a sequence span this share of its values: a few far out would leave no contrast to the others.
+# Colors of a sequence span this share of its values: a few far out would leave no contrast to the others.
 SPAN = (0.02, 0.98)
 
 
@@ -71,7 +71,7 @@ def _clip(axis: Axes, value: np.ndarray | str) -> None:
 
 
 def _picture(value: np.ndarray) -> np.ndarray:
-    """(C, H, W) of any range as (H, W) or (H, W, 3) in 0..1: normalised data are stretched to be seen."""
+    """(C, H, W) of any range as (H, W) or (H, W, 3) in 0..1: normalized data are stretched to be seen."""
     low, high = np.nanmin(value), np.nanmax(value)
     value = (value - low) / (high - low) if high > low else np.zeros_like(value)
     return value[:3].transpose(1, 2, 0) if len(value) >= 3 else value[0]

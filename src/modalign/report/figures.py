@@ -27,7 +27,7 @@ from modalign.report.style import (
     SHARED,
     canvas,
     marker,
-    modality_colour,
+    modality_color,
     save,
     styled,
 )
@@ -110,7 +110,7 @@ def _series(run: RunRecord, part: str, name: str) -> np.ndarray:
 
 
 def _line(position: int, ours: bool) -> dict[str, Any]:
-    """How a method's curve looks: the reference stands out, others differ in colour, then in dashes."""
+    """How a method's curve looks: the reference stands out, others differ in color, then in dashes."""
     if ours:
         return {"color": OURS, "linewidth": 2.6, "zorder": 5}
     tones = [tone for tone in COLOURS if tone != OURS]
@@ -211,7 +211,7 @@ def _log_alpha(axis: Axes, alphas: Sequence[float]) -> None:
 
 
 def tradeoff_plane(points: Sequence[TradeoffPoint], default: float) -> Figure:
-    """The same sweep as a path in the plane of shared and unique information, labelled with alpha."""
+    """The same sweep as a path in the plane of shared and unique information, labeled with alpha."""
     with styled():
         figure, (axis,) = canvas(5.6, 4.2)
         for i, (margin, label) in enumerate(((True, "with margin"), (False, "without margin"))):
@@ -261,8 +261,8 @@ def context_confidence(entry: Mapping[str, Any], name: str = "class", limit: int
             # Markers of one row do not hide each other's intervals.
             apart = rows + 0.14 * (i - (len(modalities) - 1) / 2)
             low, high = (100 * np.array([_bounds(entry["by_modality"][modality][k])[j] for k in order]) for j in (1, 2))
-            axis.hlines(apart, np.maximum(low, 0), np.minimum(high, 100), color=modality_colour(i), linewidth=1.2)
-            look: dict[str, Any] = {"color": modality_colour(i), "marker": marker(i), "linestyle": "none"}
+            axis.hlines(apart, np.maximum(low, 0), np.minimum(high, 100), color=modality_color(i), linewidth=1.2)
+            look: dict[str, Any] = {"color": modality_color(i), "marker": marker(i), "linestyle": "none"}
             axis.plot(100 * means[i, order], apart, label=modality, **look)
         axis.set_yticks(rows, [f"{entry['contexts'][k]} ({entry['count'][k]})" for k in order])
         axis.set_ylim(-0.7, len(order) - 0.3)
@@ -273,7 +273,7 @@ def context_confidence(entry: Mapping[str, Any], name: str = "class", limit: int
 
 
 def cost(rows: Sequence[Row], base: str = "joint") -> Figure:
-    """Seconds per epoch and peak memory of every method, each labelled with its multiple of ``base``.
+    """Seconds per epoch and peak memory of every method, each labeled with its multiple of ``base``.
 
     Args:
         rows: of one data set.
@@ -308,16 +308,16 @@ def alignment(runs: Sequence[RunRecord]) -> Figure:
     Args:
         runs: of the method, one a seed; bands are the range over seeds.
     """
-    names = [name for name in runs[0].epochs[0]["facts"] if name.startswith("margin_")]
+    names = [name for name in runs[0].epochs[0]["log"] if name.startswith("margin_")]
     with styled():
         figure, (left, right) = canvas(9.2, 3.4, 1, 2)
-        _band(left, [_series(run, "facts", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
+        _band(left, [_series(run, "log", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
         left.set(xlabel="epoch", title="Weight λ of the joint head in the readout")
         left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
         for i, name in enumerate(names):
-            look = {"color": modality_colour(i), "marker": marker(i), "markersize": 4}
+            look = {"color": modality_color(i), "marker": marker(i), "markersize": 4}
             label = name.removeprefix("margin_")
-            _band(right, [100 * _series(run, "facts", name) for run in runs], look, label)
+            _band(right, [100 * _series(run, "log", name) for run in runs], look, label)
         right.set(xlabel="epoch", title="Steps in which the margin acted (%)", ylim=(-3, 103))
         if names:
             right.legend()
@@ -325,7 +325,7 @@ def alignment(runs: Sequence[RunRecord]) -> Figure:
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Confusion matrix, rows (true classes) normalised; counts are written where there is room."""
+    """Confusion matrix, rows (true classes) normalized; counts are written where there is room."""
     counts = np.asarray(counts)
     c = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -377,7 +377,7 @@ def _looks(names: Iterable[str], whole: str) -> dict[str, dict[str, Any]]:
     """Line and marker of each modality, the same in every figure; ``whole``, which is none of them, in ink."""
     modalities = [name for name in names if name != whole]
     looks: dict[str, dict[str, Any]] = {whole: {"color": INK, "marker": "x"}} if whole in names else {}
-    return looks | {m: {"color": modality_colour(i), "marker": marker(i)} for i, m in enumerate(modalities)}
+    return looks | {m: {"color": modality_color(i), "marker": marker(i)} for i, m in enumerate(modalities)}
 
 
 def shapley_bars(values: Mapping[str, Interval | Mapping[str, Any]], metric: str = "accuracy") -> Figure:
@@ -388,7 +388,7 @@ def shapley_bars(values: Mapping[str, Interval | Mapping[str, Any]], metric: str
         figure, (axis,) = canvas(5.6, 1.3 + 0.5 * len(values))
         for y, (_, value) in enumerate(values.items()):
             mean, low, high = (factor * v for v in _bounds(value))
-            axis.barh(y, mean, color=modality_colour(y), height=0.6)
+            axis.barh(y, mean, color=modality_color(y), height=0.6)
             axis.plot([low, high], [y, y], color=INK, linewidth=1.6)
             axis.annotate(
                 f"{mean:+.1f}" if factor == 100 else f"{mean:+.3f}", (np.nanmax([mean, high]), y),
@@ -427,14 +427,14 @@ def missing_modalities(entry: Mapping[str, Any], metric: str = "accuracy") -> Fi
 def information_bars(entry: Mapping[str, Any]) -> Figure:
     """Amounts of information with twice their standard errors; ``entry`` is ``information`` of the schema.
 
-    What is of one modality has its colour, what is of several is grey; amounts not to be trusted are hatched.
+    What is of one modality has its color, what is of several is gray; amounts not to be trusted are hatched.
     """
     rows: list[tuple[str, Mapping[str, Any], str]] = []
     for pair in entry["pairs"]:
         a, b = pair["modalities"]
         rows.append((f"shared, I({a}; {b})", pair["shared"], SHARED))
         rows.append((f"beyond the target, I({a}; {b} | Y)", pair["shared_given_target"], SHARED))
-    tones = {m: modality_colour(i) for i, m in enumerate(entry["target"])}
+    tones = {m: modality_color(i) for i, m in enumerate(entry["target"])}
     rows += [(f"about the target, I({m}; Y)", amount, tones[m]) for m, amount in entry["target"].items()]
     if entry.get("together"):
         rows.append(("about the target, I(all; Y)", entry["together"], SHARED))

@@ -70,7 +70,7 @@ def of_dataset(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Drawn]:
         drawn.append(Drawn("curves", "Training curves", alt, figures.training_curves(runs, metric), _of_curves(runs)))
     if len(rows) > 1 and any(row.seconds_per_epoch > 0 for row in rows):
         base = next((row.title for row in rows if row.strategy == "joint"), "the cheapest")
-        note = f"Means over {_count(rows)}, labelled with the multiple of {base}. Runs side by side slow each other."
+        note = f"Means over {_count(rows)}, labeled with the multiple of {base}. Runs side by side slow each other."
         drawn.append(Drawn("cost", "Cost of each method", _costs(rows), figures.cost(rows), note))
     aligned = [run for run in runs if run.strategy == REFERENCE and "lambda" in _facts(run)]
     if aligned:
@@ -97,7 +97,7 @@ def _of_curves(runs: Sequence[RunRecord]) -> str:
 
 
 def _facts(run: RunRecord) -> dict[str, Any]:
-    return dict(run.epochs[0].get("facts") or {}) if run.epochs else {}
+    return dict(run.epochs[0].get("log") or {}) if run.epochs else {}
 
 
 def _costs(rows: Sequence[Row]) -> str:
@@ -262,7 +262,7 @@ def of_tradeoff(path: Path) -> list[Drawn]:
     plane = figures.tradeoff_plane(points, default)
     return [
         Drawn("tradeoff", "Fusibility against complementarity", alt, sweep, note),
-        Drawn("tradeoff_plane", "The same as a path", alt, plane, f"Means over {count}, labelled with α."),
+        Drawn("tradeoff_plane", "The same as a path", alt, plane, f"Means over {count}, labeled with α."),
     ]
 
 

@@ -30,7 +30,7 @@ COLUMN = 475
 EXAMPLES = (
     "Samples in which the two modalities that differ most in confidence are furthest apart, with what each says alone "
     "and how sure it is. As they enter the model: sequences with time to the right and features upwards (each with its "
-    "own colours), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
+    "own colors), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
 )
 METHOD = (
     "Means over seeds with 95 % Student intervals. Differences are paired by seed; p values are of the paired t-test, "
@@ -250,7 +250,7 @@ _THEME = {
 
 
 def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:
-    """A figure as an ``<svg>`` element that follows the page's colours and clashes with no other figure."""
+    """A figure as an ``<svg>`` element that follows the page's colors and clashes with no other figure."""
     stream = io.StringIO()
     with styled():
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers tell apart, markers beside them, readable type."""
+"""One look for all figures: colors that color-blind readers tell apart, markers beside them, readable type."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def canvas(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int 
     return figure, list(axes.ravel())
 
 
-def modality_colour(position: int) -> str:
-    """Colour of the modality at ``position``, the same in every figure."""
+def modality_color(position: int) -> str:
+    """Color of the modality at ``position``, the same in every figure."""
     return MODALITIES[position % len(MODALITIES)]
 
 

@@ -18,7 +18,7 @@ WORST = 3
 REST = "the others"
 
 
-def summarise(record: RunRecord, result: dict[str, Any]) -> str:
+def summarize(record: RunRecord, result: dict[str, Any]) -> str:
     """The diagnosis ``result`` (``evaluation.json``) of a run as plain text, section by section."""
     groups = f", {result['units']} groups" if result["units"] != result["samples"] else ""
     head = (

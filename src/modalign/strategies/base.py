@@ -26,7 +26,7 @@ class Stepper(Protocol):
 
     Attributes:
         epoch: epochs begun so far, from 0; epochs: how many the budget has.
-        step_index: optimiser steps so far; progress: share of the whole training done, 0 to 1.
+        step_index: optimizer steps so far; progress: share of the whole training done, 0 to 1.
         device: where tensors live.
         world_scale: factor for a loss that is a mean over the samples of *all* processes in which only this
             process's rows have a graph (``gather_live``): it makes the gradient that of one process.
@@ -64,13 +64,13 @@ class Stepper(Protocol):
     def update(self, group: str) -> None:
         """Apply the accumulated gradients of a parameter group now, before the step goes on (Algorithm 1)."""
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """Rows of all processes in the order of one process, without gradient; numbers of rows may differ."""
 
-    def gather_live(self, tensor: Tensor) -> Tensor:
+    def all_gather_live(self, tensor: Tensor) -> Tensor:
         """The same, but this process's own rows keep their graph."""
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, without gradient."""
 
     def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
@@ -119,7 +119,7 @@ class Strategy(nn.Module):
         output: Output = self.model(batch)
         return output
 
-    def readout(self, output: Output) -> Tensor:
+    def predict(self, output: Output) -> Tensor:
         """The final scores (B, C) from an output: the joint head unless a method combines more."""
         return output.logits
 
@@ -128,7 +128,7 @@ class Strategy(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser: ``main`` (the recipe's) and, where there is one, ``critic`` (AdamW 1e-3)."""
+        """Parameters by optimizer: ``main`` (the recipe's) and, where there is one, ``critic`` (AdamW 1e-3)."""
         return {"main": list(self.parameters())}
 
     # Hooks, called in this order; each may do nothing.
@@ -140,7 +140,7 @@ class Strategy(nn.Module):
         """Before the first step of each epoch."""
 
     def before_update(self, stepper: Stepper) -> None:
-        """After gradients are averaged over processes and unscaled, before clipping and the optimiser."""
+        """After gradients are averaged over processes and unscaled, before clipping and the optimizer."""
 
     def on_epoch_end(self, stepper: Stepper) -> None:
         """After the last step of each epoch, before validation."""
@@ -148,6 +148,6 @@ class Strategy(nn.Module):
     def calibrate(self, output: Output, target: Tensor) -> None:
         """Given the outputs on the whole validation split (the same on all processes), each epoch."""
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Numbers worth keeping in the log of each epoch (activity of the margin, lambda, coefficients)."""
         return {}

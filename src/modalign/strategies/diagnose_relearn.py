@@ -10,7 +10,7 @@ Joint training; after some epochs, for each modality m:
     theta <- a_m theta_initial + (1 - a_m) theta              all trained parameters of the encoder
 
 z_m is taken in evaluation mode and scaled to (-1, 1) per feature, on each split by itself. Head,
-statistics of norms, frozen networks and the optimiser's momentum stay. The initial weights are those at
+statistics of norms, frozen networks and the optimizer's momentum stay. The initial weights are those at
 the start of training, pretrained or not. Inference is that of joint training. Choices and deviations:
 
 - The reference re-learns after epochs 20, 40 and 60 of 90. Here the period is a share of the budget
@@ -172,13 +172,13 @@ class DiagnoseRelearn(Strategy):
         found = torch.zeros_like(self.purities)
         if stepper.rank == 0:
             found.copy_(torch.tensor([[self._purity(*part[m]) for part in (train, valid)] for m in train]))
-        self.purities.copy_(stepper.total(found))
+        self.purities.copy_(stepper.all_reduce(found))
         self.shares.copy_(reset_shares(self.purities, self.options.strength))
         for name, share in zip(self.model.modalities, self.shares, strict=True):
             blend(trained(self.model.encoders[name]), getattr(self, f"initial_{name}"), share)
         self.model.train()
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Purities and share of the initial weights at the latest occasion."""
         facts: dict[str, float] = {}
         for name, (train, valid), share in zip(
@@ -191,11 +191,11 @@ class DiagnoseRelearn(Strategy):
     def _collect(self, batches: Iterable[Batch], stepper: Stepper) -> dict[str, tuple[Tensor, Tensor]]:
         """Features and targets of the samples that have each modality, over all processes."""
         parts = [(self.model.encode(batch), batch.present, batch.target) for batch in batches]
-        present = stepper.gather(torch.cat([present for _, present, _ in parts]))
-        target = stepper.gather(torch.cat([target for _, _, target in parts]))
+        present = stepper.all_gather(torch.cat([present for _, present, _ in parts]))
+        target = stepper.all_gather(torch.cat([target for _, _, target in parts]))
         collected = {}
         for m, name in enumerate(self.model.modalities):
-            features = stepper.gather(torch.cat([features[name] for features, _, _ in parts]))
+            features = stepper.all_gather(torch.cat([features[name] for features, _, _ in parts]))
             collected[name] = features[present[:, m]], target[present[:, m]]
         return collected
 

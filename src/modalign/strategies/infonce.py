@@ -2,7 +2,7 @@
 
 Paper: van den Oord et al., "Representation learning with contrastive predictive coding", 2018, eq. 4, in the symmetric
 form of CLIP (Radford et al., 2021). The ModAlign paper lists it as [45] with no code; as decided here: projections
-u_m = normalised MLP d -> 512 -> 128 of z_m, temperature .07, for M > 2 the mean over pairs of modalities. The
+u_m = normalized MLP d -> 512 -> 128 of z_m, temperature .07, for M > 2 the mean over pairs of modalities. The
 projections are not used in prediction. Negatives come from the batches of all processes. Cost per step: that of joint
 training, M small perceptrons and a B x B matrix for each pair.
 """
@@ -69,10 +69,10 @@ class InfoNCE(Strategy):
     def _contrast(self, features: dict[str, Tensor], present: Tensor, stepper: Stepper) -> Tensor:
         """Mean over pairs of modalities of the loss on the samples of all processes that have both."""
         projected = {
-            m: stepper.gather_live(functional.normalize(self.projections[m](z).float(), dim=-1))
+            m: stepper.all_gather_live(functional.normalize(self.projections[m](z).float(), dim=-1))
             for m, z in features.items()
         }
-        here = stepper.gather(present)
+        here = stepper.all_gather(present)
         columns = {m: i for i, m in enumerate(features)}
         losses = []
         for a, b in combinations(features, 2):

@@ -50,6 +50,6 @@ class LateFusion(Strategy):
         stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
         return losses
 
-    def readout(self, output: Output) -> Tensor:
+    def predict(self, output: Output) -> Tensor:
         """Product of experts over the modalities present."""
         return product_of_experts(output.unimodal, output.present, self.log_prior)

@@ -145,7 +145,7 @@ class MMPareto(Strategy):
         self.steps += 1
         return {"task": joint, **own}
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Share of the epoch's steps with conflicting gradients, for each encoder."""
         shares = (self.conflicts / self.steps.clamp(min=1)).tolist()
         return {f"conflicts_{name}": share for name, share in zip(self.model.modalities, shares, strict=True)}
@@ -160,7 +160,7 @@ class MMPareto(Strategy):
     ) -> None:
         """Add the combined gradient of one encoder; the same in all processes."""
         pair = torch.stack([torch.cat([g[p].flatten() for p in encoder]) for g in (from_joint, from_own)])
-        joint, own = stepper.total(pair) / stepper.world
+        joint, own = stepper.all_reduce(pair) / stepper.world
         self.conflicts[modality] += (joint * own).sum() < 0
         sizes = [p.numel() for p in encoder]
         whole = combined(joint, own, self.options.gamma, sizes if self.options.rescale == "tensor" else None)

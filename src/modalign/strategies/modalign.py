@@ -128,10 +128,10 @@ class ModAlign(Strategy):
         modalities = len(model.modalities)
         self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
         self.clustered = min(1.0, _CLUSTERED / len(data.train))
-        self.pull = self._critics(data, self.context.kind) if options.objective != "none" else None
+        self.alignment = self._critics(data, self.context.kind) if options.objective != "none" else None
         # lambda needs I(Z1;Z2|Y) whatever T pulls; where T is the label one critic serves both.
-        shared = self.pull is not None and options.context == "label"
-        self.judge = self._critics(data, "label") if options.prior and not shared else None
+        shared = self.alignment is not None and options.context == "label"
+        self.label_critic = self._critics(data, "label") if options.prior and not shared else None
         classify = self.task.kind == "classification"
         self.register_buffer("log_prior", class_log_prior(data.train.target, self.task.outputs) if classify else None)
         self.register_buffer("edges", _edges(data))
@@ -145,23 +145,23 @@ class ModAlign(Strategy):
         features = self.model.encode(batch)  # the only forward pass of the encoders
         # The graph is cut at z: what task and pull ask of it is seen, and bounded, before the encoders hear of it.
         leaves = {m: z.detach().requires_grad_() for m, z in features.items()}
-        output = self.model.decide(leaves, batch.present)
+        output = self.model.heads(leaves, batch.present)
         losses = {"task": self.task.loss(output.logits, batch.target)} | unimodal_losses(self.task, output, batch)
         heads = sum(value for name, value in losses.items() if name != "task")
         stepper.backward(losses["task"] + options.eta * heads)
         gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves.values()]
 
-        everywhere = {m: stepper.gather(z) for m, z in leaves.items()}
-        present = stepper.gather(batch.present)
-        label = self._label(stepper.gather(batch.target))
+        everywhere = {m: stepper.all_gather(z) for m, z in leaves.items()}
+        present = stepper.all_gather(batch.present)
+        label = self._label(stepper.all_gather(batch.target))
         context = self._context(batch, output, stepper)
         losses |= self._update_critics(everywhere, present, context, label, stepper)
-        if self.pull is not None:
-            live = {m: stepper.gather_live(z) for m, z in leaves.items()}
+        if self.alignment is not None:
+            live = {m: stepper.all_gather_live(z) for m, z in leaves.items()}
             pulled = self._bounded_pull(live, leaves, present, context, gradients, stepper)
             gradients = [g + p for g, p in zip(gradients, pulled, strict=True)]
         stepper.backward_from(list(features.values()), gradients)
-        for critics, given in ((self.pull, context), (self.judge, label)):
+        for critics, given in ((self.alignment, context), (self.label_critic, label)):
             if critics is not None:
                 critics.remember(everywhere, present, given)
         return losses
@@ -171,7 +171,7 @@ class ModAlign(Strategy):
     ) -> dict[str, Tensor]:
         """Ascend L_NCE over h on detached features, before the encoders see h."""
         losses = {}
-        for name, critics, given in (("critic", self.pull, context), ("critic_label", self.judge, label)):
+        for name, critics, given in (("critic", self.alignment, context), ("critic_label", self.label_critic, label)):
             if critics is not None:
                 losses[name] = -critics.objective(critics(features, present, given, training=True))
         if losses:
@@ -189,26 +189,26 @@ class ModAlign(Strategy):
         stepper: Stepper,
     ) -> list[Tensor]:
         """The gradient of -alpha L_NCE / (1+r) at this process's features, within the margin."""
-        assert self.pull is not None
+        assert self.alignment is not None
         options = self.options
         cap = options.gamma if options.margin == "log_odds" else None
-        results = self.pull(live, present, context, cap=cap)
+        results = self.alignment(live, present, context, cap=cap)
         weight = options.alpha * ramp(stepper.progress, options.ramp)
         if options.margin == "hinge":
             information = torch.stack([result.information.detach() for result in results.values()]).mean()
             weight *= hinge(float(information), options.delta)
-        loss = -weight * stepper.world_scale * self.pull.objective(results)
+        loss = -weight * stepper.world_scale * self.alignment.objective(results)
         pull = stepper.gradients(loss, list(leaves.values()))
         self.steps += 1
         if options.margin != "gradient":
             self.bound += float(weight == 0 and options.margin == "hinge")
             return pull
-        norms = stepper.total(torch.stack([squared_norms(task), squared_norms(pull)]))
+        norms = stepper.all_reduce(torch.stack([squared_norms(task), squared_norms(pull)]))
         scales = gradient_scale(norms[0], norms[1], options.rho)
         self.bound += (scales < 1).float()
         return [scale.to(g.dtype) * g for scale, g in zip(scales, pull, strict=True)]
 
-    def readout(self, output: Output) -> Tensor:
+    def predict(self, output: Output) -> Tensor:
         """log p = lambda log p_J + (1-lambda) times the product of experts; p_J alone without the prior."""
         if not self.options.prior:
             return output.logits
@@ -225,30 +225,30 @@ class ModAlign(Strategy):
     @property
     def _about_label(self) -> PairCritics | None:
         """The critics whose context is the label, on which lambda rests."""
-        return self.judge if self.judge is not None else self.pull
+        return self.label_critic if self.label_critic is not None else self.alignment
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The model by the recipe's optimiser, h by its own."""
-        critics = [p for c in (self.pull, self.judge) if c is not None for p in c.parameters()]
+        """The model by the recipe's optimizer, h by its own."""
+        critics = [p for c in (self.alignment, self.label_critic) if c is not None for p in c.parameters()]
         return {"main": list(self.model.parameters()), "critic": critics}
 
     def on_epoch_start(self, stepper: Stepper) -> None:
         """Start the counts of the epoch; find clusters where they are the context."""
         self.bound.zero_()
         self.steps.zero_()
-        if self.context.kind == "cluster" and self.pull is not None:
+        if self.context.kind == "cluster" and self.alignment is not None:
             self._find_clusters(stepper)
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """lambda, the information it rests on, and how often the margin bound, by modality."""
         facts = {"lambda": float(self.strength)} if self.options.prior else {}
-        for name, critics in (("pull", self.pull), ("label", self.judge)):
+        for name, critics in (("pull", self.alignment), ("label", self.label_critic)):
             if critics is not None:
                 facts |= {f"ratio_{name}": float(critics.ratio)}
         critics = self._about_label
         if self.options.prior and critics is not None:
             facts |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
-        if self.pull is not None and self.options.margin != "none":
+        if self.alignment is not None and self.options.margin != "none":
             share = self.bound / self.steps.clamp(min=1)
             facts |= {f"margin_{m}": float(s) for m, s in zip(self.model.modalities, share, strict=True)}
         return facts
@@ -268,10 +268,10 @@ class ModAlign(Strategy):
         context = self.context(
             target=self._label(batch.target),
             columns=batch.columns,
-            scores=self.readout(output.detach()) if self.context.kind == "predicted" else None,
+            scores=self.predict(output.detach()) if self.context.kind == "predicted" else None,
             features=_side_by_side(output.features),
         )
-        return None if context is None else stepper.gather(context)
+        return None if context is None else stepper.all_gather(context)
 
     def _critics(self, data: MultimodalData, kind: str) -> PairCritics:
         """Critics for a kind of context: how T is embedded, and which samples share it."""
@@ -285,12 +285,12 @@ class ModAlign(Strategy):
 
         self.eval()
         rows = [_side_by_side(self.model.encode(batch)) for batch in stepper.train_batches(self.clustered)]
-        everywhere = stepper.gather(torch.cat(rows)).cpu().numpy()
+        everywhere = stepper.all_gather(torch.cat(rows)).cpu().numpy()
         self.train()
         found = KMeans(self.options.clusters, n_init=3, random_state=stepper.seed).fit(everywhere)
-        self.context.centres.copy_(torch.from_numpy(found.cluster_centers_))
-        assert self.pull is not None
-        self.pull.forget()
+        self.context.centers.copy_(torch.from_numpy(found.cluster_centers_))
+        assert self.alignment is not None
+        self.alignment.forget()
 
 
 class PairCritics(nn.Module):
@@ -347,7 +347,7 @@ class PairCritics(nn.Module):
         """The objective of every pair of modalities, on the samples that have both."""
         if training:
             self._observe(features, present, context)
-        features = self._centred(features, context)
+        features = self._centered(features, context)
         results = {}
         for critic, (a, b) in zip(self.critics, self.pairs, strict=True):
             i, j = self.columns[a], self.columns[b]
@@ -369,19 +369,19 @@ class PairCritics(nn.Module):
 
     @staticmethod
     def objective(results: Mapping[Pair, PairResult]) -> Tensor:
-        """Mean over pairs of L_NCE / (1+r), to be maximised; its scale does not depend on the batch."""
+        """Mean over pairs of L_NCE / (1+r), to be maximized; its scale does not depend on the batch."""
         return torch.stack([result.objective / (1 + result.ratio) for result in results.values()]).mean()
 
     @torch.no_grad()
     def remember(self, features: Features, present: Tensor, context: Tensor | None) -> None:
         """Add the batch to the memory, after the step: a batch does not meet itself."""
         if self.memory is not None and context is not None:
-            self.memory.push(list(self._centred(features, context).values()), context, present)
+            self.memory.push(list(self._centered(features, context).values()), context, present)
 
     @torch.no_grad()
     def estimate(self, features: Features, present: Tensor, context: Tensor) -> None:
         """Keep I(Z_a;Z_b|T) of every pair, in nats, on samples that the critics have not seen."""
-        features = self._centred(features, context)
+        features = self._centered(features, context)
         for k, (critic, (a, b)) in enumerate(zip(self.critics, self.pairs, strict=True)):
             both = present[:, self.columns[a]] & present[:, self.columns[b]]
             if not both.any():
@@ -403,7 +403,7 @@ class PairCritics(nn.Module):
             there = present[:, i]
             self.means.observe(i, z[there], None if context is None else context[there])
 
-    def _centred(self, features: Features, context: Tensor | None) -> dict[str, Tensor]:
+    def _centered(self, features: Features, context: Tensor | None) -> dict[str, Tensor]:
         """Features less their means given T; rows of an absent modality are left out of every score later."""
         return {m: self.means(i, z, context) for i, (m, z) in enumerate(features.items())}
 
@@ -441,7 +441,7 @@ def _context_of(
 
 
 class _GaussianKernel:
-    """k(T_i, T_j) = exp(-d^2/2) of a standardised continuous context."""
+    """k(T_i, T_j) = exp(-d^2/2) of a standardized continuous context."""
 
     def __init__(self, values: Tensor) -> None:
         rows = values.float().reshape(len(values), -1)

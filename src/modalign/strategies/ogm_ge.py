@@ -90,7 +90,7 @@ def modulated_weights(encoder: nn.Module) -> list[nn.Parameter]:
         for module in encoder.modules()
         if not isinstance(module, nn.Embedding | nn.EmbeddingBag)
         for name, p in module.named_parameters(recurse=False)
-        # Weights under a parametrisation (weight norm) are called original0, original1.
+        # Weights under a parametrization (weight norm) are called original0, original1.
         if p.ndim >= 2 and ("weight" in name or name.startswith("original"))
     ]
 
@@ -101,7 +101,7 @@ class OgmGeOptions:
 
     Args:
         alpha: how strongly the leading modality is slowed; published commands use 0.1 to 0.8.
-        noise: add the generalisation enhancement (GE); off is plain OGM.
+        noise: add the generalization enhancement (GE); off is plain OGM.
         until: share of the epochs during which gradients are modulated, the last of them included.
     """
 
@@ -115,7 +115,7 @@ class OgmGeOptions:
 
 
 class OgmGe(Strategy):
-    """On-the-fly gradient modulation with generalisation enhancement."""
+    """On-the-fly gradient modulation with generalization enhancement."""
 
     title = "OGM-GE"
     Options = OgmGeOptions
@@ -129,7 +129,7 @@ class OgmGe(Strategy):
     def __init__(self, model: MultimodalModel, data: MultimodalData, options: OgmGeOptions) -> None:
         super().__init__(model, data, options)
         count = len(model.modalities)
-        # Evidence adds up over the batches of one optimiser step and is zero between steps.
+        # Evidence adds up over the batches of one optimizer step and is zero between steps.
         self.register_buffer("evidence", torch.zeros(count, count), persistent=False)
         self.register_buffer("coefficient", torch.ones(count))
         self._weights = {name: modulated_weights(encoder) for name, encoder in model.encoders.items()}
@@ -150,11 +150,11 @@ class OgmGe(Strategy):
         return {"task": loss}
 
     def before_update(self, stepper: Stepper) -> None:
-        """Modulate the gradients of the encoders, once an optimiser step."""
+        """Modulate the gradients of the encoders, once an optimizer step."""
         if not self._active(stepper):
             self.coefficient.fill_(1.0)
             return
-        self.coefficient.copy_(coefficients(stepper.total(self.evidence), self.options.alpha))
+        self.coefficient.copy_(coefficients(stepper.all_reduce(self.evidence), self.options.alpha))
         self.evidence.zero_()
         index = 0
         for name, coefficient in zip(self.model.modalities, self.coefficient, strict=True):
@@ -163,7 +163,7 @@ class OgmGe(Strategy):
                     modulate(weight.grad, coefficient, self._generator(stepper, index, weight.device))
                 index += 1
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The latest coefficient of each modality."""
         values = self.coefficient.tolist()
         return {f"coefficient_{name}": value for name, value in zip(self.model.modalities, values, strict=True)}

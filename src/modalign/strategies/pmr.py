@@ -196,7 +196,7 @@ class Pmr(Strategy):
         stepper.backward(joint + pull)
         return {"task": joint, "prototype": pull}
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The latest weight of each modality."""
         values = self.weight.tolist()
         return {f"weight_{name}": value for name, value in zip(self.model.modalities, values, strict=True)}
@@ -211,7 +211,7 @@ class Pmr(Strategy):
         usable = batch.present & known[batch.target]
         loss = -scores.log_softmax(2).take_along_dim(batch.target.view(-1, 1, 1), 2).squeeze(2)
         loss = torch.where(usable, loss, 0.0)
-        evidence = stepper.total(paired_evidence((-loss).exp().detach(), usable))
+        evidence = stepper.all_reduce(paired_evidence((-loss).exp().detach(), usable))
         behind, ahead = clip_weights(evidence)
         self.weight.copy_(behind if self.options.weights == "clip" else weakest_weights(evidence))
         pull = self.options.alpha * (loss.mean(0) * self.weight.clone()).sum()
@@ -234,7 +234,7 @@ class Pmr(Strategy):
                 sums[m].index_add_(0, batch.target, rows)
         momentum = self.options.momentum if self.computations >= 2 else 0.0
         for m, width in self.model.dims.items():
-            features, squares, counts = stepper.total(sums[m]).split([width, width, 1], 1)
+            features, squares, counts = stepper.all_reduce(sums[m]).split([width, width, 1], 1)
             self._replace(m, features, squares, counts.squeeze(1), momentum)
         self.computations += 1
         self.model.train()

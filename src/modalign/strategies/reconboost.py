@@ -4,7 +4,7 @@ Paper: Hua, Xu, Bao, Yang and Huang, "ReconBoost: Boosting Can Achieve Modality 
 Reference implementation: huacong/ReconBoost.
 
 Late fusion through one perceptron H (D, 256, C) shared by all modalities: f_m = H(z_m), F = b sum_m f_m
-with a learnt scalar b. Stage s trains modality k = s mod M, then everything:
+with a learned scalar b. Stage s trains modality k = s mod M, then everything:
 
     boosting       q = softmax(b sum_{j != k} f_j), a constant; p_m = softmax(f_m)
                    L = -(1 - residual q_y) log p_k[y] + consolidation ||p_k - p_prev||^2 / C
@@ -29,7 +29,7 @@ boosting loss for it. Choices where paper and code differ, deviations:
   code they drift.
 - Phases last one epoch here, four there: with equal totals of epochs each modality then gets as many
   turns as the budget allows. Where the encoders' widths differ, each is projected to ``hidden`` before H.
-- The code builds a new optimiser each phase. Here there is one: parameters without a gradient are not
+- The code builds a new optimizer each phase. Here there is one: parameters without a gradient are not
   stepped, and go on with their former momentum in their next turn.
 
 Cost over joint training: one encoder runs backward in a boosting epoch, all in a rectification epoch
@@ -161,8 +161,8 @@ class ReconBoost(Strategy):
         stepper.backward(loss)
         return {"boosting": fit, "consolidation": stay}
 
-    def facts(self) -> dict[str, float]:
-        """The learnt scale b."""
+    def metrics(self) -> dict[str, float]:
+        """The learned scale b."""
         return {"scale": float(self.scale.detach())}
 
     def _boost(self, batch: Batch, k: int, first: bool) -> tuple[Tensor, Tensor]:

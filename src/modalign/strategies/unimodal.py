@@ -45,12 +45,12 @@ class Unimodal(Strategy):
             else:
                 self.quality[column] = -self.task.loss(logits[here], target[here])
 
-    def readout(self, output: Output) -> Tensor:
+    def predict(self, output: Output) -> Tensor:
         """Scores of each sample's best present modality."""
         scores = torch.stack(list(output.unimodal.values()), dim=1)  # (B, M, C)
         best = torch.where(output.present, self.quality, -torch.inf).argmax(1)
         return scores[torch.arange(len(scores), device=scores.device), best]
 
-    def facts(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What each modality reaches on validation."""
         return {f"quality_{m}": float(q) for m, q in zip(self.model.modalities, self.quality, strict=True)}

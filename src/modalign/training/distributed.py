@@ -76,7 +76,7 @@ class Devices:
         """Loss scaler, active in fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, without gradient; the input is left as it was."""
         if self.world == 1:
             return tensor.detach()
@@ -84,7 +84,7 @@ class Devices:
         torch.distributed.all_reduce(total)
         return total
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """Rows of all processes, without gradient, dealt out in turn as they were shared: row i is of rank i mod world.
 
         Batches and splits are shared as ``rows[rank::world]``, so this restores the order of one process.
@@ -103,11 +103,11 @@ class Devices:
         taken = [turn < counts[rank] for turn in range(max(counts)) for rank in range(self.world)]
         return turns[torch.tensor(taken, device=tensor.device)].to(tensor.dtype)
 
-    def gather_live(self, tensor: Tensor) -> Tensor:
+    def all_gather_live(self, tensor: Tensor) -> Tensor:
         """The same, but this process's own rows keep their graph."""
         if self.world == 1:
             return tensor
-        whole = self.gather(tensor)
+        whole = self.all_gather(tensor)
         own = torch.arange(self.rank, len(whole), self.world, device=whole.device)
         return whole.index_copy(0, own, tensor)
 
@@ -115,7 +115,7 @@ class Devices:
         """How many rows each process has."""
         sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
         sizes[self.rank] = own
-        counts: list[int] = self.total(sizes).tolist()
+        counts: list[int] = self.all_reduce(sizes).tolist()
         return counts
 
     def broadcast(self, value: Any) -> Any:
@@ -124,7 +124,7 @@ class Devices:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any process."""
-        return (self.world > 1 and bool(self.total(torch.tensor(int(flag), device=self.device)))) or flag
+        return (self.world > 1 and bool(self.all_reduce(torch.tensor(int(flag), device=self.device)))) or flag
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -136,7 +136,7 @@ class Devices:
         if self.world == 1 or not parameters:
             return
         given = torch.tensor([p.grad is not None for p in parameters], device=self.device, dtype=torch.uint8)
-        somewhere = self.total(given).bool().tolist()
+        somewhere = self.all_reduce(given).bool().tolist()
         used = [p for p, used in zip(parameters, somewhere, strict=True) if used]
         if not used:
             return

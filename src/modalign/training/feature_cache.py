@@ -4,7 +4,7 @@ A frozen network (``models.backbones``) gives a sample the same features at ever
 computed before training, in fp32 whatever the precision of the training, and training reads them instead of the raw
 inputs. They are kept in the folder ``features`` of the cache: ``<key>.npy``, (N, hidden) float32 of one modality of one
 split, zeros where it is absent. The key is a hash of all that the features depend on: data, samples, network,
-standardisation. Runs that share these share the file, whatever their methods, seeds and budgets.
+standardization. Runs that share these share the file, whatever their methods, seeds and budgets.
 
 A computation that was stopped goes on where it was: ``<key>.partial`` is the same file, as far as it got. Of several
 processes one computes, under a lock, and the others wait.
@@ -145,7 +145,7 @@ class _Computation:
 
 
 def _hash_network(model: MultimodalModel, name: str) -> str:
-    """Hash of the network of an encoder and of the standardisation before it."""
+    """Hash of the network of an encoder and of the standardization before it."""
     encoder = model.encoders[name]
     assert isinstance(encoder, Backbone)
     modules = [encoder.net, *([model.standardize[name]] if name in model.standardize else [])]

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule, the same for every method."""
+"""Optimizers and the learning-rate schedule, the same for every method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from modalign.errors import InputError, unknown
 from modalign.settings import TrainingSettings
 from modalign.strategies.base import Strategy
 
-CRITIC_LR = 1e-3  # method.md section 4: h has an optimiser of its own, AdamW 1e-3
+CRITIC_LR = 1e-3  # method.md section 4: h has an optimizer of its own, AdamW 1e-3
 
 
 def make_optimizers(strategy: Strategy, settings: TrainingSettings) -> dict[str, Optimizer]:
-    """One optimiser a parameter group of the strategy: ``main`` from the recipe, any other AdamW 1e-3.
+    """One optimizer a parameter group of the strategy: ``main`` from the recipe, any other AdamW 1e-3.
 
     Biases and norms (tensors of fewer than two dimensions) have no weight decay. Each group of the main
-    optimiser carries ``factor``, its share of the learning rate (``encoder_lr``).
+    optimizer carries ``factor``, its share of the learning rate (``encoder_lr``).
 
     Raises:
         InputError: ``encoder_lr`` names a modality that the model does not have.

@@ -51,7 +51,7 @@ def rebuild(described: dict[str, Any]) -> MultimodalData:
 
 
 def preparations(described: dict[str, Any]) -> dict[str, Preparation]:
-    """How raw rows of each modality become inputs, as learnt from the training rows.
+    """How raw rows of each modality become inputs, as learned from the training rows.
 
     Raises:
         InputError: the run was trained on data of one's own class, which says nothing of that.

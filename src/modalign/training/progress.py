@@ -77,7 +77,7 @@ class Display:
         return Progress(*columns, console=self._console, transient=True)
 
     def step(self, epoch: int, window: int) -> None:
-        """One optimiser step is done."""
+        """One optimizer step is done."""
         if self._bar is not None:
             self._bar.update(
                 self._task,

@@ -108,7 +108,7 @@ def build_strategy(spec: RunSpec, data: MultimodalData, standardize: bool = True
     Args:
         spec: the run.
         data: what it trains on.
-        standardize: fit the standardisation of inputs to the training split; off where a checkpoint brings it.
+        standardize: fit the standardization of inputs to the training split; off where a checkpoint brings it.
 
     Raises:
         InputError: the strategy, an option, an encoder or the fusion is unknown, or does not fit the data.
@@ -183,7 +183,7 @@ class _State:
     """Where a run stands; all of it is in every checkpoint."""
 
     epoch: int = 0
-    window: int = 0  # optimiser steps done within the epoch
+    window: int = 0  # optimizer steps done within the epoch
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)  # loss terms x samples of the epoch so far
     samples: int = 0
@@ -235,7 +235,7 @@ class Trainer:
 
     @property
     def step_index(self) -> int:
-        """Optimiser steps so far."""
+        """Optimizer steps so far."""
         return self.state.step
 
     @property
@@ -282,17 +282,17 @@ class Trainer:
         if not self.scaler.is_enabled() or all(torch.isfinite(g).all() for g in gradients):
             optimizer.step()
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """See ``Stepper.gather``."""
-        return self.devices.gather(tensor)
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """See ``Stepper.all_gather``."""
+        return self.devices.all_gather(tensor)
 
-    def gather_live(self, tensor: Tensor) -> Tensor:
+    def all_gather_live(self, tensor: Tensor) -> Tensor:
         """See ``Stepper.gather_live``."""
-        return self.devices.gather_live(tensor)
+        return self.devices.all_gather_live(tensor)
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """See ``Stepper.total``."""
-        return self.devices.total(tensor)
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """See ``Stepper.all_reduce``."""
+        return self.devices.all_reduce(tensor)
 
     def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
         """See ``Stepper.train_batches``."""
@@ -354,7 +354,7 @@ class Trainer:
         Args:
             batch: this process's samples.
             size: samples of the batch over all processes.
-            window_size: samples of all batches that make one optimiser step.
+            window_size: samples of all batches that make one optimizer step.
         """
         batch = batch.to(self.device, non_blocking=True)
         self._share = len(batch) * self.world / window_size
@@ -391,7 +391,7 @@ class Trainer:
         state = self.state
         names = sorted(state.sums)
         sums = torch.tensor([*(state.sums[n] for n in names), state.samples], dtype=torch.float64)
-        *totals, samples = self.total(sums.to(self.device, _float(self.device))).tolist()
+        *totals, samples = self.all_reduce(sums.to(self.device, _float(self.device))).tolist()
         output, target = self.outputs(self.data.valid)
         if not torch.isfinite(output.logits).all():
             raise Diverged(
@@ -407,7 +407,7 @@ class Trainer:
             "seconds": round(self._seconds(), 3),
             "train": {name: total / samples for name, total in zip(names, totals, strict=True)},
             "valid": metrics,
-            "facts": self.strategy.facts(),
+            "log": self.strategy.metrics(),
         }
         improved = state.best is None or _better(metrics, state.best["metrics"], self.metric)
         state.stale = 0 if improved else state.stale + 1
@@ -430,7 +430,7 @@ class Trainer:
             for batch in self._ordered(split):
                 parts.append(self.strategy(batch).to(self.device))
         mine = Output.cat(parts)
-        gather = self.devices.gather
+        gather = self.devices.all_gather
         whole = Output(
             {m: gather(z) for m, z in mine.features.items()},
             {m: gather(s) for m, s in mine.unimodal.items()},
@@ -441,8 +441,8 @@ class Trainer:
 
     def _metrics(self, split: Split, output: Output, quick: bool = False) -> dict[str, float]:
         """All metrics of the task, or only those that select (``quick``, each epoch)."""
-        task, units = self.data.task, self.data.units(split)
-        scores = units.scores(task, task.log_probability(self.strategy.readout(output)).cpu())
+        task, units = self.data.task, self.data.sample_groups(split)
+        scores = units.scores(task, task.log_probability(self.strategy.predict(output)).cpu())
         names = [self.metric, "nll"] if quick and task.kind == "classification" else None
         return compute_metrics(task, scores.numpy(), split.target[units.first].numpy(), names)
 
@@ -493,7 +493,7 @@ class Trainer:
         return {
             "ids": np.asarray([str(name) for name in split.ids]),
             "target": target.cpu().numpy(),
-            "scores": task.log_probability(self.strategy.readout(output)).cpu().numpy(),
+            "scores": task.log_probability(self.strategy.predict(output)).cpu().numpy(),
             "joint": task.log_probability(output.logits).cpu().numpy(),
             "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
             "present": output.present.cpu().numpy(),
@@ -532,7 +532,7 @@ class Trainer:
     def _save(self) -> None:
         self.state.seconds = self._seconds()
         self._saved_at = self._resumed_at = time.monotonic()
-        random = self.devices.gather(torch.get_rng_state().unsqueeze(0).to(self.device)).cpu()
+        random = self.devices.all_gather(torch.get_rng_state().unsqueeze(0).to(self.device)).cpu()
         state = {
             "strategy": self.strategy.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -682,7 +682,7 @@ def check(spec: RunSpec, data: MultimodalData) -> None:
             raise InputError(
                 f"the {name} split has {len(split)} sample(s), fewer than the {settings.devices} processes"
             )
-    data.units(data.valid)
+    data.sample_groups(data.valid)
     _sampler(data, spec, 0, 1)
     if settings.metric is not None:
         rows = np.zeros((2, data.task.outputs)), data.valid.target[:2].numpy()

@@ -17,7 +17,7 @@ from modalign.data.media.decoders import (
     decode_text,
     decode_video,
     read_wave,
-    segment_centres,
+    segment_centers,
     tokenizer,
 )
 from modalign.data.media.spectrograms import AUDIO_RECIPES, kaldi_fbank, log_mel, log_stft, mel_bank
@@ -62,7 +62,7 @@ def test_stft_repeats_a_short_recording_and_agrees_with_a_loop():
         np.testing.assert_allclose(log_stft(wave)[0, :, frame], expected, atol=1e-4)
 
 
-def test_fbank_pads_and_normalises_as_published():
+def test_fbank_pads_and_normalizes_as_published():
     logs = kaldi_fbank(np.random.default_rng(0).normal(size=16_000).astype(np.float32))[0]
     assert logs.shape == (1024, 128)
     np.testing.assert_allclose(logs[98:], 4.503877 / (2 * 5.141276), rtol=1e-6)  # 1 s makes 98 frames
@@ -85,12 +85,12 @@ def test_fbank_agrees_with_a_loop():
 
     step = (mel(8000) - mel(20)) / 129
     for band in (0, 3, 60, 127):
-        left, centre, right = (mel(20) + step * (band + k) for k in range(3))
+        left, center, right = (mel(20) + step * (band + k) for k in range(3))
         energy = 0.0
         for k in range(256):
             at = mel(k * 16_000 / 512)
             if left < at < right:
-                energy += power[k] * ((at - left) / step if at <= centre else (right - at) / step)
+                energy += power[k] * ((at - left) / step if at <= center else (right - at) / step)
         expected = (math.log(max(energy, 2**-23)) + 4.503877) / 10.282552
         np.testing.assert_allclose(kaldi_fbank(wave)[0, 5, band], expected, rtol=1e-4, atol=1e-5)
 
@@ -106,7 +106,7 @@ def test_mel_triangles_peak_where_a_tone_lies():
     assert abs(int(log_mel(wave)[0, :, 25].argmax()) - int(nearest)) <= 1
 
 
-def test_a_short_digit_is_centred_in_silence():
+def test_a_short_digit_is_centered_in_silence():
     logs = log_mel(np.ones(800, np.float32) * 0.5)[0]
     assert (logs[:, 0] == logs[:, -1]).all()
     assert logs[0, 25] > logs[0, 0]
@@ -180,9 +180,9 @@ def test_what_is_no_file_is_named(tmp_path, pointer):
         decode_audio(tmp_path / "a.wav", recipe="fbanks")
 
 
-def test_segment_centres_repeat_and_keep_order():
-    assert segment_centres(30, 3) == [5, 15, 25]
-    assert segment_centres(1, 4) == [0, 0, 0, 0]
+def test_segment_centers_repeat_and_keep_order():
+    assert segment_centers(30, 3) == [5, 15, 25]
+    assert segment_centers(1, 4) == [0, 0, 0, 0]
 
 
 def test_image_modes_sizes_and_parts(tmp_path, write_image, cut):
@@ -190,8 +190,8 @@ def test_image_modes_sizes_and_parts(tmp_path, write_image, cut):
     pixels, remark = decode_image(tmp_path / "red.png", 16)
     assert (pixels.shape, remark) == ((3, 16, 16), "")
     np.testing.assert_array_equal(pixels[:, 3, 3], (200, 10, 30))
-    write_image(tmp_path / "grey.png", np.full((9, 9), 77, np.uint8))
-    assert (decode_image(tmp_path / "grey.png", 4)[0] == 77).all()
+    write_image(tmp_path / "gray.png", np.full((9, 9), 77, np.uint8))
+    assert (decode_image(tmp_path / "gray.png", 4)[0] == 77).all()
     write_image(tmp_path / "dot.png", (1, 2, 3), (1, 1))
     dot, remark = decode_image(tmp_path / "dot.png", 4)
     assert remark == "image of 1 x 1 pixels"

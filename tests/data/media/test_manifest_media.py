@@ -30,14 +30,14 @@ columns: [site]
 """
 
 
-def grey(i: int) -> int:
+def gray(i: int) -> int:
     return 5 * i
 
 
 def make(folder: Path) -> Path:
     """A table of 32 samples with pictures, folders of frames and recordings; some cells empty, one file broken."""
     for i in range(N):
-        Image.new("RGB", (20, 10), (grey(i), 0, 255)).save(folder / f"face{i}.png")
+        Image.new("RGB", (20, 10), (gray(i), 0, 255)).save(folder / f"face{i}.png")
         (folder / f"walk{i}").mkdir()
         for k in (10, 9, 1):
             Image.new("L", (5, 5), 10 * k).save(folder / f"walk{i}" / f"{k:03}.png")
@@ -81,7 +81,7 @@ def test_files_are_decoded_once_and_read_by_every_command(tmp_path: Path) -> Non
         batch = part.__getitems__(list(range(len(part))))
         for row, key in enumerate(part.ids):
             i = int(key[1:])
-            assert batch.inputs["face"][row, 0].unique().tolist() == [grey(i)]
+            assert batch.inputs["face"][row, 0].unique().tolist() == [gray(i)]
             assert batch.inputs["walk"][row, :, 0, 0, 0].tolist() == [10, 100], "sorted by name, then by segment"
             assert batch.present[row].tolist() == [True, True, i % 4 != 0, True, True]
             assert (batch.inputs["cough"][row].abs().sum() > 0) == (i % 4 != 0)

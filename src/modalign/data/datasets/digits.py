@@ -1,6 +1,6 @@
 """Handwritten digits of scikit-learn: the left and the right half of each image as two modalities.
 
-1,797 images of 8 x 8 pixels in 17 grey values (Alpaydin & Kaynak 1998), embedded in scikit-learn. Halves of
+1,797 images of 8 x 8 pixels in 17 gray values (Alpaydin & Kaynak 1998), embedded in scikit-learn. Halves of
 one image as views are customary in the multi-view literature. Split 60/15/25 at random, stratified by digit.
 """
 

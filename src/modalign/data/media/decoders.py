@@ -105,13 +105,13 @@ def decode_audio(
     return chosen.transform(wave), "silent recording" if np.ptp(wave) == 0 else ""
 
 
-def segment_centres(available: int, wanted: int) -> list[int]:
+def segment_centers(available: int, wanted: int) -> list[int]:
     """Indices of ``wanted`` of ``available`` frames: the middle of each of ``wanted`` equal segments, in
     order.
 
     Repeats frames where there are fewer than wanted.
 
-    >>> segment_centres(9, 3), segment_centres(2, 3)
+    >>> segment_centers(9, 3), segment_centers(2, 3)
     ([1, 4, 7], [0, 1, 1])
     """
     return [int((i + 0.5) * available / wanted) for i in range(wanted)]
@@ -136,7 +136,7 @@ def decode_video(
     inside = [t for t in times if t - times[0] >= start and (stop is None or t - times[0] < stop)]
     if not inside:
         raise Unreadable(f"no frame in {start:g} s to {'the end' if stop is None else f'{stop:g} s'}: {path}")
-    wanted = [inside[i] for i in segment_centres(len(inside), frames)]
+    wanted = [inside[i] for i in segment_centers(len(inside), frames)]
     pictures: list[np.ndarray] = []
     with opened(path) as container:
         stream = container.streams.video[0]
@@ -191,7 +191,7 @@ def decode_image(path: str | Path, size: int, box: tuple[int, int, int, int] | N
     Squeezed to a square (bilinear).
 
     Grey, palette and CMYK images become RGB. An image of a few pixels is enlarged, with a remark below 8
-    x 8; one pixel gives one colour everywhere.
+    x 8; one pixel gives one color everywhere.
 
     Raises:
         Unreadable: not an image, cut off, or smaller than the box.
@@ -258,13 +258,13 @@ def build_vocabulary(texts: Iterable[str], path: Path, size: int = 30_522) -> Pa
 
     BERT's special tokens (padding is id 0), every character alone and as a continuation, then the most
     frequent words (ties by alphabet) up to ``size``: a word outside falls into characters. Counted, not
-    learnt, because the usual training of word pieces gives another order of ids at every run.
+    learned, because the usual training of word pieces gives another order of ids at every run.
     """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    normalise, divide = BertNormalizer(lowercase=True).normalize_str, BertPreTokenizer().pre_tokenize_str
-    counts = Counter(word for text in texts for word, _ in divide(normalise(text)))
+    normalize, divide = BertNormalizer(lowercase=True).normalize_str, BertPreTokenizer().pre_tokenize_str
+    counts = Counter(word for text in texts for word, _ in divide(normalize(text)))
     characters = sorted({character for word in counts for character in word})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
     frequent = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))

@@ -5,7 +5,7 @@ A prepared folder holds
 - ``meta.yaml``: ``version`` (1), ``name``, ``task``, ``classes`` (in order; empty unless classification) and
   ``modalities``: name to ``kind``, ``shape``, ``vocabulary``, ``padding``, ``dtype`` and ``sha256`` of the file;
   ``plain``: modalities whose values stand in the manifest, name to ``text``, ``vector`` or ``categories`` (they are
-  prepared when loaded, because words and categories are learnt from the training rows); ``columns``: those that
+  prepared when loaded, because words and categories are learned from the training rows); ``columns``: those that
   are loaded as contexts unless a recipe names others; ``about``: whatever the reader of the data set wants to keep.
   Written last: a folder without it is not finished.
 - ``manifest.parquet``: a row a sample, in the order of the arrays, with ``id`` and ``label`` (name of the class,

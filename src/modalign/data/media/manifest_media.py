@@ -12,7 +12,7 @@ import numpy as np
 
 from modalign.data.batch import Modality
 from modalign.data.media import decoders
-from modalign.data.media.decoders import Unreadable, decode_image, segment_centres
+from modalign.data.media.decoders import Unreadable, decode_image, segment_centers
 from modalign.data.media.pool import Decoder, Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode
 from modalign.data.media.spectrograms import AUDIO_RECIPES
@@ -30,7 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "frames": {"frames": 3, "size": 224},
     "text": {"vocabulary": "", "length": 64},
 }
-"""Options of each kind of decoder. Text is decoded here only where ``vocabulary`` names a tokeniser."""
+"""Options of each kind of decoder. Text is decoded here only where ``vocabulary`` names a tokenizer."""
 
 
 def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, resume: bool = True) -> PrepareReport:
@@ -38,7 +38,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
 
     Where the table names no splits, they are drawn here (60/15/25, stratified, no group divided) and kept.
     Samples with an unreadable file are left out and reported. Text, numbers and categories are copied: what is
-    learnt from them is learnt when they are loaded, from the training rows alone.
+    learned from them is learned when they are loaded, from the training rows alone.
 
     Args:
         path: of the table; its YAML lies beside it (see ``manifest``).
@@ -82,7 +82,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
 
 
 def needs_decoding(source: Source) -> bool:
-    """Whether a modality is decoded beforehand: files, and text for a pretrained tokeniser."""
+    """Whether a modality is decoded beforehand: files, and text for a pretrained tokenizer."""
     return source.is_file or (source.kind == "text" and "vocabulary" in source.options)
 
 
@@ -142,7 +142,7 @@ def decode_folder(path: str | Path, frames: int, size: int) -> tuple[np.ndarray,
     files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in PICTURES)
     if not files:
         raise Unreadable(f"no images in the folder {path}; expected files that end in {', '.join(PICTURES)}")
-    chosen = [decode_image(files[i], size)[0] for i in segment_centres(len(files), frames)]
+    chosen = [decode_image(files[i], size)[0] for i in segment_centers(len(files), frames)]
     return np.stack(chosen), f"only {len(files)} frames" if len(files) < frames else ""
 
 

@@ -72,7 +72,7 @@ class Decoder:
         return array, remark
 
 
-class Workplace:
+class DecodePool:
     """A folder in which samples are decoded, and what its journal says.
 
     Args:

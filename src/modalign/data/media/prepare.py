@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from modalign.data.media.folder import write_prepared
-from modalign.data.media.pool import Decoder, Entry, Sample, Workplace
+from modalign.data.media.pool import DecodePool, Decoder, Entry, Sample
 from modalign.data.task import Task
 from modalign.errors import InputError, unknown
 
@@ -185,16 +185,16 @@ def decode(
     key = _key(name, settings, samples)
     if run.resume and (report := _finished(out, key)):
         return report
-    workplace = Workplace(out, samples, decoders, key, run.resume)
-    workplace.decode_rest(run.workers, f"{name}: decoding")
-    failed, remarks = workplace.entries()
-    if not workplace.done.any():
+    pool = DecodePool(out, samples, decoders, key, run.resume)
+    pool.decode_rest(run.workers, f"{name}: decoding")
+    failed, remarks = pool.entries()
+    if not pool.done.any():
         raise InputError(f"{name}: none of {len(samples)} samples can be read; the first: {failed[0]['reason']}.")
-    workplace.seal()
-    kept = [sample for sample, done in zip(samples, workplace.done, strict=True) if done]
+    pool.seal()
+    kept = [sample for sample, done in zip(samples, pool.done, strict=True) if done]
     found = Counter(sample.split for sample in kept)
     counts = {split: found[split] for split in ("train", "valid", "test") if found[split]}
-    report = PrepareReport(name, out, len(kept), counts, [*lost, *failed], remarks, list(warnings), workplace.resumed)
+    report = PrepareReport(name, out, len(kept), counts, [*lost, *failed], remarks, list(warnings), pool.resumed)
     _write_report(report, key)
     write_prepared(
         out,
@@ -206,7 +206,7 @@ def decode(
         columns=columns,
         about=settings,
     )
-    workplace.close()
+    pool.close()
     return report
 
 

@@ -31,7 +31,7 @@ def log_stft(wave: Wave) -> np.ndarray:
     """Recipe ``ogm``: 3 s at 22.05 kHz, log(|STFT| + 1e-7), (1, 257, 188) float32.
 
     Repeated or cut to 3 s, clipped, 512-point STFT every 353 samples under a periodic Hann window, frames
-    centred with reflected ends. Silence gives log(1e-7) everywhere. Source: OGM-GE (Peng et al., CVPR
+    centered with reflected ends. Silence gives log(1e-7) everywhere. Source: OGM-GE (Peng et al., CVPR
     2022), code; ReconBoost uses the same.
     """
     padded = np.pad(fill(wave, 3 * 22050), 256, mode="reflect")
@@ -40,7 +40,7 @@ def log_stft(wave: Wave) -> np.ndarray:
     return np.log(spectrum.T[None] + FLOOR).astype(np.float32)
 
 
-def standardised_spectrogram(wave: Wave) -> np.ndarray:
+def standardized_spectrogram(wave: Wave) -> np.ndarray:
     """Recipe ``pmr``: 10 s at 16 kHz, log power density, z-scored per recording, (1, 257, 1004) float32.
 
     Windows of 512 samples (Tukey, mean removed) that overlap by 353. Silence has no spread and gives zeros.
@@ -77,7 +77,7 @@ def kaldi_fbank(wave: Wave) -> np.ndarray:
 def log_mel(wave: Wave) -> np.ndarray:
     """Recipe ``digit``: 1 s at 8 kHz, 40 log-mel energies every 20 ms, (1, 40, 50) float32.
 
-    A shorter recording is centred in silence, not repeated: a repeated digit would be another word. 256-point
+    A shorter recording is centered in silence, not repeated: a repeated digit would be another word. 256-point
     power spectrum under a periodic Hann window, triangles between 0 and 4 kHz, log(x + 1e-7), so silence
     gives log(1e-7).
     """
@@ -101,8 +101,8 @@ def mel_bank(bands: int, points: int, rate: int, lowest: float) -> np.ndarray:
 
     corners = np.linspace(mel(np.array(lowest)), mel(np.array(rate / 2)), bands + 2)
     position = mel(np.arange(points // 2 + 1) * rate / points)[None]
-    left, centre, right = (corners[i : i + bands, None] for i in range(3))
-    rising, falling = (position - left) / (centre - left), (right - position) / (right - centre)
+    left, center, right = (corners[i : i + bands, None] for i in range(3))
+    rising, falling = (position - left) / (center - left), (right - position) / (right - center)
     return np.maximum(np.minimum(rising, falling), 0.0)
 
 
@@ -123,7 +123,7 @@ class AudioRecipe:
 
 AUDIO_RECIPES = {
     "ogm": AudioRecipe(22_050, log_stft, (1, 257, 188)),
-    "pmr": AudioRecipe(16_000, standardised_spectrogram, (1, 257, 1004)),
+    "pmr": AudioRecipe(16_000, standardized_spectrogram, (1, 257, 1004)),
     "fbank": AudioRecipe(16_000, kaldi_fbank, (1, 1024, 128)),
     "digit": AudioRecipe(8_000, log_mel, (1, 40, 50)),
 }

@@ -1,6 +1,6 @@
 """From a raw array to the input of one modality: kind, order of axes, presence, vocabulary.
 
-What has to be learnt from data (categories, words, means to fill gaps with) is learnt from the training rows
+What has to be learned from data (categories, words, means to fill gaps with) is learned from the training rows
 only and kept in a ``Preparation``, so that new samples are treated alike. Scaling is the model's business.
 """
 
@@ -38,8 +38,8 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
     """Kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
 
     Without ``kind``: (N,) and (N, F) are vectors, (N, T, F) a sequence (an image if uint8), (N, C, H, W) with
-    1, 3 or 4 channels an image, other (N, T, H, W) a grey clip, (N, T, C, H, W) a clip. Images and clips with
-    channels last are recognised where the other order is impossible.
+    1, 3 or 4 channels an image, other (N, T, H, W) a gray clip, (N, T, C, H, W) a clip. Images and clips with
+    channels last are recognized where the other order is impossible.
 
     Raises:
         InputError: the shape does not fit the kind.
@@ -116,7 +116,7 @@ def show(items: Any, most: int = 20) -> str:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the raw array of one modality becomes its input, learnt from the training rows.
+    """How the raw array of one modality becomes its input, learned from the training rows.
 
     Attributes:
         modality: name, kind and shape of the input.

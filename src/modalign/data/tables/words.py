@@ -1,4 +1,4 @@
-"""Text as word numbers: a small tokeniser whose vocabulary comes from the training rows only."""
+"""Text as word numbers: a small tokenizer whose vocabulary comes from the training rows only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def longest(texts: Iterable[str]) -> int:
 
 @lru_cache(maxsize=4)
 def token_reader(vocabulary: str) -> Callable[[list[int]], str] | None:
-    """What turns the token ids of a pretrained tokeniser back into text, without its marks of begin and end.
+    """What turns the token ids of a pretrained tokenizer back into text, without its marks of begin and end.
 
     Args:
         vocabulary: as for ``media.tokenizer``: name of a pretrained model, local folder, or ``vocab.txt``.
