@@ -50,8 +50,8 @@ def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
     run = RunFolder(tmp_path / "run")
     assert run.done
     assert {p.name for p in run.folder.iterdir()} == {
-        "recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "checkpoints", "predictions_valid.npz",
-        "predictions_test.npz", "result.json", "done",
+        "recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "checkpoints",
+        "predictions_valid.npz", "predictions_test.npz", "result.json", "done",
     }  # fmt: skip
     assert [record["epoch"] for record in run.metrics()] == [0, 1]
     assert {"critic", "task", "task_m0", "task_m1"} == set(run.metrics()[0]["train"])
