@@ -16,14 +16,21 @@ from modalign.data.tables.files import TABLES, read_arrays, read_table, table_ar
 from modalign.data.tables.modalities import Preparation
 from modalign.data.task import Task
 from modalign.errors import RunFolderError, unknown
-from modalign.training.build import Trained, load_trained
+from modalign.training.build import Objects, Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.run import RunFolder
 
 _BATCH = 128
 
 
-def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | None = None) -> pd.DataFrame:
+def predict(
+    folder: str | Path,
+    source: Any,
+    modalities: Sequence[str] | None = None,
+    *,
+    objects: Objects | None = None,
+    trust_code: bool = False,
+) -> pd.DataFrame:
     """Predictions of a run for new samples, with confidence and the evidence of each modality.
 
     Args:
@@ -31,6 +38,8 @@ def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | 
         source: ``.npz``, Parquet or CSV with the run's modalities under their names (labels are not needed). A modality
             that is not there, and a row of it that is NaN or empty throughout, counts as missing.
         modalities: use only these, as if the others were missing.
+        objects: the objects of one's own that it was trained with, if they are at hand.
+        trust_code: load such objects from the copy in the run.
 
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
@@ -44,12 +53,12 @@ def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | 
     run = RunFolder(folder)
     run.spec()
     run.result()
-    trained = load_trained(folder)
+    trained = load_trained(folder, objects=objects, trust_code=trust_code)
     known = list(trained.info.modalities)
     for name in modalities or ():
         if name not in known:
             raise unknown("modality", name, known)
-    arrays = _given(Path(source), known)
+    arrays = _given(Path(source), known) if isinstance(source, str | Path) else dict(source)
     if trained.inputs["preparations"] is None:
         raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
     preparations = {name: Preparation.from_dict(values) for name, values in trained.inputs["preparations"].items()}

@@ -114,6 +114,7 @@ class ArraySplit:
             target=self.target[chosen],
             index=chosen,
             columns={name: column.values[chosen] for name, column in self.columns.items()},
+            encoded=frozenset(self.features),
         )
 
     def __getitem__(self, index: int) -> Batch:
