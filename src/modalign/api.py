@@ -50,9 +50,9 @@ def train(
     """Train one method with one seed and return its run.
 
     Args:
-        source: name of a recipe, path of a recipe or of data, a ``Recipe``, or data: what ``load_data`` takes (arrays by
-            name, a pandas data frame, a ``torch.utils.data.Dataset`` or loader of dictionaries, splits of these, or a
-            ``MultimodalData``).
+        source: name of a recipe, path of a recipe or of data, a ``Recipe``, or data: what ``load_data`` takes (arrays
+            by name, a pandas data frame, a ``torch.utils.data.Dataset`` or loader of dictionaries, splits of these, or
+            a ``MultimodalData``).
         strategy: name of a method, ``file.py``, import path, a subclass of ``Strategy``, or an instance.
         data: data in place of what the recipe ``source`` names; whatever ``load_data`` takes.
         encoders: modality name to a ``torch.nn.Module`` from (B, *shape) to (B, D), to a function that makes one of the

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalign.data.batch import Batch, Modality
 from modalign.data.task import Task
-from modalign.errors import InputError
+from modalign.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class MultimodalData:
             every = torch.arange(len(split))
             return SampleGroups(every, every, split.ids)
         if split.groups is None:
-            raise InputError(f"{self.name} is scored by group but has no groups; name them with --group")
+            raise DataError(f"{self.name} is scored by group but has no groups; name them with --group")
         names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
         order = np.argsort(first)
         units = torch.from_numpy(np.argsort(order)[member]), torch.from_numpy(first[order])
         differs = (split.target != split.target[units[1]][units[0]]).view(len(split), -1).any(1).numpy()
         if differs.any():
             group = str(split.groups[differs][0])
-            raise InputError(
+            raise DataError(
                 f"{self.name} is scored by group, but samples of group {group!r} have different targets; expected "
                 "one target a group"
             )

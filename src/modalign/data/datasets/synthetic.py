@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.load import check_options
 from modalign.data.tables.arrays import from_settings
-from modalign.errors import InputError
+from modalign.errors import DataError
 from modalign.settings import DataSettings
 
 
@@ -63,7 +62,6 @@ def load(settings: DataSettings, **options: Any) -> MultimodalData:
     Raises:
         InputError: an option that does not exist or is outside its range.
     """
-    check_options("synthetic", generate, options)
     arrays = generate(**options)
     return from_settings(settings, arrays, "synthetic", [name for name in arrays if name[1:].isdigit()])
 
@@ -157,7 +155,7 @@ def _check(
     }
     found = [message for message, bad in wrong.items() if bad]
     if found:
-        raise InputError("synthetic data: " + "; ".join(found))
+        raise DataError("synthetic data: " + "; ".join(found))
 
 
 def truth(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from modalign.data.tables.labels import Labels, missing_values, read_column, rea
 from modalign.data.tables.modalities import as_strings, show
 from modalign.data.tables.splits import assign_splits, check_groups, select_rows
 from modalign.data.task import TaskKind
-from modalign.errors import InputError, Problems, unknown
+from modalign.errors import DataError, Problems, unknown
 from modalign.settings import DataSettings
 
 
@@ -27,6 +28,11 @@ class RowOptions:
         drop: expression of the rows to leave out, such as ``grade==0``.
         drop_unlabelled: leave rows without a label out instead of refusing them.
         group_pattern: regular expression with one capture that takes the group from the group column's text.
+        impute: ``mean`` fills NaN in a part of a row with the training mean, instead of refusing it.
+        augment: images or clips to crop and flip at random in training.
+
+    >>> RowOptions(task="regression", drop="age<18").drop
+    'age<18'
     """
 
     task: TaskKind | None = None
@@ -34,6 +40,12 @@ class RowOptions:
     drop: str | None = None
     drop_unlabelled: bool = False
     group_pattern: str | None = None
+    impute: Literal["mean"] | None = None
+    augment: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.impute not in (None, "mean"):
+            raise unknown("way to impute", str(self.impute), ["mean"])
 
 
 @dataclass
@@ -46,6 +58,7 @@ class Table:
         parts: (N,) names of the splits.
         ids: (N,) names of the samples.
         groups: (N,) text, or None.
+        present: modality name to rows (N,) bool in which it is there.
         columns: further columns.
         notes: what was dropped or found.
     """
@@ -55,6 +68,7 @@ class Table:
     parts: np.ndarray
     ids: list[str]
     groups: np.ndarray | None
+    present: Mapping[str, np.ndarray]
     columns: dict[str, Column]
     notes: list[str] = field(default_factory=list)
 
@@ -151,7 +165,7 @@ def read_rows(
     assert parts is not None
     assert ids is not None
     whole = {name: column for name, column in columns.items() if column is not None}
-    return Table(kept, labels, parts, ids, groups, whole, notes)
+    return Table(kept, labels, parts, ids, groups, present, whole, notes)
 
 
 def _groups(arrays: Mapping[str, np.ndarray], settings: DataSettings, options: RowOptions) -> np.ndarray | None:
@@ -159,17 +173,17 @@ def _groups(arrays: Mapping[str, np.ndarray], settings: DataSettings, options: R
         return None
     column = arrays[settings.group]
     if column.ndim != 1:
-        raise InputError(f"group {settings.group!r} has shape {column.shape}; expected one value a row")
+        raise DataError(f"group {settings.group!r} has shape {column.shape}; expected one value a row")
     lost = np.flatnonzero(missing_values(column))
     if len(lost):
-        raise InputError(f"group {settings.group!r} is missing in rows {show(lost)}; expected a group in every row")
+        raise DataError(f"group {settings.group!r} is missing in rows {show(lost)}; expected a group in every row")
     texts = as_strings(column).astype(str)
     if options.group_pattern is None:
         return texts
     matches = [re.search(options.group_pattern, text) for text in texts]
     unmatched = [text for text, match in zip(texts, matches, strict=True) if not (match and match.groups())]
     if unmatched:
-        raise InputError(
+        raise DataError(
             f"group_pattern {options.group_pattern!r} captures nothing in {show(unmatched)}; expected one "
             "(capture) that matches every row"
         )
@@ -182,7 +196,7 @@ def _ids(arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> list[str]:
     ids = [str(value) for value in arrays["id"].tolist()]
     names, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise InputError(f"ids stand more than once: {show(names[counts > 1])}; expected one row a sample")
+        raise DataError(f"ids stand more than once: {show(names[counts > 1])}; expected one row a sample")
     return ids
 
 

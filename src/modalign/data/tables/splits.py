@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modalign.data.tables.modalities import as_strings, is_text, show
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 
 SPLITS = {
     "train": "train",
@@ -45,7 +45,7 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
     """
     match = re.fullmatch(r"\s*(.+?)\s*(==|!=|<=|>=|<|>|\sin\s)\s*(.*?)\s*", expression)
     if not match:
-        raise InputError(
+        raise DataError(
             f"cannot read the expression {expression!r}; expected COLUMN==VALUE (or != < <= > >=) or COLUMN in a|b|c"
         )
     column, sign, text = match[1], match[2].strip(), match[3]
@@ -53,18 +53,18 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
         raise unknown(f"column in {expression!r}:", column, arrays)
     values = np.asarray(arrays[column])
     if values.ndim != 1:
-        raise InputError(f"column {column!r} of {expression!r} has shape {values.shape}; expected one value a row")
+        raise DataError(f"column {column!r} of {expression!r} has shape {values.shape}; expected one value a row")
     if sign == "in":
         wanted = [_parse(part.strip(), values, expression) for part in text.split("|")]
         rows = np.isin(_comparable(values), wanted)
     elif sign in ("==", "!=") or not is_text(values):
         rows = np.asarray(_COMPARE[sign](_comparable(values), _parse(text, values, expression)))
     else:
-        raise InputError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
+        raise DataError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
     if rows.all() or not rows.any():
         which = "every row" if rows.all() else "no row"
         known = np.unique(_comparable(values)).tolist()
-        raise InputError(f"{expression!r} holds for {which}; {column!r} has the values {show(known)}: choose of these")
+        raise DataError(f"{expression!r} holds for {which}; {column!r} has the values {show(known)}: choose of these")
     return rows
 
 
@@ -85,7 +85,7 @@ def _parse(text: str, values: np.ndarray, expression: str) -> Any:
         except ValueError:
             pass
     expected = "True or False" if values.dtype == bool else "a number"
-    raise InputError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
+    raise DataError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
 
 
 def assign_splits(
@@ -133,14 +133,14 @@ def _named(name: str, column: np.ndarray) -> np.ndarray:
     texts = as_strings(column)
     strange = sorted({t for t in texts.tolist() if t.lower() not in SPLITS})
     if strange:
-        raise InputError(
+        raise DataError(
             f"the column {name!r} has values that name no split: {show([repr(s) for s in strange])}; expected "
             "train, valid or test in every row, or an expression such as COLUMN==VALUE for the test rows"
         )
     parts = np.array([SPLITS[t.lower()] for t in texts.tolist()])
     for part in ("train", "test"):
         if part not in parts:
-            raise InputError(f"the column {name!r} names no row {part!r}; expected train and test, and best valid")
+            raise DataError(f"the column {name!r} names no row {part!r}; expected train and test, and best valid")
     return parts.astype("<U5")
 
 
@@ -162,7 +162,7 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> li
         ]
     divided = [str(g) for g in names if len(set(parts[groups == g])) > 1]
     if divided:
-        raise InputError(
+        raise DataError(
             f"{len(divided)} groups stand in more than one split: {show(divided)}; expected each in one: choose "
             "a split by group, drop those rows, or give no group if groups may be divided"
         )
@@ -178,12 +178,12 @@ def hold_out(
         InputError: nothing can be held out without emptying a class in training.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")
+        raise DataError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")
     codes = np.unique(strata, return_inverse=True)[1]
     held = _hold_rows(codes, fraction, rng) if groups is None else _hold_groups(codes, groups, fraction, rng)
     if not held.any():
         units = "rows" if groups is None else f"rows in {len(np.unique(groups))} groups"
-        raise InputError(
+        raise DataError(
             f"cannot hold {fraction:.0%} of {len(strata)} {units} out as {part!r} and keep every class in "
             "training; expected more rows or groups: add data, name the split, or give no group"
         )
