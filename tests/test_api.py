@@ -260,7 +260,7 @@ WRONG = {
     "a setting that is none": ({"epoch": 3}, r"unknown setting 'epoch'; did you mean 'epochs'"),
     "a value of a wrong type": ({"epochs": "many"}, r"epochs"),
     "a class path of nothing": ({"strategy": "nowhere.to.Find"}, r"'nowhere\.to\.Find' cannot be imported"),
-    "data of a wrong kind": ({"source": 3}, r"int"),
+    "data of a wrong kind": ({"source": 3}, r"data is 3; expected a dict of arrays"),
 }  # fmt: skip
 
 

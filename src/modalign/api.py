@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modalign.classes import ask_first
 from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
+from modalign.data.tables.rows import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
@@ -458,11 +459,12 @@ def _prepare(
     homes = {"training": TrainingSettings, "model": ModelSettings, "data": DataSettings}
     home = {f.name: part for part, kind in homes.items() for f in fields(kind)}
     described = {}
+    rows = [f.name for f in fields(RowOptions)] if data is not None else []
     for key, value in settings.items():
-        if data is not None and (key not in home or home[key] == "data"):
+        if key in rows or (data is not None and home.get(key) == "data"):
             described[key] = value
         elif key not in home:
-            raise unknown("setting", key, ["target", *home])
+            raise unknown("setting", key, ["target", *home, *rows])
         else:
             plain[home[key]][key] = value
     memory = None
