@@ -49,7 +49,7 @@ def train(
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
         allow_code: Import the classes that recipes or runs name; do so only with those that you trust.
     """
-    from modalign.training.trainer import train as run
+    from modalign.training.train import train as run
 
     where = out or f"runs/{recipe.data.shown}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume, **_trust(run, allow_code))
