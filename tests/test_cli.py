@@ -154,7 +154,7 @@ def test_recipe_settings_are_defaults_under_the_command_line(call, tmp_path):
 def planned(monkeypatch):
     """``planned(*arguments)``: the recipes that a command would train, by what tables call their data."""
     seen = {}
-    monkeypatch.setattr("modalign.training.trainer.train", lambda recipe, *_, **__: seen.update({"": recipe}))
+    monkeypatch.setattr("modalign.training.train.train", lambda recipe, *_, **__: seen.update({"": recipe}))
 
     def run_bench(recipes, *_, **__):
         seen.update(recipes)
@@ -269,6 +269,7 @@ def test_reading_a_recipe_imports_no_code_that_it_names(tmp_path, monkeypatch, p
 
 def test_data_of_a_class_is_called_as_the_class_where_it_has_no_name():
     assert recipe_from_plain({"data": {"class_path": "own.things.Letters"}}).data.shown == "Letters"
+    assert recipe_from_plain({"data": {"class_path": "own/things.py:Letters"}}).data.shown == "Letters"
     assert recipe_from_plain({"data": {"class_path": "own.things.Letters", "name": "abc"}}).data.shown == "abc"
 
 

@@ -41,8 +41,8 @@ def train(
 
     Args:
         recipe: Name of a recipe (digits), a recipe file, or data: .npz, .parquet, .csv or a prepared folder.
-        strategy: Name of the method (see `modalign strategies`), a Python file that defines one, or the import path of
-            its class (package.module.Class).
+        strategy: Name of the method (see `modalign strategies`), a file that defines one (FILE.py, FILE.py:Class), or
+            the import path of its class (package.module.Class).
         seed: Seed of weights, order of samples and dropout.
         out: The run folder; runs/DATA-STRATEGY-seedN by default.
         resume: Go on with the interrupted run in the folder.
@@ -51,7 +51,8 @@ def train(
     """
     from modalign.training.train import train as run
 
-    where = out or f"runs/{recipe.data.shown}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
+    method = strategy.replace(".py:", "-").removesuffix(".py").replace("/", "_")
+    where = out or f"runs/{recipe.data.shown}-{method}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume, **_trust(run, allow_code))
 
 
@@ -226,12 +227,7 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
 
 
 def predict(
-    run: str,
-    data: str,
-    *,
-    out: str = "predictions.csv",
-    modalities: str | None = None,
-    allow_code: bool = False,
+    run: str, data: str, *, out: str = "predictions.csv", modalities: str | None = None, allow_code: bool = False
 ) -> None:
     """Predict new samples with a trained run: class, confidence, and the evidence of each modality.
 

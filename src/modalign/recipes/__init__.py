@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
@@ -94,7 +95,7 @@ def recipe_from_plain(plain: dict[str, Any], origin: str = "recipe") -> Recipe:
     parser.add_argument("--strategies", type=plain_type(dict[str, dict[str, Any]]), default={})
     given = {name: values for name, values in plain.items() if values is not None}
     if "class_path" in given.get("data", {}):  # with a name beside it, or the parser takes it for a class of settings
-        given["data"] = {"name": str(given["data"]["class_path"]).rpartition(".")[2], **given["data"]}
+        given["data"] = {"name": re.split("[.:]", str(given["data"]["class_path"]))[-1], **given["data"]}
     try:
         parsed = parser.parse_object(given)
     except ArgumentError as error:
