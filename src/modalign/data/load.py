@@ -75,3 +75,12 @@ def check_options(subject: str, function: Callable[..., Any], options: Mapping[s
 def accepts_any(function: Callable[..., Any]) -> bool:
     """Whether a function takes any keyword, and so checks options itself."""
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+
+
+def describe_inputs(data: MultimodalData) -> dict[str, Any]:
+    """How raw rows of each modality become inputs, as plain values."""
+    from modalign.data.tables.arrays import ArraySplit
+
+    train = data.train
+    known = {m: p.to_dict() for m, p in train.preparations.items()} if isinstance(train, ArraySplit) else None
+    return {"preparations": known}

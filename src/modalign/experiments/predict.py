@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +11,16 @@ import pandas as pd
 from torch import Tensor
 
 from modalign.data.batch import Output
-from modalign.data.dataset import MultimodalData
 from modalign.data.tables.arrays import ArraySplit, new_samples
 from modalign.data.tables.files import TABLES, read_arrays, read_table, table_arrays
+from modalign.data.tables.modalities import Preparation
 from modalign.data.task import Task
-from modalign.errors import unknown
-from modalign.strategies import Strategy
+from modalign.errors import RunFolderError, unknown
+from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
-from modalign.training.portable import preparations, rebuild
-from modalign.training.run import Run
-from modalign.training.trainer import build_strategy, restore, spec_from_plain
+from modalign.training.run import RunFolder
 
 _BATCH = 128
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained strategy that needs no training data, as ``load_trained`` gives it."""
-
-    strategy: Strategy
-    data: MultimodalData
-    described: dict[str, Any]
-
-
-def load_trained(folder: str | Path, checkpoint: str = "best") -> Trained:
-    """The trained strategy of a run, rebuilt from the run folder alone.
-
-    Raises:
-        InputError: the folder is no run, or has no such checkpoint.
-    """
-    run = Run(folder)
-    spec = spec_from_plain(run.spec())
-    state = run.load(checkpoint)
-    described = run.data()
-    data = rebuild(described)
-    strategy = build_strategy(spec, data, standardize=False)
-    restore(strategy, state, folder)
-    return Trained(strategy.eval(), data, described)
 
 
 def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | None = None) -> pd.DataFrame:
@@ -69,17 +41,20 @@ def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | 
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
             another shape.
     """
-    run = Run(folder)
+    run = RunFolder(folder)
     run.spec()
     run.result()
     trained = load_trained(folder)
-    known = list(trained.data.modalities)
+    known = list(trained.info.modalities)
     for name in modalities or ():
         if name not in known:
             raise unknown("modality", name, known)
     arrays = _given(Path(source), known)
+    if trained.inputs["preparations"] is None:
+        raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
+    preparations = {name: Preparation.from_dict(values) for name, values in trained.inputs["preparations"].items()}
     ids = [str(i) for i in arrays["id"]] if "id" in arrays else None
-    split = new_samples(arrays, preparations(trained.described), ids)
+    split = new_samples(arrays, preparations, ids)
     found = outputs(trained.strategy, split, modalities)
     return _table(trained, split, found)
 
@@ -95,12 +70,12 @@ def _given(source: Path, known: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _table(trained: Trained, split: ArraySplit, found: Output) -> pd.DataFrame:
-    task = trained.data.task
+    task = trained.info.task
     scores = task.log_probability(trained.strategy.predict(found))
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
     if task.kind == "classification":
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}
-    for m, name in enumerate(trained.data.modalities):
+    for m, name in enumerate(trained.info.modalities):
         here = found.present[:, m].numpy()
         columns[f"{name}_present"] = here
         if trained.strategy.trains_unimodal:
