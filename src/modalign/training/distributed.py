@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cloudpickle
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -155,9 +156,17 @@ class _Call:
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by cloudpickle, for classes of a script, a notebook or a file may be among the arguments."""
+        return _restored, (cloudpickle.dumps((self.devices, self.function, self.arguments)),)
+
     def __call__(self, fabric: Fabric) -> Any:
         self.devices._fabric = fabric  # in a spawned process the pickled copy is not the one that was set up
         return self.function(self.devices, *self.arguments)
+
+
+def _restored(packed: bytes) -> _Call:
+    return _Call(*cloudpickle.loads(packed))
 
 
 def _check(accelerator: str, count: int) -> None:
