@@ -117,7 +117,7 @@ class _Measurement:
         return f"{self.folder.parent.name} seed {self.seed}"
 
     def kept(self) -> dict[str, Any] | None:
-        """What was measured before by the same estimator, if it was."""
+        """Return what was measured before by the same estimator, if it was."""
         path = self.folder / "tradeoff.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found if found.get("method") == self.method else None
@@ -141,7 +141,7 @@ class _Measurement:
         return self
 
     def points(self, metric: str) -> list[dict[str, Any]]:
-        """The run's points; without alignment there is nothing to protect, and one run stands for both."""
+        """Return the run's points; without alignment there is nothing to protect, and one run stands for both."""
         measured = self.kept()
         assert measured is not None
         values = {name: measured[name] for name in ("fusibility", "complementarity")}

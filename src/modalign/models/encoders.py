@@ -44,7 +44,7 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The standardized input, fp32, of the shape of ``x``."""
+        """Return the standardized input, fp32, of the shape of ``x``."""
         shape = [1] * x.ndim
         shape[self.axis] = -1
         return (x.float() - self.mean.view(shape)) / self.scale.view(shape)
@@ -89,7 +89,7 @@ class Standardize(nn.Module):
 
 
 def _spread(size: int, limit: int) -> list[int]:
-    """At most ``limit`` indices evenly spread over ``range(size)``."""
+    """Return at most ``limit`` indices evenly spread over ``range(size)``."""
     taken = min(size, limit)
     return [k * size // taken for k in range(taken)]
 

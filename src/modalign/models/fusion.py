@@ -38,11 +38,11 @@ class Fusion(nn.Module):
         self.width = width
 
     def _masked(self, features: Mapping[str, Tensor], present: Tensor) -> list[Tensor]:
-        """The features in order, zeros where absent."""
+        """Return the features in order, zeros where absent."""
         return [features[name] * present[:, m, None] for m, name in enumerate(self.dims)]
 
     def _projections(self, bias: bool = True) -> nn.ModuleDict:
-        """One linear map of each modality to the common width."""
+        """Return one linear map of each modality to the common width."""
         return nn.ModuleDict({m: nn.Linear(d, self.width, bias=bias) for m, d in self.dims.items()})
 
     def forward(
@@ -328,7 +328,7 @@ def own_fusion(dims: dict[str, int], given: nn.Module | Callable[[dict[str, int]
 def build_fusion(
     name: str, dims: Mapping[str, int], width: int, outputs: int, options: Mapping[str, Any] | None = None
 ) -> Fusion:
-    """A fusion by name.
+    """Return a fusion by name.
 
     Args:
         name: a key of ``FUSIONS``.

@@ -120,7 +120,7 @@ class MultimodalModel(nn.Module):
             standardize.fit(split, limit)  # type: ignore[operator]
 
     def encode(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Features by modality, (B, D_m), zeros where absent.
+        """Return the features by modality, (B, D_m), zeros where absent.
 
         An encoder sees only the rows where its modality is present, and does not run if there are none: what
         fills the gaps influences neither features nor normalization.
@@ -145,7 +145,7 @@ class MultimodalModel(nn.Module):
         return features.new_zeros(len(x), self.dims[name]).masked_scatter(present.unsqueeze(1), features)
 
     def _features(self, name: str, x: Tensor, encoded: bool) -> Tensor:
-        """Features of rows that are all present: of raw inputs, or of what a frozen network gave for them."""
+        """Return the features of rows that are all present: of raw inputs, or of what a frozen network gave for them."""
         encoder = self.encoders[name]
         features: Tensor
         if encoded:
@@ -168,7 +168,7 @@ class MultimodalModel(nn.Module):
         return logits
 
     def heads(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
-        """All heads on features of all modalities; a strategy may hand in detached or changed features.
+        """Return all heads on features of all modalities; a strategy may hand in detached or changed features.
 
         The unimodal logits of a sample that lacks the modality are the head's bias; mask them with
         ``present`` in losses.
@@ -198,7 +198,7 @@ class MultimodalModel(nn.Module):
         return logits
 
     def _conditions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
+        """Return the modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
         if not self.fusion.uses_conditions:
             return None
         with torch.no_grad():
