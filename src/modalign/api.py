@@ -392,7 +392,7 @@ def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = Fals
     >>> import tempfile
     >>> run = train("digits", "joint", epochs=1, quiet=True, out=tempfile.mkdtemp())
     >>> evaluate(run, information=False)["samples"]
-    450
+    449
     """
     return (run if isinstance(run, Run) else load_run(run, data=data, trust_code=trust_code)).evaluate(**how)
 

@@ -375,7 +375,11 @@ def build_encoder(
         network: configuration of a large network, which is then built without weights: a checkpoint brings them.
 
     Raises:
-        InputError: the name is unknown or not for this kind of modality, or an argument does not exist.
+        SettingsError: the name is unknown or not for this kind of modality, or an argument does not exist.
+
+    >>> encoder = build_encoder(Modality("image", "image", (1, 28, 28)), 32, {"name": "conv"})
+    >>> encoder(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 32])
     """
     options = dict(settings or {})
     known = _SMALL[modality.kind]
