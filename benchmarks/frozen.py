@@ -22,13 +22,15 @@ import numpy as np
 import torch
 
 from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.data.tables.arrays import from_arrays
 from modalign.settings import ModelSettings, Recipe, TrainingSettings
+from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import with_cached_features
 from modalign.training.progress import Display
-from modalign.training.run import Run, RunSpec
-from modalign.training.trainer import Trainer, build_strategy
+from modalign.training.run import RunFolder, RunSpec
+from modalign.training.trainer import Trainer
 
 
 def make_data(samples: int, size: int) -> MultimodalData:
@@ -52,8 +54,8 @@ def make_trainer(spec: RunSpec, data: MultimodalData, folder: Path, cached: bool
     """A trainer of one epoch at a time, and the seconds that its features took."""
     devices = Devices()
     display = Display("", data, "", quiet=True)
-    strategy = build_strategy(spec, data)
-    run = Run(folder)
+    strategy = build_strategy(spec, DataInfo.of(data), data.train)
+    run = RunFolder(folder)
     run.create(spec, [], data.fingerprint, {})
     begun = time.perf_counter()
     if cached:
@@ -65,7 +67,7 @@ def make_trainer(spec: RunSpec, data: MultimodalData, folder: Path, cached: bool
 def one_epoch(trainer: Trainer) -> float:
     """Seconds of one epoch more, training and validation, as the log has them."""
     before = trainer.run.metrics()
-    trainer.epochs = len(before) + 1
+    trainer.settings.epochs = trainer.stepper.epochs = len(before) + 1
     trainer.fit()
     spent = [record["seconds"] for record in [{"seconds": 0.0}, *trainer.run.metrics()]]
     return float(spent[-1] - spent[-2])

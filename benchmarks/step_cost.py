@@ -21,14 +21,16 @@ import torch
 
 from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.data.tables.arrays import from_arrays
 from modalign.settings import ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import strategy_names
+from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
 from modalign.training.memory import PeakMemory
 from modalign.training.progress import Display
-from modalign.training.run import Run, RunSpec
-from modalign.training.trainer import Trainer, build_strategy
+from modalign.training.run import RunFolder, RunSpec
+from modalign.training.trainer import Trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "small": {
@@ -66,21 +68,23 @@ def make_trainer(case: str, strategy: str, data: MultimodalData) -> tuple[Traine
     )
     spec = RunSpec(strategy, 0, recipe)
     devices = Devices()
-    trainer = Trainer(devices, build_strategy(spec, data), data, spec, Run("unused"), Display("", data, "", True))
-    trainer.strategy.train()
-    trainer.strategy.on_train_start(trainer)
-    trainer.strategy.on_epoch_start(trainer)
+    strategy = build_strategy(spec, DataInfo.of(data), data.train)
+    trainer = Trainer(devices, strategy, data, spec, RunFolder("unused"), Display("", data, "", True))
+    strategy.train()
+    strategy.on_train_start(trainer.stepper)
+    strategy.on_epoch_start(trainer.stepper)
     return trainer, data.train.__getitems__(list(range(batch_size)))
 
 
 def one_step(trainer: Trainer, batch: Batch) -> float:
     """Seconds of one step: forward, backward, update."""
-    if trainer.device.type == "cuda":
+    if trainer.devices.device.type == "cuda":
         torch.cuda.synchronize()
     begun = time.perf_counter()
-    trainer.micro_step(batch, len(batch), len(batch))
-    trainer.update("main")
-    if trainer.device.type == "cuda":
+    batch = batch.to(trainer.devices.device)
+    trainer.stepper.forward_backward(batch, len(batch), len(batch))
+    trainer.stepper.update("main")
+    if trainer.devices.device.type == "cuda":
         torch.cuda.synchronize()
     trainer.state.step += 1
     return time.perf_counter() - begun
@@ -91,8 +95,8 @@ def peak_mb(case: str, strategy: str) -> float:
 
     def measure(pipe: Any) -> None:
         trainer, batch = make_trainer(case, strategy, make_data(case))
-        before = PeakMemory(trainer.device).peak_mb()
-        memory = PeakMemory(trainer.device)
+        before = PeakMemory(trainer.devices.device).peak_mb()
+        memory = PeakMemory(trainer.devices.device)
         for _ in range(3):
             one_step(trainer, batch)
         pipe.send(memory.peak_mb() - before)

@@ -10,6 +10,7 @@ from pathlib import Path
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = [
     {"errors", "settings"},
+    {"classes"},
     {"information", "data", "recipes"},
     {"estimators", "models"},
     {"strategies", "evaluation"},

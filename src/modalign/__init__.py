@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modalign.experiments.bench import run_bench
     from modalign.recipes import load_recipe
     from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-    from modalign.training.trainer import load_run, train
+    from modalign.training.train import train
 
 _HOME = {
     "DataSettings": "settings",
@@ -28,9 +28,8 @@ _HOME = {
     "from_arrays": "data.tables.arrays",
     "load_data": "data.load",
     "load_recipe": "recipes",
-    "load_run": "training.trainer",
     "run_bench": "experiments.bench",
-    "train": "training.trainer",
+    "train": "training.train",
 }
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "from_arrays",
     "load_data",
     "load_recipe",
-    "load_run",
     "run_bench",
     "train",
 ]

@@ -42,7 +42,7 @@ def train_one(
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
-    from modalign.training.trainer import train as run
+    from modalign.training.train import train as run
 
     where = out or f"runs/{recipe.data.shown}-{strategy.removesuffix('.py').replace('/', '_')}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)

@@ -19,7 +19,7 @@ from modalign.data.task import classification
 from modalign.experiments import evaluate as inference
 from modalign.experiments.evaluate import evaluate_run
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-from modalign.training.trainer import train
+from modalign.training.train import train
 
 ROWS, LENGTH = 150, 8
 TITLES = [("apple pie", "green tea", "blue cheese")[i % 3] + f" number {'abcde'[i % 5]}" for i in range(ROWS)]

@@ -16,7 +16,7 @@ from modalign.experiments.bench import ABLATION, LR_FACTORS, entries, run_bench
 from modalign.report.runs import read_runs
 from modalign.report.tables import write_tables
 from modalign.settings import DataSettings
-from modalign.training.run import Run
+from modalign.training.run import RunFolder
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_completes_and_writes_the_table(recipes, tmp_path):
     assert [row["strategy"] for row in rows] == ["joint", "modalign"]
     assert {"dataset", "strategy", "metric", "mean", "ci_low", "ci_high", "seeds", "rank", "seconds"} <= rows[0].keys()
     assert all(row["seeds"] == "2" and row["dataset"] == "one" for row in rows)
-    results = [Run(out / "runs" / "one" / "joint" / f"seed{k}").result() for k in (0, 1)]
+    results = [RunFolder(out / "runs" / "one" / "joint" / f"seed{k}").result() for k in (0, 1)]
     expected = np.mean([r["metrics"]["test"]["accuracy"] for r in results])
     assert float(rows[0]["mean"]) == pytest.approx(expected, abs=1e-4)
 
@@ -99,7 +99,7 @@ def test_search_is_on_validation_with_other_seeds_and_never_reads_the_test_split
             for entry in tried
             if (entry["lr"], entry["options"]) == (chosen[name]["lr"], chosen[name]["options"])
         )
-        final = Run(out / "runs" / "one" / name / "seed0").result()
+        final = RunFolder(out / "runs" / "one" / name / "seed0").result()
         assert final["lr"] == chosen[name]["lr"]
         assert chosen[name]["options"].items() <= final["options"].items()
 

@@ -16,7 +16,7 @@ from modalign.errors import InputError
 from modalign.experiments.evaluate import evaluate_run
 from modalign.experiments.predict import predict
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-from modalign.training.trainer import train
+from modalign.training.train import train
 
 WORDS = ("red wine", "green tea", "blue sea")
 

@@ -78,7 +78,7 @@ def test_a_strength_that_destroys_the_model_is_part_of_the_answer(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that diverged is named, one whose features collapsed has a point, and the sweep is drawn."""
-    spec = bench.run_spec
+    spec = bench.train_spec
 
     def diverging(given: RunSpec, *arguments: Any, **more: Any) -> Any:
         if given.options["alpha"] == 9:
@@ -86,7 +86,7 @@ def test_a_strength_that_destroys_the_model_is_part_of_the_answer(
             raise Diverged("'pull' became nan in epoch 1")
         return spec(given, *arguments, **more)
 
-    monkeypatch.setattr(bench, "run_spec", diverging)
+    monkeypatch.setattr(bench, "train_spec", diverging)
     encode = MLPEncoder.forward
     monkeypatch.setattr(MLPEncoder, "forward", lambda self, x: 0 * encode(self, x))
     recipe = Recipe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Modality
 from modalign.data.dataset import Column, MultimodalData
+from modalign.data.info import DataInfo
 from modalign.data.task import Task, classification
 from modalign.models.multimodal import MultimodalModel
 from modalign.settings import ModelSettings
-from modalign.strategies.base import Strategy
+from modalign.strategies.base import Stepper, Strategy
 
 
 class TinySplit:
@@ -95,25 +96,18 @@ def make_model() -> Callable[..., MultimodalModel]:
     return make
 
 
-class PlainStepper:
-    """The ``Stepper`` of one process on the CPU in fp32, around plain SGD.
+class SgdStepper(Stepper):
+    """The public one-process stepper around plain SGD, on batches of the training split in order.
 
     Args:
-        strategy: what is trained.
-        batches: training batches of an epoch.
-        valid: validation batches.
-        epochs: the budget, as strategies see it.
         lr: learning rate.
-        accumulate: batches a step.
         loss_scale: factor on all gradients until they are applied, as under half precision.
     """
-
-    rank, world, world_scale = 0, 1, 1.0
 
     def __init__(
         self,
         strategy: Strategy,
-        batches: Sequence[Batch],
+        train: Sequence[Batch],
         valid: Sequence[Batch] = (),
         epochs: int = 4,
         lr: float = 0.05,
@@ -121,80 +115,24 @@ class PlainStepper:
         accumulate: int = 1,
         loss_scale: float = 1.0,
     ) -> None:
-        self.strategy, self.batches, self.valid = strategy, list(batches), list(valid)
-        self.epochs, self.seed, self.accumulate, self.loss_scale = epochs, seed, accumulate, loss_scale
-        self.epoch = self.step_index = 0
-        self.device = torch.device("cpu")
-        self.groups = strategy.parameter_groups()
-        self.optimizers = {
-            name: torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-            for name, parameters in self.groups.items()
-            if parameters
-        }
+        def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
-    @property
-    def progress(self) -> float:
-        return self.step_index / max(1, self.epochs * len(self.batches) // self.accumulate)
-
-    def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        self._scaled(loss).backward(retain_graph=retain_graph)
-
-    def gradients(self, loss: Tensor, wrt: Sequence[Tensor], retain_graph: bool = False) -> list[Tensor]:
-        found = torch.autograd.grad(self._scaled(loss), wrt, retain_graph=retain_graph, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(wrt, found, strict=True)]
-
-    def backward_from(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        torch.autograd.backward(list(tensors), list(gradients))
+        super().__init__(strategy, train, valid, epochs=epochs, optimizer=sgd, seed=seed, accumulate=accumulate)
+        self.batches, self.valid, self.loss_scale = list(train), list(valid), loss_scale
+        self._share *= loss_scale
 
     def update(self, group: str) -> None:
         for p in self.groups[group]:
             if p.grad is not None:
                 p.grad /= self.loss_scale
-        if group == "main":
-            self.strategy.before_update(self)
-        self.optimizers[group].step()
-        self.optimizers[group].zero_grad(set_to_none=True)
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-    def all_gather_live(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-    def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
-        yield from self.batches[: max(1, round(limit * len(self.batches)))]
-
-    def valid_batches(self) -> Iterator[Batch]:
-        yield from self.valid
-
-    def fit(self, epochs: int | None = None) -> list[dict[str, Tensor]]:
-        """Train as the engine does, without validation; returns the loss terms of each batch."""
-        losses = []
-        if self.step_index == 0:
-            self.strategy.on_train_start(self)
-        for _ in range(self.epochs if epochs is None else epochs):
-            self.strategy.train()
-            self.strategy.on_epoch_start(self)
-            for i, batch in enumerate(self.batches, 1):
-                losses.append(self.strategy.step(batch, self))
-                if i % self.accumulate == 0 or i == len(self.batches):
-                    self.update("main")
-                    self.step_index += 1
-            self.strategy.on_epoch_end(self)
-            self.epoch += 1
-        return losses
-
-    def _scaled(self, loss: Tensor) -> Tensor:
-        return loss * (self.loss_scale / self.accumulate)
+        super().update(group)
 
 
 @pytest.fixture
-def make_stepper() -> type[PlainStepper]:
-    """``make_stepper(strategy, batches, valid, epochs=, ...)``: a ``PlainStepper``."""
-    return PlainStepper
+def make_stepper() -> type[SgdStepper]:
+    """``make_stepper(strategy, batches, valid, epochs=, ...)``: a ``SgdStepper``."""
+    return SgdStepper
 
 
 _CASES: dict[str, dict[str, Any]] = {
@@ -213,17 +151,16 @@ def case(request: pytest.FixtureRequest, make_data: Callable[..., MultimodalData
 
 
 @pytest.fixture
-def check_trains(case: MultimodalData, make_model: Callable[..., MultimodalModel]) -> Callable[..., PlainStepper]:
+def check_trains(case: MultimodalData, make_model: Callable[..., MultimodalModel]) -> Callable[..., SgdStepper]:
     """``check_trains(Strategy, **options)``: finite losses, moved parameters, right shapes on ``case``."""
 
-    def check(kind: type[Strategy], **options: Any) -> PlainStepper:
-        strategy = kind(make_model(case), case, kind.Options(**options))
+    def check(kind: type[Strategy], **options: Any) -> SgdStepper:
+        strategy = kind(make_model(case), DataInfo.of(case), kind.Options(**options))
         before = {name: p.detach().clone() for name, p in strategy.model.encoders.named_parameters()}
-        stepper = PlainStepper(strategy, case.train.batches(10), case.valid.batches(10), epochs=4)
+        stepper = SgdStepper(strategy, case.train.batches(10), case.valid.batches(10), epochs=4)
         losses = stepper.fit()
         assert losses
-        assert all(torch.isfinite(value) for terms in losses for value in terms.values())
-        assert all(value.ndim == 0 for terms in losses for value in terms.values())
+        assert all(torch.isfinite(torch.tensor(value)) for terms in losses for value in terms.values())
         for name, p in strategy.model.encoders.named_parameters():
             assert torch.isfinite(p).all(), name
             assert not torch.equal(p, before[name]), f"{name} did not move"

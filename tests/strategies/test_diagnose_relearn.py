@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.strategies.diagnose_relearn import (
     DiagnoseRelearn,
@@ -78,7 +79,7 @@ def test_the_papers_schedule_and_any_other_budget():
 
 def _at_occasion(data, make_model, make_stepper, **options):
     """A strategy whose weights have moved, at the end of epoch 1 of 3, where re-learning is due."""
-    strategy = DiagnoseRelearn(make_model(data), data, DiagnoseRelearn.Options(**options))
+    strategy = DiagnoseRelearn(make_model(data), DataInfo.of(data), DiagnoseRelearn.Options(**options))
     with torch.no_grad():
         for p in strategy.model.parameters():
             p += 0.3 * torch.randn_like(p)
@@ -110,7 +111,7 @@ def test_frozen_parameters_are_neither_kept_nor_blended(make_data, make_model, m
     data = make_data()
     model = make_model(data)
     model.encoders.get_submodule(frozen).requires_grad_(False)
-    strategy = DiagnoseRelearn(model, data, DiagnoseRelearn.Options())
+    strategy = DiagnoseRelearn(model, DataInfo.of(data), DiagnoseRelearn.Options())
     with torch.no_grad():
         for p in model.parameters():
             p += 0.3 * torch.randn_like(p)
@@ -144,7 +145,7 @@ def test_the_share_follows_the_gap_in_purity(make_data, make_model, make_stepper
 def test_a_modality_that_validation_lacks_is_left_as_it_is(make_data, make_model, make_stepper):
     data = make_data()
     strategy, stepper = _at_occasion(data, make_model, make_stepper)
-    stepper.valid = [batch.mask(["a"]) for batch in stepper.valid]
+    stepper._valid = [batch.mask(["a"]) for batch in stepper.valid]
     before = [p.detach().clone() for p in strategy.model.encoders["b"].parameters()]
     strategy.on_epoch_end(stepper)
     after = strategy.model.encoders["b"].parameters()
@@ -162,7 +163,7 @@ def test_only_when_due(make_data, make_model, make_stepper):
 
 def test_samples_are_limited_evenly(make_data, make_model):
     data = make_data()
-    strategy = DiagnoseRelearn(make_model(data), data, DiagnoseRelearn.Options(limit=4))
+    strategy = DiagnoseRelearn(make_model(data), DataInfo.of(data), DiagnoseRelearn.Options(limit=4))
     features = torch.tensor([0.0] * 9 + [5.0]).unsqueeze(1)
     target = torch.tensor([0, 2, 2, 0, 2, 2, 0, 2, 2, 1])
     # Every third, 0 3 6 9, is pure; the whole is not.
@@ -173,8 +174,8 @@ def test_samples_are_limited_evenly(make_data, make_model):
 
 def test_initial_weights_are_kept_in_the_state(make_data, make_model):
     data = make_data()
-    strategy = DiagnoseRelearn(make_model(data, seed=0), data, DiagnoseRelearn.Options())
-    other = DiagnoseRelearn(make_model(data, seed=1), data, DiagnoseRelearn.Options())
+    strategy = DiagnoseRelearn(make_model(data, seed=0), DataInfo.of(data), DiagnoseRelearn.Options())
+    other = DiagnoseRelearn(make_model(data, seed=1), DataInfo.of(data), DiagnoseRelearn.Options())
     assert not torch.equal(strategy.initial_a, other.initial_a)
     other.load_state_dict(strategy.state_dict())
     assert torch.equal(strategy.initial_a, other.initial_a)

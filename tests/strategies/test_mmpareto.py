@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.mmpareto import MMPareto, combined, joint_share
@@ -104,7 +105,7 @@ def test_gradients_of_a_step_against_separate_backward_passes(make_data, make_mo
         m: gradients(lambda output, m=m: unimodal_losses(data.task, output, batch)[f"task_{m}"])
         for m in data.modalities
     }
-    strategy = MMPareto(make_model(data), data, MMPareto.Options(rescale=rescale))
+    strategy = MMPareto(make_model(data), DataInfo.of(data), MMPareto.Options(rescale=rescale))
     strategy.step(batch, make_stepper(strategy, [batch], loss_scale=1.0))
     result = {name: p.grad for name, p in strategy.model.named_parameters()}
     for name, gradient in result.items():
@@ -124,7 +125,7 @@ def test_gradients_accumulate_and_scale(make_data, make_model, make_stepper):
     batches = data.train.batches(20)
 
     def gradients(picked, **settings):
-        strategy = MMPareto(make_model(data), data, MMPareto.Options())
+        strategy = MMPareto(make_model(data), DataInfo.of(data), MMPareto.Options())
         stepper = make_stepper(strategy, picked, **settings)
         for batch in picked:
             strategy.step(batch, stepper)
@@ -141,7 +142,7 @@ def test_gradients_accumulate_and_scale(make_data, make_model, make_stepper):
 def test_a_modality_absent_from_a_batch_does_not_stop_the_others(make_data, make_model, make_stepper):
     data = make_data((6, 5, 4))
     batch = data.train.__getitems__(list(range(10))).mask(["a", "c"])
-    strategy = MMPareto(make_model(data), data, MMPareto.Options())
+    strategy = MMPareto(make_model(data), DataInfo.of(data), MMPareto.Options())
     strategy.step(batch, make_stepper(strategy, [batch]))
     grads = {m: [p.grad for p in strategy.model.encoders[m].parameters()] for m in data.modalities}
     assert all(not g.any() for g in grads["b"])
@@ -151,7 +152,7 @@ def test_a_modality_absent_from_a_batch_does_not_stop_the_others(make_data, make
 
 def test_conflicts_are_counted(make_data, make_model, make_stepper):
     data = make_data()
-    strategy = MMPareto(make_model(data), data, MMPareto.Options())
+    strategy = MMPareto(make_model(data), DataInfo.of(data), MMPareto.Options())
     make_stepper(strategy, data.train.batches(10)).fit(1)
     assert strategy.steps == 4
     assert set(strategy.metrics()) == {"conflicts_a", "conflicts_b"}

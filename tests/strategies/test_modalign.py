@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch.nn import functional
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.information import conditional_nce, pair_masks
 from modalign.models.readout import context_aware_readout
@@ -21,7 +23,7 @@ def build(make_data, make_model, make_stepper):
 
     def make(widths=(6, 5), missing=0.0, progress=0.5, **options):
         data = make_data(widths, missing=missing, samples=24)
-        strategy = ModAlign(make_model(data), data, ModAlignOptions(**{"memory": 0} | options))
+        strategy = ModAlign(make_model(data), DataInfo.of(data), ModAlignOptions(**{"memory": 0} | options))
         stepper = make_stepper(strategy, data.train.batches(24), data.valid.batches(16), epochs=100)
         stepper.step_index = int(100 * progress)
         return strategy, stepper, data.train.batches(24)[0]
@@ -204,20 +206,20 @@ def test_class_names_embed_the_context(make_data, make_model, make_stepper, tmp_
     np.save(tmp_path / "names.npy", np.eye(3, 4, dtype=np.float32))
     for softness in (0.0, 0.5):
         options = ModAlignOptions(class_names=str(tmp_path / "names.npy"), softness=softness)
-        strategy = ModAlign(make_model(data), data, options)
+        strategy = ModAlign(make_model(data), DataInfo.of(data), options)
         stepper = make_stepper(strategy, data.train.batches(24), epochs=2)
-        assert all(torch.isfinite(v) for losses in stepper.fit() for v in losses.values())
+        assert all(math.isfinite(v) for losses in stepper.fit() for v in losses.values())
     np.save(tmp_path / "short.npy", np.eye(2, 4, dtype=np.float32))
     with pytest.raises(InputError, match="expected one row for each of 3 classes"):
-        ModAlign(make_model(data), data, ModAlignOptions(class_names=str(tmp_path / "short.npy")))
+        ModAlign(make_model(data), DataInfo.of(data), ModAlignOptions(class_names=str(tmp_path / "short.npy")))
 
 
 def test_bad_contexts_are_refused(make_data, make_model):
     data = make_data()
     with pytest.raises(InputError, match="unknown context 'lable'; did you mean 'label'"):
-        ModAlign(make_model(data), data, ModAlignOptions(context="lable"))
+        ModAlign(make_model(data), DataInfo.of(data), ModAlignOptions(context="lable"))
     with pytest.raises(InputError, match="unknown context column"):
-        ModAlign(make_model(data), data, ModAlignOptions(context="column:site"))
+        ModAlign(make_model(data), DataInfo.of(data), ModAlignOptions(context="column:site"))
 
 
 def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):

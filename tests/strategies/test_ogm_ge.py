@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modalign.data.batch import Modality
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.encoders import build_encoder
 from modalign.strategies.ogm_ge import (
@@ -70,7 +71,7 @@ def test_noise_has_the_spread_of_the_unmodulated_gradient_and_nothing_else():
 
 def test_noise_is_drawn_alike_by_all_processes_and_differently_for_each_tensor(make_data, make_model, make_stepper):
     data = make_data()
-    strategy = OgmGe(make_model(data), data, OgmGe.Options())
+    strategy = OgmGe(make_model(data), DataInfo.of(data), OgmGe.Options())
     stepper = make_stepper(strategy, data.train.batches(10))
     draw = [torch.randn(5, generator=strategy._generator(stepper, i, stepper.device)) for i in (0, 0, 1)]
     assert torch.equal(draw[0], draw[1])
@@ -86,7 +87,7 @@ def test_parts_of_the_logits_are_those_of_the_paper(make_data, make_model, fusio
     data = make_data((6, 5, 4))
     model = make_model(data, fusion=fusion)
     nn.init.normal_(model.head.bias)
-    strategy = OgmGe(model, data, OgmGe.Options())
+    strategy = OgmGe(model, DataInfo.of(data), OgmGe.Options())
     batch = data.train.__getitems__(list(range(12)))
     features = model.encode(batch)
     if fusion == "concat":
@@ -104,7 +105,7 @@ def test_only_encoder_weights_are_scaled_and_by_their_own_coefficient(make_data,
     batch = data.train.__getitems__(list(range(20)))
     plain = make_model(data)
     data.task.loss(plain(batch).logits, batch.target).backward()
-    strategy = OgmGe(make_model(data), data, OgmGe.Options(noise=False))
+    strategy = OgmGe(make_model(data), DataInfo.of(data), OgmGe.Options(noise=False))
     stepper = make_stepper(strategy, [batch])
     strategy.step(batch, stepper)
     strategy.before_update(stepper)
@@ -124,7 +125,7 @@ def test_accumulated_batches_count_together(make_data, make_model, make_stepper)
     data = make_data()
 
     def coefficient(size: int, accumulate: int):
-        strategy = OgmGe(make_model(data), data, OgmGe.Options())
+        strategy = OgmGe(make_model(data), DataInfo.of(data), OgmGe.Options())
         make_stepper(strategy, data.train.batches(size), accumulate=accumulate, lr=0.0).fit(1)
         assert not strategy.evidence.any()
         return strategy.coefficient
@@ -134,7 +135,7 @@ def test_accumulated_batches_count_together(make_data, make_model, make_stepper)
 
 def test_after_its_share_of_the_epochs_it_is_joint_training(make_data, make_model, make_stepper):
     data = make_data()
-    strategy = OgmGe(make_model(data), data, OgmGe.Options(until=0.5))
+    strategy = OgmGe(make_model(data), DataInfo.of(data), OgmGe.Options(until=0.5))
     stepper = make_stepper(strategy, data.train.batches(10), epochs=100)
     stepper.epoch = 50
     assert strategy._active(stepper)
@@ -190,7 +191,7 @@ def test_an_encoder_without_weights_is_refused(make_data, make_model):
     model = make_model(data)
     model.encoders["b"] = nn.Identity()
     with pytest.raises(InputError, match="nothing to modulate in the encoder of b"):
-        OgmGe(model, data, OgmGe.Options())
+        OgmGe(model, DataInfo.of(data), OgmGe.Options())
 
 
 def test_trains_on_every_small_case(check_trains):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.strategies.pmr import (
     Pmr,
@@ -83,7 +84,7 @@ def test_prototypes_blend_keep_and_overwrite():
 
 
 def _strategy(data, make_model, **options):
-    return Pmr(make_model(data), data, Pmr.Options(**options))
+    return Pmr(make_model(data), DataInfo.of(data), Pmr.Options(**options))
 
 
 def test_prototypes_are_class_means_of_those_present(make_data, make_model, make_stepper):
@@ -168,7 +169,7 @@ def test_distances_of_different_widths_are_made_comparable(make_data, make_model
         model.encoders["b"] = torch.nn.Sequential(model.encoders["a"], _Repeat())
     data.train.inputs["b"] = data.train.inputs["a"]
     model.standardize["b"] = model.standardize["a"]
-    strategy = Pmr(model, data, Pmr.Options(share=1.0))
+    strategy = Pmr(model, DataInfo.of(data), Pmr.Options(share=1.0))
     stepper = make_stepper(strategy, data.train.batches(10))
     strategy.on_train_start(stepper)
     features = model.encode(stepper.batches[0])

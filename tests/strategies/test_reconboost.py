@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.strategies.reconboost import (
     ReconBoost,
@@ -88,7 +89,7 @@ def test_turns():
 
 
 def _strategy(data, make_model, **options):
-    return ReconBoost(make_model(data), data, ReconBoost.Options(**options))
+    return ReconBoost(make_model(data), DataInfo.of(data), ReconBoost.Options(**options))
 
 
 def test_losses_of_a_boosting_step_against_loops(make_data, make_model, make_stepper):
@@ -152,7 +153,7 @@ def test_norm_statistics_of_encoders_out_of_turn_stay(make_data, make_model, mak
     for m in data.modalities:
         norms[m] = nn.BatchNorm1d(8)
         model.encoders[m] = nn.Sequential(model.encoders[m], norms[m])
-    strategy = ReconBoost(model, data, ReconBoost.Options())
+    strategy = ReconBoost(model, DataInfo.of(data), ReconBoost.Options())
     stepper = make_stepper(strategy, data.train.batches(10))
     strategy.step(stepper.batches[0], stepper)
     assert not norms["b"].running_mean.any()
@@ -175,7 +176,7 @@ def test_only_what_is_trained_is_given_to_the_optimizer(make_data, make_model):
 def test_encoders_of_different_widths_are_projected(make_data, make_model, make_stepper):
     data = make_data()
     model = make_model(data, encoders={"a": {"width": 4}, "b": {"width": 7}})
-    strategy = ReconBoost(model, data, ReconBoost.Options(hidden=16))
+    strategy = ReconBoost(model, DataInfo.of(data), ReconBoost.Options(hidden=16))
     make_stepper(strategy, data.train.batches(10)).fit()
     assert strategy.shared[0].in_features == 16
     assert strategy(data.test.__getitems__([0, 1])).logits.shape == (2, 3)

@@ -9,8 +9,9 @@ import numpy as np
 from modalign.data.dataset import Split
 from modalign.recipes import load_recipe
 from modalign.strategies.base import Strategy
+from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
-from modalign.training.trainer import load_run, train
+from modalign.training.train import train
 
 DIRECTIONS = 10
 
@@ -23,7 +24,7 @@ def test_the_pull_raises_what_modalities_share_given_the_label(tmp_path: Path) -
 
 def _shared_given_label(folder: Path, alpha: float) -> float:
     train(load_recipe("digits"), "modalign", options={"alpha": alpha}, out=folder, quiet=True)
-    strategy, data, _ = load_run(folder)
+    strategy, data, _ = load_with_data(folder)
     return canonical_information(_within_class(strategy, data.train), _within_class(strategy, data.test))
 
 

@@ -30,10 +30,11 @@ from modalign.models.backbones import Backbone, build_backbone
 from modalign.models.multimodal import MultimodalModel
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training import feature_cache
+from modalign.training.build import load_with_data
 from modalign.training.feature_cache import FeatureFile
 from modalign.training.progress import Display
-from modalign.training.run import Run
-from modalign.training.trainer import load_run, train
+from modalign.training.run import RunFolder
+from modalign.training.train import train
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
 BERT = {
@@ -81,7 +82,7 @@ def recipe(image: dict[str, Any] | None = None, text: dict[str, Any] | None = No
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = Run(folder).load("last")["strategy"]
+    found: dict[str, torch.Tensor] = RunFolder(folder).load("last")["strategy"]
     return found
 
 
@@ -381,17 +382,17 @@ def test_a_resumed_run_keeps_the_weights_it_began_with(
     """The folder of the pretrained weights was overwritten meanwhile."""
     settings = recipe(pretrained(0), {"name": "text"}, epochs=3)
     train(settings, "joint", out=tmp_path / "straight", data=make(), quiet=True)
-    log = Run.log
+    log = RunFolder.log
 
-    def stop(self: Run, record: dict[str, Any]) -> None:
+    def stop(self: RunFolder, record: dict[str, Any]) -> None:
         if record["epoch"] == 1:
             raise KeyboardInterrupt
         log(self, record)
 
-    monkeypatch.setattr(Run, "log", stop)
+    monkeypatch.setattr(RunFolder, "log", stop)
     with pytest.raises(KeyboardInterrupt):
         train(settings, "joint", out=tmp_path / "run", data=make(), quiet=True)
-    monkeypatch.setattr(Run, "log", log)
+    monkeypatch.setattr(RunFolder, "log", log)
     pretrained(1)
     train(settings, "joint", out=tmp_path / "run", resume=True, data=make(), quiet=True)
     assert_same_run(tmp_path / "run", tmp_path / "straight")
@@ -406,7 +407,7 @@ def test_a_cached_run_in_use(tmp_path: Path) -> None:
     )  # fmt: skip
     settings = dataclasses.replace(recipe(), data=source)
     result = train(settings, "joint_unimodal", out=tmp_path / "run", quiet=True)
-    strategy, data, _ = load_run(tmp_path / "run")
+    strategy, data, _ = load_with_data(tmp_path / "run")
     with np.load(tmp_path / "run" / "predictions_test.npz") as kept:
         expected = pd.DataFrame(np.exp(kept["scores"]), index=kept["ids"])
     with torch.no_grad():
@@ -428,7 +429,7 @@ def test_a_run_from_before_the_setting_loads_and_goes_on(tmp_path: Path, rows: d
     plain = yaml.safe_load(path.read_text())
     del plain["recipe"]["training"]["cache_features"]
     path.write_text(yaml.safe_dump(plain))
-    assert load_run(tmp_path / "run", data=make())[2].recipe.training.cache_features
+    assert load_with_data(tmp_path / "run", data=make())[2].recipe.training.cache_features
     (tmp_path / "run" / "done").unlink()
     for cached in (True, False):
         train(recipe(cache_features=cached), "joint", out=tmp_path / "run", resume=True, data=make(), quiet=True)

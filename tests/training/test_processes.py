@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.data.tables.arrays import from_arrays
 from modalign.strategies import strategy_names
+from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
-from modalign.training.run import Run, RunSpec
-from modalign.training.trainer import _train
+from modalign.training.run import RunFolder, RunSpec
+from modalign.training.train import _train
 
 PICTURES = {"name": "resnet18", "config": {"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}, "frozen": True}
 
@@ -32,7 +34,9 @@ def picture_data() -> MultimodalData:
 def train_all(devices: Devices, cases: list, folder: str) -> None:
     """Train every case in the processes at hand (one launch for all: starting processes is what costs)."""
     for name, strategy, options, data, recipe in cases:
-        _train(devices, RunSpec(strategy, 0, recipe, options), data, f"{folder}/{name}", True, True)
+        spec = RunSpec(strategy, 0, recipe, options)
+        built = build_strategy(spec, DataInfo.of(data), data.train)
+        _train(devices, spec, built, data, True, f"{folder}/{name}", True, True)
 
 
 def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
@@ -54,7 +58,7 @@ def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
     Devices("cpu", 2).launch(train_all, cases, str(tmp_path / "two"))
     different = []
     for name, *_ in cases:
-        one, two = (Run(tmp_path / n / name).load("last")["strategy"] for n in ("one", "two"))
+        one, two = (RunFolder(tmp_path / n / name).load("last")["strategy"] for n in ("one", "two"))
         for key in one:
             if not torch.allclose(one[key].double(), two[key].double(), rtol=1e-3, atol=1e-5):
                 different.append((name, key, float((one[key].double() - two[key].double()).abs().max())))

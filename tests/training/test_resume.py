@@ -15,14 +15,14 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from modalign.errors import Interrupted
-from modalign.training.run import Run
-from modalign.training.trainer import train
+from modalign.training.run import RunFolder
+from modalign.training.train import train
 
 SETTINGS = {"epochs": 5, "batch_size": 8, "checkpoint_minutes": 1e-5}  # a checkpoint after every step
 
 
 def end_state(folder: Path) -> dict[str, torch.Tensor]:
-    return Run(folder).load("last")["strategy"]
+    return RunFolder(folder).load("last")["strategy"]
 
 
 def assert_equal_runs(first: Path, second: Path) -> None:
@@ -30,7 +30,7 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
     logs = [
-        [{k: v for k, v in record.items() if k != "seconds"} for record in Run(folder).metrics()]
+        [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder(folder).metrics()]
         for folder in (first, second)
     ]
     assert logs[0] == logs[1]
@@ -48,16 +48,16 @@ def die_at(save: int, fraction: float) -> None:
     Counted in checkpoints, so that a fast machine is killed as often as a slow one; the kernel's alarm, left to its
     default, ends the process as SIGKILL does: no Python runs after it.
     """
-    write, times = Run.save, [time.monotonic()]
+    write, times = RunFolder.save, [time.monotonic()]
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
-    def counting(self: Run, name: str, state: dict) -> None:
+    def counting(self: RunFolder, name: str, state: dict) -> None:
         write(self, name, state)
         times.append(time.monotonic())
         if len(times) == save + 1:
             signal.setitimer(signal.ITIMER_REAL, 1e-6 + fraction * (times[-1] - times[-2]))
 
-    Run.save = counting  # type: ignore[method-assign]
+    RunFolder.save = counting  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("strategy", ["modalign", "reconboost"])

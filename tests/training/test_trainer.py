@@ -11,12 +11,13 @@ import torch
 
 from modalign.errors import Diverged, InputError
 from modalign.strategies import strategy_names
-from modalign.training.run import Run
-from modalign.training.trainer import load_run, train
+from modalign.training.build import load_with_data
+from modalign.training.run import RunFolder
+from modalign.training.train import train
 
 
 def parameters(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return Run(folder).load(name)["strategy"]
+    return RunFolder(folder).load(name)["strategy"]
 
 
 def test_one_seed_gives_one_run(small_data, small_recipe, tmp_path):
@@ -31,11 +32,13 @@ def test_one_seed_gives_one_run(small_data, small_recipe, tmp_path):
 
 
 def test_every_method_starts_from_the_same_network(small_data, small_recipe):
+    from modalign.data.info import DataInfo
+    from modalign.training.build import build_strategy
     from modalign.training.run import RunSpec
-    from modalign.training.trainer import build_strategy
 
+    info = DataInfo.of(small_data())
     first, *others = (
-        build_strategy(RunSpec(name, 5, small_recipe()), small_data()).model.state_dict() for name in strategy_names()
+        build_strategy(RunSpec(name, 5, small_recipe()), info).model.state_dict() for name in strategy_names()
     )
     for other in others:
         assert all(torch.equal(first[k], other[k]) for k in first)
@@ -44,11 +47,11 @@ def test_every_method_starts_from_the_same_network(small_data, small_recipe):
 def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
     data = small_data()
     result = train(small_recipe(), "modalign", seed=1, out=tmp_path / "run", data=data, quiet=True)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     assert run.done
     assert {p.name for p in run.folder.iterdir()} == {
-        "recipe.yaml", "environment.json", "data.json", "metrics.jsonl", "checkpoints", "predictions_valid.npz",
-        "predictions_test.npz", "result.json", "done",
+        "recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "checkpoints",
+        "predictions_valid.npz", "predictions_test.npz", "result.json", "done",
     }  # fmt: skip
     assert [record["epoch"] for record in run.metrics()] == [0, 1]
     assert {"critic", "task", "task_m0", "task_m1"} == set(run.metrics()[0]["train"])
@@ -67,9 +70,9 @@ def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
 def test_the_selected_epoch_is_the_best_on_validation_and_can_be_loaded(small_data, small_recipe, tmp_path):
     data = small_data()
     result = train(small_recipe(epochs=6), "joint", out=tmp_path / "run", data=data, quiet=True)
-    history = [(r["valid"]["accuracy"], -r["valid"]["nll"]) for r in Run(tmp_path / "run").metrics()]
+    history = [(r["valid"]["accuracy"], -r["valid"]["nll"]) for r in RunFolder(tmp_path / "run").metrics()]
     assert result["selected_epoch"] == max(range(6), key=history.__getitem__)
-    strategy, _, spec = load_run(tmp_path / "run", data=data)
+    strategy, _, spec = load_with_data(tmp_path / "run", data=data)
     assert spec.strategy == "joint"
     batch = data.valid.__getitems__(list(range(len(data.valid))))
     with torch.no_grad():
@@ -117,7 +120,7 @@ def test_encoder_learning_rate_of_zero_freezes(small_data, small_recipe, tmp_pat
     key = next(k for k in frozen if k.startswith("model.encoders.m0") and frozen[k].ndim == 2)
     torch.manual_seed(0)
     assert not torch.equal(frozen[key], moved[key])
-    best = Run(tmp_path / "run").load("best")["strategy"]
+    best = RunFolder(tmp_path / "run").load("best")["strategy"]
     assert torch.equal(frozen[key], best[key])
 
 
@@ -158,10 +161,10 @@ def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_checkpoin
     ) as error:
         train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
     assert "--training.lr" in str(error.value)
-    state = Run(tmp_path / "run").load("last")
+    state = RunFolder(tmp_path / "run").load("last")
     assert state["state"]["epoch"] == 1
     assert all(torch.isfinite(v).all() for v in state["strategy"].values())
-    assert not Run(tmp_path / "run").done
+    assert not RunFolder(tmp_path / "run").done
 
 
 def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, small_recipe, tmp_path):
@@ -174,7 +177,7 @@ def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, 
     (tmp_path / "breaks.py").write_text(code)
     with pytest.raises(Diverged, match="outputs on validation are no longer finite after epoch 2"):
         train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
-    assert Run(tmp_path / "run").load("last")["state"]["epoch"] == 1
+    assert RunFolder(tmp_path / "run").load("last")["state"]["epoch"] == 1
 
 
 def test_bad_input_is_said_before_anything_is_written(small_data, small_recipe, tmp_path):

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from modalign.data.dataset import MultimodalData
+from modalign.data.samples import describe_inputs, read_samples
 from modalign.errors import DataError, SettingsError, unknown
 from modalign.settings import DataSettings
+
+__all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "load_path", "read_samples"]
 
 DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "synthetic")
 """The data sets of the package: modules of ``modalign.data.datasets`` with a function ``load``."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.errors import Diverged, InputError, RunsFailed
 from modalign.evaluation.metrics import higher_is_better
@@ -18,8 +19,9 @@ from modalign.experiments.display import BenchDisplay
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy, make_options
-from modalign.training.run import Run, RunSpec, differences
-from modalign.training.trainer import check, run_spec
+from modalign.training.build import build_strategy, check_run, resolve
+from modalign.training.run import RunFolder, RunSpec, differences
+from modalign.training.train import train_spec
 
 _TUNE_SEED = 1000  # the search uses other seeds than the final runs
 LR_FACTORS = (
@@ -212,9 +214,9 @@ def _validation(jobs: Iterable[Job]) -> tuple[float, float]:
     """Mean score on validation, larger better, and among equals the lower loss; a diverged run counts as the worst."""
     scores, losses = [], []
     for job in jobs:
-        if not Run(job.folder).done:
+        if not RunFolder(job.folder).done:
             return float("-inf"), float("-inf")
-        result = Run(job.folder).result()
+        result = RunFolder(job.folder).result()
         metric, valid = result["metric"], result["metrics"]["valid"]
         scores.append(valid[metric] if higher_is_better(metric) else -valid[metric])
         losses.append(-valid.get("nll", 0.0))
@@ -229,7 +231,7 @@ class _Pool:
 
     def run(self, jobs: list[Job], title: str) -> list[str]:
         """Run those that are not done; returns what failed, one line each."""
-        waiting = [job for job in jobs if not Run(job.folder).done and not _given_up(job)]
+        waiting = [job for job in jobs if not RunFolder(job.folder).done and not _given_up(job)]
         failed = []
         with BenchDisplay(title, waiting, len(jobs) - len(waiting), self.quiet) as display:
             for job, problem in side_by_side(_execute, waiting, self.jobs):
@@ -242,7 +244,7 @@ class _Pool:
 def _execute(job: Job) -> tuple[Job, str | None]:
     """Train one job, perhaps in a worker; what diverges is a result, not an accident."""
     try:
-        run_spec(job.spec, job.folder, resume=True, test=job.test, quiet=True)
+        train_spec(job.spec, job.folder, resume=True, test=job.test, quiet=True)
     except Diverged as error:
         (job.folder / "diverged.txt").write_text(str(error))
         return job, str(error)
@@ -273,8 +275,10 @@ def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int) -> Non
         raise InputError(f"given twice: {', '.join(repeated)}; expected every strategy once")
     for recipe in recipes.values():
         data = load_data(recipe.data)
+        info = DataInfo.of(data)
         for row in rows:
-            check(_spec(recipe, row, 0, Setting(recipe.training.lr)), data)
+            spec = _spec(recipe, row, 0, Setting(recipe.training.lr))
+            check_run(spec, data, build_strategy(spec, info, objects=resolve(spec)))
 
 
 def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, tuned: int) -> None:

@@ -25,9 +25,9 @@ from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
 from modalign.evaluation.information import Reference
 from modalign.strategies import Strategy
+from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
-from modalign.training.run import Run
-from modalign.training.trainer import load_run
+from modalign.training.run import RunFolder
 
 _BATCH = 128
 
@@ -68,13 +68,13 @@ def evaluate_run(
     Raises:
         InputError: the folder is no finished run, its data cannot be loaded, or there is no such split or column.
     """
-    run = Run(folder)
+    run = RunFolder(folder)
     run.result()
     if split not in ("test", "valid"):
         raise unknown("split", split, ("test", "valid"))
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    strategy, data, _ = load_run(folder, data=data)
+    strategy, data, _ = load_with_data(folder, data=data)
     samples = data.test if split == "test" else data.valid
     columns = {} if context == "class" else {context: _contexts(samples, context)}
     whole = outputs(strategy, samples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,21 @@ import pandas as pd
 from torch import Tensor
 
 from modalign.data.batch import Output
-from modalign.data.dataset import MultimodalData
-from modalign.data.tables.arrays import ArraySplit, new_samples
-from modalign.data.tables.files import TABLES, read_arrays, read_table, table_arrays
+from modalign.data.samples import read_samples
+from modalign.data.tables.array_split import ArraySplit
 from modalign.data.task import Task
-from modalign.errors import unknown
-from modalign.strategies import Strategy
+from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
-from modalign.training.portable import preparations, rebuild
-from modalign.training.run import Run
-from modalign.training.trainer import build_strategy, restore, spec_from_plain
-
-_BATCH = 128
+from modalign.training.run import RunFolder
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained strategy that needs no training data, as ``load_trained`` gives it."""
-
-    strategy: Strategy
-    data: MultimodalData
-    described: dict[str, Any]
-
-
-def load_trained(folder: str | Path, checkpoint: str = "best") -> Trained:
-    """The trained strategy of a run, rebuilt from the run folder alone.
-
-    Raises:
-        InputError: the folder is no run, or has no such checkpoint.
-    """
-    run = Run(folder)
-    spec = spec_from_plain(run.spec())
-    state = run.load(checkpoint)
-    described = run.data()
-    data = rebuild(described)
-    strategy = build_strategy(spec, data, standardize=False)
-    restore(strategy, state, folder)
-    return Trained(strategy.eval(), data, described)
-
-
-def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | None = None) -> pd.DataFrame:
-    """Predictions of a run for new samples, with confidence and the evidence of each modality.
+def predict(run: str | Path | Trained, source: Any, modalities: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the predictions of a run for new samples, with confidence and the evidence of each modality.
 
     Args:
-        folder: the run.
-        source: ``.npz``, Parquet or CSV with the run's modalities under their names (labels are not needed). A modality
+        run: the run folder, or a trained strategy as ``load_trained`` gives it.
+        source: new samples, labels not needed (see ``data.samples.read_samples``): arrays, a table, a manifest of raw
+            files or a prepared folder, by path; or arrays, a data frame, a torch data set or loader at hand. A modality
             that is not there, and a row of it that is NaN or empty throughout, counts as missing.
         modalities: use only these, as if the others were missing.
 
@@ -67,40 +36,24 @@ def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | 
 
     Raises:
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
-            another shape.
+            another shape or that cannot be read; all of these are named.
     """
-    run = Run(folder)
-    run.spec()
-    run.result()
-    trained = load_trained(folder)
-    known = list(trained.data.modalities)
-    for name in modalities or ():
-        if name not in known:
-            raise unknown("modality", name, known)
-    arrays = _given(Path(source), known)
-    ids = [str(i) for i in arrays["id"]] if "id" in arrays else None
-    split = new_samples(arrays, preparations(trained.described), ids)
-    found = outputs(trained.strategy, split, modalities)
-    return _table(trained, split, found)
-
-
-def _given(source: Path, known: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of a file, joined to modalities where it is a table; those that are not there are left out."""
-    if source.suffix not in TABLES:
-        return read_arrays(source)
-    table = read_table(source)
-    columns = [str(name) for name in table.columns]
-    there = [m for m in known if any(c == m or c.startswith((f"{m}_", f"{m}.")) for c in columns)]
-    return table_arrays(table, there)
+    if not isinstance(run, Trained):
+        folder = RunFolder(run)
+        folder.spec()
+        folder.result()
+        run = load_trained(run)
+    split = read_samples(source, run.inputs, modalities)
+    return _table(run, split, outputs(run.strategy, split, modalities))
 
 
 def _table(trained: Trained, split: ArraySplit, found: Output) -> pd.DataFrame:
-    task = trained.data.task
+    task = trained.info.task
     scores = task.log_probability(trained.strategy.predict(found))
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
     if task.kind == "classification":
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}
-    for m, name in enumerate(trained.data.modalities):
+    for m, name in enumerate(trained.info.modalities):
         here = found.present[:, m].numpy()
         columns[f"{name}_present"] = here
         if trained.strategy.trains_unimodal:

@@ -18,9 +18,9 @@ from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
+from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
-from modalign.training.run import Run, write_whole
-from modalign.training.trainer import load_run
+from modalign.training.run import RunFolder, write_whole
 
 ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # The model at the end of training: one selected on validation hides what too strong an alignment does to it.
@@ -85,12 +85,12 @@ def run_tradeoff(
         for (alpha, margin), row in rows.items()
         for seed in range(seeds)
     ]
-    trained = [one for one in wanted if Run(one.folder).done]
+    trained = [one for one in wanted if RunFolder(one.folder).done]
     if not trained:
         raise RunsFailed("no run of the sweep came to its end:", failed)
     _measure_all([one for one in trained if one.kept() is None], len(trained), jobs or default_jobs(), quiet)
     default = recipe.strategies.get("modalign", {}).get("alpha", load_strategy("modalign").Options().alpha)
-    metric = Run(trained[0].folder).result()["metric"]
+    metric = RunFolder(trained[0].folder).result()["metric"]
     content = {
         "default": default,
         "metric": metric,
@@ -124,7 +124,7 @@ class _Measurement:
 
     def measure(self) -> _Measurement:
         """Measure and keep; returns itself."""
-        strategy, data, _ = load_run(self.folder, _CHECKPOINT)
+        strategy, data, _ = load_with_data(self.folder, _CHECKPOINT)
         found = outputs(strategy, data.test)
         given = Complete.of(
             {m: z.numpy() for m, z in found.features.items()},
@@ -145,7 +145,7 @@ class _Measurement:
         measured = self.kept()
         assert measured is not None
         values = {name: measured[name] for name in ("fusibility", "complementarity")}
-        values["accuracy"] = Run(self.folder).result()["metrics"][_METRICS][metric]
+        values["accuracy"] = RunFolder(self.folder).result()["metrics"][_METRICS][metric]
         return [
             {"alpha": self.alpha, "margin": margin == "gradient", "seed": self.seed, **values}
             for margin in (("gradient", "none") if self.alpha == 0 else (self.margin,))

@@ -142,8 +142,9 @@ def build_backbone(
     frozen: bool = False,
     gradient_checkpointing: bool = False,
     project: int | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A ``transformers`` network for ``modality``.
+    """Return a ``transformers`` network for ``modality``.
 
     From scratch, ResNets start from Kaiming-normal convolutions (fan-out) and batch norms of one and zero,
     transformers from their own scheme.
@@ -160,6 +161,7 @@ def build_backbone(
             ``pretrained``.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
         project: add a linear layer to this many features; None keeps the network's own width.
+        network: its whole configuration, as a run keeps it: built from that alone, without weights.
 
     Raises:
         InputError: the weights cannot be found, an unknown configuration entry, or an input that the network
@@ -172,7 +174,10 @@ def build_backbone(
             f"backbone {name!r}: 'config' changes a network with random weights, but 'pretrained' is set. "
             "Leave one of them out."
         )
-    net = _load(name, pretrained) if pretrained else _scratch(modality, name, config or {})
+    if network is not None:
+        net = _configured(network)
+    else:
+        net = _load(name, pretrained) if pretrained else _scratch(modality, name, config or {})
     _check_fit(modality, name, net)
     if modality.kind in ("image", "clip"):
         _adapt_channels(net, modality.shape[-3])
@@ -208,6 +213,15 @@ def _scratch(modality: Modality, name: str, changes: Mapping[str, Any]) -> nn.Mo
     fitting = {key: value for key, value in _fitting(modality).items() if key in known}
     config = AutoConfig.for_model(kind, **{**base, **fitting, **changes})
     net: nn.Module = AutoModel.from_config(config)
+    return net
+
+
+def _configured(network: Mapping[str, Any]) -> nn.Module:
+    """The network of a configuration as ``to_dict`` gives it, its weights at random."""
+    from transformers import AutoConfig, AutoModel
+
+    entries = {key: value for key, value in network.items() if key not in _DERIVED}
+    net: nn.Module = AutoModel.from_config(AutoConfig.for_model(network["model_type"], **entries))
     return net
 
 

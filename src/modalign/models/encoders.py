@@ -8,6 +8,7 @@ pretrained networks are in :mod:`modalign.models.backbones`, which is imported o
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import math
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from modalign.data.batch import Modality
 from modalign.data.dataset import Split
-from modalign.errors import InputError, unknown
+from modalign.errors import InputError, SettingsError, unknown
 
 
 class Standardize(nn.Module):
@@ -357,8 +358,13 @@ _BACKBONES: dict[str, tuple[str, ...]] = {
 }
 
 
-def build_encoder(modality: Modality, width: int, settings: Mapping[str, Any] | None = None) -> nn.Module:
-    """The encoder of a modality.
+def build_encoder(
+    modality: Modality,
+    width: int,
+    settings: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return the encoder of a modality.
 
     Args:
         modality: what is encoded.
@@ -366,6 +372,7 @@ def build_encoder(modality: Modality, width: int, settings: Mapping[str, Any] | 
         settings: ``name`` (by kind where absent: ``mlp``, ``conv`` or ``text``) and the arguments of that
             encoder. ``resnet18``, ``resnet50``, ``vit_b_16``, ``bert_base`` and ``hf:<name or folder>`` are
             the networks of :func:`modalign.models.backbones.build_backbone`.
+        network: configuration of a large network, which is then built without weights: a checkpoint brings them.
 
     Raises:
         InputError: the name is unknown or not for this kind of modality, or an argument does not exist.
@@ -379,6 +386,8 @@ def build_encoder(modality: Modality, width: int, settings: Mapping[str, Any] | 
 
         build: Callable[..., nn.Module] = backbones.build_backbone
         options["name"] = name
+        if network is not None:
+            options |= {"network": network}
     elif name in known:
         build = known[name]
         options.setdefault("width", width)
@@ -387,6 +396,50 @@ def build_encoder(modality: Modality, width: int, settings: Mapping[str, Any] | 
         raise unknown(f"encoder of {modality.kind} modality {modality.name!r}:", name, names)
     check_options(f"encoder {name!r} of modality {modality.name!r}", build, options, given=1)
     return build(modality, **options)
+
+
+def own_encoder(modality: Modality, given: nn.Module | Callable[[Modality], nn.Module]) -> nn.Module:
+    """Return a copy of a module of one's own (or what a function makes) as the encoder of a modality.
+
+    Its number of features is read off its answer to two samples of zeros and kept as ``width``.
+
+    Raises:
+        SettingsError: it is no module, fails on such samples, or answers with something else than (2, D).
+
+    >>> own_encoder(Modality("a", "vector", (5,)), nn.Linear(5, 3)).width
+    3
+    """
+    what = f"encoder of modality {modality.name!r}"
+    made = copy.deepcopy(given) if isinstance(given, nn.Module) else given(modality) if callable(given) else given
+    if not isinstance(made, nn.Module):
+        raise SettingsError(
+            f"{what}: {made!r} is a {type(made).__name__}; expected a torch.nn.Module from (B, "
+            f"{', '.join(map(str, modality.shape))}) to (B, D), such as nn.Sequential(nn.Flatten(), nn.Linear(..., 64))"
+        )
+    zeros = torch.zeros(2, *modality.shape, dtype=torch.long if modality.kind == "text" else torch.float32)
+    mode = made.training
+    try:
+        with torch.no_grad():
+            features = made.eval()(zeros)
+    except Exception as error:
+        raise SettingsError(
+            f"{what}: {type(made).__name__} fails on an input of shape {tuple(zeros.shape)} and type {zeros.dtype} "
+            f"({type(error).__name__}: {error}); expected features (2, D)"
+        ) from error
+    made.train(mode)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+        raise wrong_features(modality.name, made, features, (2, "D"))
+    made.width = features.shape[1]  # type: ignore[assignment]
+    return made
+
+
+def wrong_features(name: str, encoder: nn.Module, found: object, expected: tuple[object, ...]) -> SettingsError:
+    """Return the error for an encoder that gives something else than features of the expected shape."""
+    shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    return SettingsError(
+        f"encoder of modality {name!r}: {type(encoder).__name__} gives {shape}; expected features "
+        f"({', '.join(map(str, expected))}), one row a sample: flatten or average what is left, as by nn.Flatten()"
+    )
 
 
 def check_options(of: str, build: Callable[..., nn.Module], options: Mapping[str, Any], given: int) -> None:

@@ -9,13 +9,15 @@ answer that does not depend on the inputs.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modalign.errors import InputError, unknown
+from modalign.errors import InputError, SettingsError, unknown
 from modalign.models.encoders import check_options
 
 
@@ -263,6 +265,64 @@ FUSIONS: dict[str, Callable[..., Fusion]] = {
     "attention": AttentionFusion,
     "context": ContextFusion,
 }
+
+
+class OwnFusion(Fusion):
+    """Call a module of one's own with the features by modality, zeros where absent, and perhaps ``present``.
+
+    Args:
+        dims: modality name to D_m.
+        module: maps a dict of (B, D_m), and ``present`` (B, M) if its ``forward`` takes two arguments, to (B, W).
+
+    Raises:
+        SettingsError: it fails on two samples of zeros, or gives something else than (2, W).
+    """
+
+    def __init__(self, dims: Mapping[str, int], module: nn.Module) -> None:
+        super().__init__(dims, 0)
+        self.module = module
+        self._takes_present = len(inspect.signature(module.forward).parameters) > 1
+        features = {m: torch.zeros(2, d) for m, d in dims.items()}
+        what, mode = f"fusion {type(module).__name__}", module.training
+        try:
+            with torch.no_grad():
+                fused = self.eval()(features, torch.ones(2, len(dims), dtype=torch.bool))
+        except Exception as error:
+            raise SettingsError(
+                f"{what} fails on features { ({m: tuple(z.shape) for m, z in features.items()}) } "
+                f"({type(error).__name__}: {error}); expected fused features (2, W)"
+            ) from error
+        self.train(mode)
+        if not isinstance(fused, Tensor) or fused.ndim != 2 or len(fused) != 2:
+            shape = tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__
+            raise SettingsError(f"{what} gives {shape} for two samples; expected a tensor (2, W)")
+        self.width = fused.shape[1]
+
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return fused features (B, width)."""
+        masked = dict(zip(self.dims, self._masked(features, present), strict=True))
+        fused: Tensor = self.module(masked, present) if self._takes_present else self.module(masked)
+        return fused
+
+
+def own_fusion(dims: dict[str, int], given: nn.Module | Callable[[dict[str, int]], nn.Module]) -> Fusion:
+    """Return a copy of a module of one's own (or what a function makes of the D_m) as the fusion.
+
+    >>> class Mean(nn.Module):
+    ...     def forward(self, features):
+    ...         return sum(features.values()) / len(features)
+    >>> own_fusion({"a": 4, "b": 4}, Mean()).width
+    4
+    """
+    made = copy.deepcopy(given) if isinstance(given, nn.Module) else given(dims) if callable(given) else given
+    if not isinstance(made, nn.Module):
+        raise SettingsError(
+            f"fusion {made!r} is a {type(made).__name__}; expected a torch.nn.Module that takes a dict of features "
+            "(B, D_m) by modality and gives (B, W)"
+        )
+    return made if isinstance(made, Fusion) else OwnFusion(dims, made)
 
 
 def build_fusion(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Modality, Output
 from modalign.data.dataset import Split
-from modalign.errors import InputError, unknown
+from modalign.errors import SettingsError, unknown
 from modalign.models.backbones import Backbone
-from modalign.models.encoders import Standardize, build_encoder
-from modalign.models.fusion import Fusion, build_fusion
+from modalign.models.encoders import Standardize, build_encoder, own_encoder, wrong_features
+from modalign.models.fusion import Fusion, build_fusion, own_fusion
 from modalign.settings import ModelSettings
 
 
@@ -56,26 +57,61 @@ class MultimodalModel(nn.Module):
         self.unimodal_heads = nn.ModuleDict({m: nn.Linear(d, outputs) for m, d in self.dims.items()})
 
     @classmethod
-    def build(cls, modalities: Mapping[str, Modality], outputs: int, settings: ModelSettings) -> MultimodalModel:
-        """The model that ``settings`` describe.
+    def build(
+        cls,
+        modalities: Mapping[str, Modality],
+        outputs: int,
+        settings: ModelSettings | None = None,
+        encoders: Mapping[str, nn.Module | Callable[[Modality], nn.Module]] | None = None,
+        fusion: nn.Module | Callable[[dict[str, int]], nn.Module] | None = None,
+        networks: Mapping[str, Any] | None = None,
+    ) -> MultimodalModel:
+        """Return the model that ``settings`` describe, or that is put together from modules of one's own.
 
         Args:
             modalities: name to what it is, in the order of the batches.
             outputs: width C of the heads (``Task.outputs``).
-            settings: encoders, fusion and heads.
+            settings: encoders, fusion and heads; the defaults if None.
+            encoders: modality name to a module (B, *shape) -> (B, D), which is copied, or to a function that makes
+                one of the ``Modality``; other modalities by ``settings``.
+            fusion: a module of the features by modality, or a function that makes one of the D_m by modality.
+            networks: what ``networks`` gave of the same model before: large networks are then built without weights.
 
         Raises:
-            InputError: no modality; a name that cannot be part of a parameter's name; settings for a modality
-                that is not there; anything that ``build_encoder`` or ``build_fusion`` refuses.
+            SettingsError: no modality; a name that cannot be part of a parameter's name; settings for a modality
+                that is not there; a module that gives another shape; anything that ``build_encoder`` or
+                ``build_fusion`` refuses.
+
+        >>> from torch import nn
+        >>> modalities = {"a": Modality("a", "vector", (5,)), "b": Modality("b", "image", (1, 8, 8))}
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+        >>> model = MultimodalModel.build(modalities, 3, ModelSettings(width=16), encoders={"b": net})
+        >>> model.dims
+        {'a': 16, 'b': 12}
         """
-        _check(modalities, settings)
-        encoders = {
-            name: build_encoder(modality, settings.width, settings.encoders.get(name))
+        settings = settings or ModelSettings()
+        own = dict(encoders or {})
+        _check(modalities, settings, own)
+        built = {
+            name: own_encoder(modality, own[name])
+            if name in own
+            else build_encoder(modality, settings.width, settings.encoders.get(name), (networks or {}).get(name))
             for name, modality in modalities.items()
         }
-        dims = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
-        fusion = build_fusion(settings.fusion, dims, settings.width, outputs, settings.fusion_options)
-        return cls(modalities, encoders, fusion, outputs, settings.dropout)
+        dims = {name: int(encoder.width) for name, encoder in built.items()}  # type: ignore[arg-type]
+        if fusion is None:
+            fused = build_fusion(settings.fusion, dims, settings.width, outputs, settings.fusion_options)
+        else:
+            fused = own_fusion(dims, fusion)
+        return cls(modalities, built, fused, outputs, settings.dropout)
+
+    def networks(self) -> dict[str, Any]:
+        """Return the configuration of each large network by modality, from which ``build`` needs no weights."""
+        return {
+            name: encoder.net.config.to_dict()  # type: ignore[union-attr, operator]
+            for name, encoder in self.encoders.items()
+            if isinstance(encoder, Backbone)
+        }
 
     def fit_standardization(self, split: Split, limit: int = 4096) -> None:
         """Fit each ``Standardize`` to at most ``limit`` samples of ``split`` (training), augmentation off."""
@@ -113,6 +149,8 @@ class MultimodalModel(nn.Module):
         encoder = self.encoders[name]
         computed = isinstance(encoder, Backbone) and encoder.is_features(x)
         features: Tensor = encoder(x if computed else self.standardized(name, x))
+        if not isinstance(features, Tensor) or features.shape != (len(x), self.dims[name]):
+            raise wrong_features(name, encoder, features, (len(x), self.dims[name]))
         return features
 
     def standardized(self, name: str, x: Tensor) -> Tensor:
@@ -145,11 +183,11 @@ class MultimodalModel(nn.Module):
         head. (The code published with OGM-GE has b / M instead of b, so that the parts add up.)
 
         Raises:
-            InputError: if ``keep`` names a modality that the model does not have.
+            SettingsError: if ``keep`` names a modality that the model does not have.
         """
         for name in keep:
             if name not in self.modalities:
-                raise InputError(f"unknown modality {name!r}; the model has {', '.join(self.modalities)}.")
+                raise SettingsError(f"unknown modality {name!r}; the model has {', '.join(self.modalities)}.")
         kept = torch.tensor([name in keep for name in self.modalities], device=present.device)
         fused = self.fusion(features, present & kept, self._conditions(features))
         logits: Tensor = self.head(fused)
@@ -164,18 +202,18 @@ class MultimodalModel(nn.Module):
         return scores if self.outputs == 1 else {m: s.softmax(1) for m, s in scores.items()}
 
 
-def _check(modalities: Mapping[str, Modality], settings: ModelSettings) -> None:
+def _check(modalities: Mapping[str, Modality], settings: ModelSettings, own: Mapping[str, Any]) -> None:
     """Refuse what would otherwise fail deep inside torch."""
     if not modalities:
-        raise InputError("the model has no modality; expected at least one.")
+        raise SettingsError("the model has no modality; expected at least one.")
     taken = nn.ModuleDict()
     for name in modalities:
         if not name or "." in name or hasattr(taken, name):
-            raise InputError(
+            raise SettingsError(
                 f"{name!r} cannot name a modality: it becomes part of parameter names, so it must not be empty, "
                 "contain a dot, or be an attribute of torch modules. Rename it, for instance to "
                 f"'x_{name.replace('.', '_')}'."
             )
-    for name in settings.encoders:
+    for name in (*settings.encoders, *own):
         if name not in modalities:
-            raise unknown("modality in the encoder settings:", name, modalities)
+            raise unknown("modality in the encoders:", name, modalities)

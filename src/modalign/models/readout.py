@@ -13,7 +13,7 @@ modalities I(Z1; Z2 | Y), and it sets the strength of the joint head. All inform
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -92,10 +92,10 @@ def _stack(unimodal_logits: Mapping[str, Tensor], present: Tensor) -> Tensor:
     return torch.stack([logits.float() for logits in unimodal_logits.values()], 1)
 
 
-def class_log_prior(target: Tensor, classes: int) -> Tensor:
-    """(C,) logarithm of the class frequencies of ``target`` (N,), one sample added to each class."""
-    counts = torch.bincount(target.long(), minlength=classes) + 1.0
-    return (counts / counts.sum()).log()
+def class_log_prior(counts: Sequence[int] | Tensor) -> Tensor:
+    """(C,) logarithm of the class frequencies of training samples with ``counts`` (C,), one added to each class."""
+    smoothed = torch.as_tensor(counts) + 1.0
+    return (smoothed / smoothed.sum()).log()
 
 
 def fusion_strength(information: Tensor | float) -> Tensor:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pkgutil
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from modalign.errors import InputError, unknown
-from modalign.strategies.base import Strategy
+from modalign.classes import import_class, is_own
+from modalign.errors import SettingsError, unknown
+from modalign.strategies.base import Stepper, Strategy
 
 # Order of the rows of the paper's Table 1, the two plain baselines that it leaves out beside their relatives.
 _ORDER = (
@@ -22,7 +21,7 @@ _ORDER = (
 
 
 def strategy_names() -> list[str]:
-    """Names of all methods: in the order of the paper's Table 1, then others by name.
+    """Return the names of all methods: in the order of the paper's Table 1, then others by name.
 
     >>> strategy_names()[0], strategy_names()[-1]
     ('unimodal', 'modalign')
@@ -32,39 +31,60 @@ def strategy_names() -> list[str]:
     return [name for name in _ORDER if name in found and name != "modalign"] + others + ["modalign"]
 
 
-def load_strategy(name: str) -> type[Strategy]:
-    """The class of a method: of this package by name, or of a Python file of the user's by its path.
+def load_strategy(strategy: str | type[Strategy]) -> type[Strategy]:
+    """Return the class of a method.
+
+    Args:
+        strategy: a name of this package, ``file.py`` or ``file.py:Class``, ``package.module.Class``, or the class.
 
     Raises:
-        InputError: no such method, or a file that does not define exactly one.
+        SettingsError: no such method, or a file that does not define exactly one.
+
+    >>> load_strategy("joint").title
+    'Joint-Train'
     """
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise InputError(f"strategy file {name} does not exist")
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    elif name in strategy_names():
-        module = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise unknown("strategy", name, strategy_names())
-    found = [
-        entry
-        for entry in vars(module).values()
-        if isinstance(entry, type) and issubclass(entry, Strategy) and entry.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise InputError(f"strategy file {name} defines {len(found)} subclasses of Strategy; expected exactly one")
-    return found[0]
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        return strategy
+    if not isinstance(strategy, str):
+        raise SettingsError(
+            f"strategy {strategy!r} is a {type(strategy).__name__}; expected a name ({', '.join(strategy_names())}), a "
+            "subclass of modalign.Strategy, or its import path"
+        )
+    if strategy in strategy_names():
+        module = importlib.import_module(f"{__name__}.{strategy}")
+        return next(
+            entry
+            for entry in vars(module).values()
+            if isinstance(entry, type) and issubclass(entry, Strategy) and entry.__module__ == module.__name__
+        )
+    if is_own(strategy) or strategy.startswith("modalign."):
+        kind: type[Strategy] = import_class(strategy, "strategy", Strategy)
+        return kind
+    raise unknown("strategy", strategy, strategy_names())
+
+
+def strategy_name(strategy: str | type[Strategy] | Strategy) -> str:
+    """Return what a method is called in recipes and tables: its name here, or the path of a class of one's own.
+
+    >>> from modalign.strategies.joint import Joint
+    >>> strategy_name(Joint)
+    'joint'
+    """
+    if isinstance(strategy, str):
+        return strategy
+    kind = strategy if isinstance(strategy, type) else type(strategy)
+    package, _, name = kind.__module__.rpartition(".")
+    return name if package == __name__ else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
-    """The method's ``Options`` from plain values, each checked against its type.
+    """Return the method's ``Options`` made of plain values, each checked against its type.
 
     Raises:
-        InputError: an option that the method does not have (the nearest is named), or a value of a wrong type.
+        SettingsError: an option that the method does not have (the nearest is named), or a value of a wrong type.
+
+    >>> make_options(load_strategy("infonce"), {"weight": 0.1}).weight
+    0.1
     """
     known = [f.name for f in dataclasses.fields(strategy.Options)]
     for name in given:
@@ -75,8 +95,8 @@ def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
     try:
         parsed = parser.parse_object(given)
     except ArgumentError as error:
-        raise InputError(f"options of strategy {strategy.title}: {error}") from error
+        raise SettingsError(f"options of strategy {strategy.title}: {error}") from error
     return strategy.Options(**vars(parsed))
 
 
-__all__ = ["Strategy", "load_strategy", "make_options", "strategy_names"]
+__all__ = ["Stepper", "Strategy", "load_strategy", "make_options", "strategy_name", "strategy_names"]

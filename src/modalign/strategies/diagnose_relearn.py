@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -145,8 +145,8 @@ class DiagnoseRelearn(Strategy):
     purities: Tensor
     shares: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: DiagnoseRelearnOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: DiagnoseRelearnOptions | None = None) -> None:
+        super().__init__(model, info, options)
         for name in model.modalities:
             start = [p.detach().flatten() for p in trained(model.encoders[name])]
             self.register_buffer(f"initial_{name}", torch.cat(start) if start else torch.zeros(0))
@@ -169,10 +169,11 @@ class DiagnoseRelearn(Strategy):
         train = self._collect(stepper.train_batches(), stepper)
         valid = self._collect(stepper.valid_batches(), stepper)
         # Clustering is done once and shared: its rounding may differ between machines.
-        found = torch.zeros_like(self.purities)
-        if stepper.rank == 0:
-            found.copy_(torch.tensor([[self._purity(*part[m]) for part in (train, valid)] for m in train]))
-        self.purities.copy_(stepper.all_reduce(found))
+        self.purities.copy_(
+            stepper.broadcast(
+                lambda: torch.tensor([[self._purity(*part[m]) for part in (train, valid)] for m in train])
+            )
+        )
         self.shares.copy_(reset_shares(self.purities, self.options.strength))
         for name, share in zip(self.model.modalities, self.shares, strict=True):
             blend(trained(self.model.encoders[name]), getattr(self, f"initial_{name}"), share)
@@ -180,12 +181,12 @@ class DiagnoseRelearn(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """Purities and share of the initial weights at the latest occasion."""
-        facts: dict[str, float] = {}
+        values: dict[str, float] = {}
         for name, (train, valid), share in zip(
             self.model.modalities, self.purities.tolist(), self.shares.tolist(), strict=True
         ):
-            facts |= {f"purity_train_{name}": train, f"purity_valid_{name}": valid, f"reset_{name}": share}
-        return facts
+            values |= {f"purity_train_{name}": train, f"purity_valid_{name}": valid, f"reset_{name}": share}
+        return values
 
     @torch.no_grad()
     def _collect(self, batches: Iterable[Batch], stepper: Stepper) -> dict[str, tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign.data.batch import Batch
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.information.objectives import info_nce
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -49,8 +49,9 @@ class InfoNCE(Strategy):
     minimum_modalities = 2
     options: InfoNCEOptions
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: InfoNCEOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: InfoNCEOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        options = self.options
         self.projections = nn.ModuleDict(
             {
                 m: nn.Sequential(nn.Linear(d, options.hidden), nn.ReLU(), nn.Linear(options.hidden, options.width))
@@ -63,13 +64,13 @@ class InfoNCE(Strategy):
         output = self.model(batch)
         task = self.task.loss(output.logits, batch.target)
         contrast = self._contrast(output.features, output.present, stepper)
-        stepper.backward(task + self.options.weight * stepper.world_scale * contrast)
+        stepper.backward(task + self.options.weight * contrast)
         return {"task": task, "contrast": contrast}
 
     def _contrast(self, features: dict[str, Tensor], present: Tensor, stepper: Stepper) -> Tensor:
         """Mean over pairs of modalities of the loss on the samples of all processes that have both."""
         projected = {
-            m: stepper.all_gather_live(functional.normalize(self.projections[m](z).float(), dim=-1))
+            m: stepper.all_gather(functional.normalize(self.projections[m](z).float(), dim=-1), grad=True)
             for m, z in features.items()
         }
         here = stepper.all_gather(present)

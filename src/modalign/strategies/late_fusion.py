@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modalign.data.batch import Batch, Output
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, product_of_experts
 from modalign.strategies.base import Stepper, Strategy
@@ -39,10 +39,10 @@ class LateFusion(Strategy):
     options: LateFusionOptions
     log_prior: Tensor | None
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: LateFusionOptions) -> None:
-        super().__init__(model, data, options)
-        classify = options.prior and data.task.kind == "classification"
-        self.register_buffer("log_prior", class_log_prior(data.train.target, data.task.outputs) if classify else None)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: LateFusionOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        classify = self.options.prior and info.task.kind == "classification"
+        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """One step on all modalities; they share no parameter, so each is trained as if alone."""

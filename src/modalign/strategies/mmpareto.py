@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -116,8 +116,8 @@ class MMPareto(Strategy):
     conflicts: Tensor
     steps: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: MMParetoOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: MMParetoOptions | None = None) -> None:
+        super().__init__(model, info, options)
         self.register_buffer("conflicts", torch.zeros(len(model.modalities)))
         self.register_buffer("steps", torch.zeros(()))
 
@@ -160,7 +160,7 @@ class MMPareto(Strategy):
     ) -> None:
         """Add the combined gradient of one encoder; the same in all processes."""
         pair = torch.stack([torch.cat([g[p].flatten() for p in encoder]) for g in (from_joint, from_own)])
-        joint, own = stepper.all_reduce(pair) / stepper.world
+        joint, own = stepper.all_reduce(pair, "mean")
         self.conflicts[modality] += (joint * own).sum() < 0
         sizes = [p.numel() for p in encoder]
         whole = combined(joint, own, self.options.gamma, sizes if self.options.rescale == "tensor" else None)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
-from modalign.data.dataset import Column, MultimodalData
+from modalign.data.info import ColumnInfo, DataInfo
 from modalign.errors import InputError, unknown
 from modalign.estimators.calibration import heldout_information
 from modalign.information.centering import ContextMeans
@@ -57,7 +57,6 @@ from modalign.strategies.joint_unimodal import unimodal_losses
 Pair = tuple[str, str]
 Features = Mapping[str, Tensor]
 
-_BINS = 8  # quantiles of a label that is a number, as contexts
 _DECAY = 0.98  # of the running mean of r
 _CLUSTERED = 4096  # samples on which clusters are found
 
@@ -118,23 +117,22 @@ class ModAlign(Strategy):
     trains_unimodal = True
     options: ModAlignOptions
     log_prior: Tensor | None
-    edges: Tensor
     strength: Tensor
     bound: Tensor
     steps: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: ModAlignOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: ModAlignOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        options = self.options
         modalities = len(model.modalities)
         self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
-        self.clustered = min(1.0, _CLUSTERED / len(data.train))
-        self.alignment = self._critics(data, self.context.kind) if options.objective != "none" else None
+        self.clustered = min(1.0, _CLUSTERED / info.samples)
+        self.alignment = self._critics(info, self.context.kind) if options.objective != "none" else None
         # lambda needs I(Z1;Z2|Y) whatever T pulls; where T is the label one critic serves both.
         shared = self.alignment is not None and options.context == "label"
-        self.label_critic = self._critics(data, "label") if options.prior and not shared else None
+        self.label_critic = self._critics(info, "label") if options.prior and not shared else None
         classify = self.task.kind == "classification"
-        self.register_buffer("log_prior", class_log_prior(data.train.target, self.task.outputs) if classify else None)
-        self.register_buffer("edges", _edges(data))
+        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
         self.register_buffer("strength", torch.ones(()))
         self.register_buffer("bound", torch.zeros(modalities))
         self.register_buffer("steps", torch.zeros(()))
@@ -153,11 +151,11 @@ class ModAlign(Strategy):
 
         everywhere = {m: stepper.all_gather(z) for m, z in leaves.items()}
         present = stepper.all_gather(batch.present)
-        label = self._label(stepper.all_gather(batch.target))
+        label = self.info.target_bins(stepper.all_gather(batch.target))
         context = self._context(batch, output, stepper)
         losses |= self._update_critics(everywhere, present, context, label, stepper)
         if self.alignment is not None:
-            live = {m: stepper.all_gather_live(z) for m, z in leaves.items()}
+            live = {m: stepper.all_gather(z, grad=True) for m, z in leaves.items()}
             pulled = self._bounded_pull(live, leaves, present, context, gradients, stepper)
             gradients = [g + p for g, p in zip(gradients, pulled, strict=True)]
         stepper.backward_from(list(features.values()), gradients)
@@ -197,7 +195,7 @@ class ModAlign(Strategy):
         if options.margin == "hinge":
             information = torch.stack([result.information.detach() for result in results.values()]).mean()
             weight *= hinge(float(information), options.delta)
-        loss = -weight * stepper.world_scale * self.alignment.objective(results)
+        loss = -weight * self.alignment.objective(results)
         pull = stepper.gradients(loss, list(leaves.values()))
         self.steps += 1
         if options.margin != "gradient":
@@ -219,7 +217,7 @@ class ModAlign(Strategy):
         """lambda from the information between the modalities given the label, on held-out features."""
         critics = self._about_label
         if self.options.prior and critics is not None:
-            critics.estimate(output.features, output.present, self._label(target))
+            critics.estimate(output.features, output.present, self.info.target_bins(target))
             self.strength.copy_(fusion_strength(total_correlation_bound(critics.information())))
 
     @property
@@ -241,41 +239,33 @@ class ModAlign(Strategy):
 
     def metrics(self) -> dict[str, float]:
         """lambda, the information it rests on, and how often the margin bound, by modality."""
-        facts = {"lambda": float(self.strength)} if self.options.prior else {}
+        values = {"lambda": float(self.strength)} if self.options.prior else {}
         for name, critics in (("pull", self.alignment), ("label", self.label_critic)):
             if critics is not None:
-                facts |= {f"ratio_{name}": float(critics.ratio)}
+                values |= {f"ratio_{name}": float(critics.ratio)}
         critics = self._about_label
         if self.options.prior and critics is not None:
-            facts |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
+            values |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
         if self.alignment is not None and self.options.margin != "none":
             share = self.bound / self.steps.clamp(min=1)
-            facts |= {f"margin_{m}": float(s) for m, s in zip(self.model.modalities, share, strict=True)}
-        return facts
+            values |= {f"margin_{m}": float(s) for m, s in zip(self.model.modalities, share, strict=True)}
+        return values
 
     # The context T -------------------------------------------------------------------------------------------
-
-    def _label(self, target: Tensor) -> Tensor:
-        """The label as a discrete context: the class, or the quantile of a number (of the time, and the event)."""
-        if self.task.kind == "classification":
-            return target
-        if self.task.kind == "regression":
-            return torch.bucketize(target.contiguous(), self.edges)
-        return torch.bucketize(target[:, 0].contiguous(), self.edges) + _BINS * target[:, 1].long()
 
     def _context(self, batch: Batch, output: Output, stepper: Stepper) -> Tensor | None:
         """T of the samples of all processes."""
         context = self.context(
-            target=self._label(batch.target),
+            target=self.info.target_bins(batch.target),
             columns=batch.columns,
             scores=self.predict(output.detach()) if self.context.kind == "predicted" else None,
             features=_side_by_side(output.features),
         )
         return None if context is None else stepper.all_gather(context)
 
-    def _critics(self, data: MultimodalData, kind: str) -> PairCritics:
+    def _critics(self, info: DataInfo, kind: str) -> PairCritics:
         """Critics for a kind of context: how T is embedded, and which samples share it."""
-        embed, contexts, kernel = _context_of(data, kind, self.options)
+        embed, contexts, kernel = _context_of(info, kind, self.options)
         return PairCritics(self.model.dims, embed, contexts, kernel, self.options)
 
     @torch.no_grad()
@@ -413,7 +403,7 @@ class PairCritics(nn.Module):
 
 
 def _context_of(
-    data: MultimodalData, kind: str, options: ModAlignOptions
+    info: DataInfo, kind: str, options: ModAlignOptions
 ) -> tuple[Callable[[], ContextEmbedding] | None, int | None, Kernel | None]:
     """How a kind of context is embedded, how many contexts there are (None: no codes), and its kernel."""
     if kind == "none":
@@ -421,21 +411,17 @@ def _context_of(
     if kind == "cluster":
         return lambda: LearnedContext(options.clusters), options.clusters, None
     if kind == "column":
-        names = _column(data, options.context).names
+        names = _column(info, options.context).names
         return lambda: LearnedContext(len(names)), len(names), None
     if kind == "continuous":
-        column = _column(data, options.context)
-        width = column.values[0].numel()
-        return lambda: ContinuousContext(width), None, _GaussianKernel(column.values)
-    if data.task.kind == "classification":
-        contexts = data.task.outputs
-    elif kind == "label":
-        contexts = 2 * _BINS
-    else:
-        raise InputError(f"context 'predicted' needs classes; data set {data.name!r} is {data.task.kind}: use 'label'")
+        column = _column(info, options.context)
+        return lambda: ContinuousContext(len(column.mean)), None, _GaussianKernel(column)
+    if kind == "predicted" and info.task.kind != "classification":
+        raise InputError(f"context 'predicted' needs classes; data set {info.name!r} is {info.task.kind}: use 'label'")
+    contexts = info.target_contexts
     if options.class_names is None:
         return lambda: LearnedContext(contexts), contexts, None
-    vectors = _name_vectors(data, options.class_names)
+    vectors = _name_vectors(info, options.class_names)
     kernel = _NameKernel(vectors, options.softness) if options.softness > 0 else None
     return lambda: FixedContext(vectors), contexts, kernel
 
@@ -443,9 +429,8 @@ def _context_of(
 class _GaussianKernel:
     """k(T_i, T_j) = exp(-d^2/2) of a standardized continuous context."""
 
-    def __init__(self, values: Tensor) -> None:
-        rows = values.float().reshape(len(values), -1)
-        self.mean, self.std = rows.mean(0), rows.std(0).clamp(min=1e-6)
+    def __init__(self, column: ColumnInfo) -> None:
+        self.mean, self.std = torch.tensor(column.mean), torch.tensor(column.std).clamp(min=1e-6)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         a, b = (self._standard(t) for t in (first, second))
@@ -467,22 +452,22 @@ class _NameKernel:
         return self.table.to(first.device)[first[:, None], second[None, :]]
 
 
-def _name_vectors(data: MultimodalData, source: str) -> Tensor:
+def _name_vectors(info: DataInfo, source: str) -> Tensor:
     from modalign.models.names import embed_names
 
-    if data.task.kind != "classification":
-        raise InputError(f"class_names needs classes; data set {data.name!r} is {data.task.kind}")
-    return embed_names(data.task.classes, source)
+    if info.task.kind != "classification":
+        raise InputError(f"class_names needs classes; data set {info.name!r} is {info.task.kind}")
+    return embed_names(info.task.classes, source)
 
 
-def _column(data: MultimodalData, context: str) -> Column:
+def _column(info: DataInfo, context: str) -> ColumnInfo:
     """The column of the data that ``column:NAME`` or ``continuous:NAME`` names.
 
     Raises:
         InputError: the data has no such column, or it is of the other kind.
     """
     kind, _, name = context.partition(":")
-    known = data.train.columns
+    known = info.columns
     if name not in known:
         raise unknown("context column (columns are loaded with data.columns):", name, known)
     if known[name].discrete != (kind == "column"):
@@ -494,11 +479,3 @@ def _column(data: MultimodalData, context: str) -> Column:
 def _side_by_side(features: Features) -> Tensor:
     """All features of a sample in one row, without gradient: (B, sum of D_m)."""
     return torch.cat([z.detach().float() for z in features.values()], dim=1)
-
-
-def _edges(data: MultimodalData) -> Tensor:
-    """Inner quantiles of a numeric label (of the time, for survival) in the training split."""
-    if data.task.kind == "classification":
-        return torch.zeros(0)
-    values = data.train.target if data.task.kind == "regression" else data.train.target[:, 0]
-    return torch.quantile(values.float(), torch.arange(1, _BINS) / _BINS)

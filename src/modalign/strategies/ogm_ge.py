@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -126,8 +126,8 @@ class OgmGe(Strategy):
     evidence: Tensor
     coefficient: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: OgmGeOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: OgmGeOptions | None = None) -> None:
+        super().__init__(model, info, options)
         count = len(model.modalities)
         # Evidence adds up over the batches of one optimizer step and is zero between steps.
         self.register_buffer("evidence", torch.zeros(count, count), persistent=False)

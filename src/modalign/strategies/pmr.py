@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign.data.batch import Batch
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -167,8 +167,9 @@ class Pmr(Strategy):
     computations: Tensor
     weight: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: PmrOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: PmrOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        options = self.options
         widths = model.dims
         self.prototypes = nn.ModuleDict({m: Prototypes(self.task.outputs, d) for m, d in widths.items()})
         different = len(set(widths.values())) > 1

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modalign.data.batch import Batch, Output
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -123,8 +123,9 @@ class ReconBoost(Strategy):
     trains_unimodal = True
     options: ReconBoostOptions
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: ReconBoostOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: ReconBoostOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        options = self.options
         widths = set(model.dims.values())
         width = widths.pop() if len(widths) == 1 else options.hidden
         self.projections = nn.ModuleDict(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modalign.data.batch import Batch, Output
-from modalign.data.dataset import MultimodalData
+from modalign.data.info import DataInfo
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import NoOptions, Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
@@ -24,8 +24,8 @@ class Unimodal(Strategy):
     trains_unimodal = True
     quality: Tensor
 
-    def __init__(self, model: MultimodalModel, data: MultimodalData, options: NoOptions) -> None:
-        super().__init__(model, data, options)
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: NoOptions | None = None) -> None:
+        super().__init__(model, info, options)
         self.register_buffer("quality", torch.zeros(len(model.modalities)))
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ from modalign.errors import InputError
 from modalign.models.backbones import Backbone
 from modalign.models.multimodal import MultimodalModel
 from modalign.settings import TrainingSettings
-from modalign.training.loading import load_batches
+from modalign.training.forward import load_batches
 from modalign.training.progress import Display
 
 _VERSION = 1  # to be raised where features are computed in another way: older files are then not read

@@ -1,33 +1,69 @@
-"""Outputs of a strategy on a whole split."""
+"""Batches of a split, and the outputs of a strategy on a whole one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from modalign.data.batch import Output
+from modalign.data.batch import Batch, Output
 from modalign.data.dataset import Split
-from modalign.strategies import Strategy
+from modalign.strategies.base import Strategy
 
 _BATCH = 128
+
+
+def load_batches(split: Split, batches: list[list[int]], workers: int, device: torch.device) -> DataLoader[Any]:
+    """Return the batches of the samples at the given positions, in that order.
+
+    Args:
+        split: where they are read.
+        batches: positions of the samples of each batch.
+        workers: processes that read; 0 for this one.
+        device: where the batches are used; for a GPU they come in pinned memory.
+    """
+    dataset: Dataset[Any] = split  # type: ignore[assignment]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_identity,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # keeps its hands off the run's random state
+    )
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def forward_batches(strategy: Strategy, batches: Iterable[Batch], keep: Sequence[str] | None = None) -> Output:
+    """Return the outputs of a strategy, in evaluation mode and without gradient, on batches one after the other.
+
+    Args:
+        strategy: on the device of the batches.
+        batches: samples in order.
+        keep: modalities to see, as if the others were missing; all if None.
+    """
+    strategy.eval()
+    parts = []
+    with torch.no_grad():
+        for batch in batches:
+            found = strategy(batch if keep is None else batch.mask(keep))
+            parts.append(found.to(found.logits.device))
+    return Output.cat(parts)
 
 
 def outputs(
     strategy: Strategy, split: Split, keep: Sequence[str] | None = None, device: str | torch.device = "cpu"
 ) -> Output:
-    """The strategy's outputs on a whole split, with only the modalities ``keep`` if given."""
+    """Return the outputs of a strategy on a whole split, on the CPU, with only the modalities ``keep`` if given."""
     split.set_epoch(None)
-    strategy = strategy.to(device).eval()
-    parts = []
-    with torch.no_grad():
-        for rows in _blocks(len(split)):
-            batch = split.__getitems__(rows).to(device)
-            parts.append(strategy(batch if keep is None else batch.mask(keep)).to("cpu"))
+    strategy = strategy.to(device)
+    rows = range(len(split))
+    batches = (split.__getitems__(list(rows[i : i + _BATCH])).to(device) for i in rows[::_BATCH])
+    found = forward_batches(strategy, batches, keep).to("cpu")
     strategy.to("cpu")
-    return Output.cat(parts)
-
-
-def _blocks(total: int) -> Iterator[list[int]]:
-    for start in range(0, total, _BATCH):
-        yield list(range(start, min(start + _BATCH, total)))
+    return found

@@ -1,8 +1,14 @@
 """The run folder: all the state there is of a training. Reports read it, nothing else is kept anywhere.
 
-``recipe.yaml`` what was asked · ``environment.json`` where it ran · ``data.json`` what the data is, without samples ·
-``metrics.jsonl`` one line an epoch ·
-``checkpoints/{last,best}.pt`` · ``predictions_{valid,test}.npz`` · ``result.json`` · ``done`` written last.
+recipe.yaml               what was asked
+environment.json          where it ran
+data.json                 what the data is, without samples, and how raw rows become inputs
+network.json              configurations of large networks
+code/                     classes of one's own, where there are any
+metrics.jsonl             one line an epoch
+checkpoints/{last,best}.pt
+predictions_{valid,test}.npz
+result.json, done         written last
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ import numpy as np
 import torch
 import yaml
 
-from modalign.errors import InputError
+from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 
 # Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
@@ -55,8 +61,8 @@ class RunSpec:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-class Run:
-    """One run folder.
+class RunFolder:
+    """Read and write one run folder.
 
     Args:
         folder: where it is.
@@ -79,41 +85,44 @@ class Run:
         """See that the folder can be written to.
 
         Raises:
-            InputError: it holds something already and ``resume`` is off; or it holds a run with other settings.
+            RunFolderError: it holds something already and ``resume`` is off; or it holds a run with other settings.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"output {self.folder} is a file; expected a folder, or a path that does not exist")
+            raise RunFolderError(f"output {self.folder} is a file; expected a folder, or a path that does not exist")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
         if not resume:
-            raise InputError(
+            raise RunFolderError(
                 f"output folder {self.folder} is in use; choose another --out, or add --resume to go on with it"
             )
         if (self.folder / "recipe.yaml").exists():
             changed = differences(self.spec(), spec.plain())
             if changed:
-                raise InputError(
+                raise RunFolderError(
                     f"{self.folder} holds a run with other settings: {'; '.join(changed)}. "
                     "Resume with the same settings, or choose another --out"
                 )
 
-    def create(self, spec: RunSpec, notes: list[str], fingerprint: str, described: dict[str, Any]) -> None:
-        """Make the folder and write what was asked and where it runs."""
+    def create(self, spec: RunSpec, notes: list[str], fingerprint: str, about: dict[str, dict[str, Any]]) -> None:
+        """Make the folder and write what was asked, where it runs, and ``about``: file name to JSON."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "recipe.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
-        facts = environment() | {"fingerprint": fingerprint, "notes": notes}
-        write_whole(self.folder / "environment.json", json.dumps(facts, indent=2))
-        write_whole(self.folder / "data.json", json.dumps(described, indent=1))
+        said = environment() | {"fingerprint": fingerprint, "notes": notes}
+        for name, content in {"environment.json": said, **about}.items():
+            write_whole(self.folder / name, json.dumps(content, indent=1))
 
-    def data(self) -> dict[str, Any]:
-        """What the run's data set is, without its samples (``training.portable``).
+    def about(self, name: str) -> dict[str, Any]:
+        """Return one of the JSON files that ``create`` wrote.
 
         Raises:
-            InputError: the folder does not say.
+            RunFolderError: the folder does not hold it.
         """
-        path = self.folder / "data.json"
+        path = self.folder / name
         if not path.exists():
-            raise InputError(f"{self.folder} has no data.json; expected a run folder that `modalign train` wrote")
+            raise RunFolderError(
+                f"{self.folder} has no {name}; expected a run folder of this version of modalign: load it with the "
+                "version that wrote it (environment.json names it), or train again"
+            )
         loaded: dict[str, Any] = json.loads(path.read_text())
         return loaded
 
@@ -121,11 +130,11 @@ class Run:
         """The run's settings as nested dicts.
 
         Raises:
-            InputError: the folder is not a run.
+            RunFolderError: the folder is not a run.
         """
         path = self.folder / "recipe.yaml"
         if not path.exists():
-            raise InputError(f"{self.folder} is not a run folder: it has no recipe.yaml")
+            raise RunFolderError(f"{self.folder} is not a run folder: it has no recipe.yaml")
         loaded: dict[str, Any] = yaml.safe_load(path.read_text())
         return loaded
 
@@ -161,7 +170,7 @@ class Run:
         """Read a checkpoint (tensors and plain values only: no code of the file is run)."""
         path = self._checkpoint(name)
         if not path.exists():
-            raise InputError(f"{self.folder} has no checkpoint {name!r}; expected {path}")
+            raise RunFolderError(f"{self.folder} has no checkpoint {name!r}; expected {path}")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
@@ -182,10 +191,10 @@ class Run:
         """What the finished run reached.
 
         Raises:
-            InputError: the run is not finished.
+            RunFolderError: the run is not finished.
         """
         if not self.done:
-            raise InputError(f"run {self.folder} is not finished; go on with `modalign train ... --resume`")
+            raise RunFolderError(f"run {self.folder} is not finished; go on with `modalign train ... --resume`")
         loaded: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
         return loaded
 

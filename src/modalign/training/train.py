@@ -1,0 +1,210 @@
+"""Train one strategy with one seed into a run folder: check everything, build once, launch, fit, write the result."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalign.data.batch import Output
+from modalign.data.dataset import MultimodalData, Split
+from modalign.data.info import DataInfo
+from modalign.data.load import describe_inputs, load_data
+from modalign.settings import Recipe
+from modalign.strategies import Strategy
+from modalign.training.build import Objects, build_strategy, check_run, resolve, restore, save_objects
+from modalign.training.distributed import Devices
+from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
+from modalign.training.memory import PeakMemory
+from modalign.training.progress import Display
+from modalign.training.run import RunFolder, RunSpec
+from modalign.training.trainer import Trainer
+
+
+def train(
+    recipe: Recipe,
+    strategy: str = "modalign",
+    *,
+    out: str | Path,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    resume: bool = False,
+    data: MultimodalData | None = None,
+    objects: Objects | None = None,
+    test: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train one strategy with one seed and write its run folder.
+
+    Everything that can be wrong with the input is found before the folder is made.
+
+    Args:
+        recipe: data, model and budget.
+        strategy: name of the method (see ``modalign strategies``).
+        out: the run folder; must be empty or new, unless ``resume``.
+        seed: seed of initial weights, order of samples and dropout.
+        options: options of the strategy, over those of the recipe.
+        resume: go on with an interrupted run; a finished run is returned as it is.
+        data: data in memory instead of what the recipe names.
+        objects: objects of one's own in place of names.
+        test: read the test split at the end (off while settings are searched).
+        quiet: print nothing.
+
+    Returns:
+        What ``result.json`` holds: metrics by split, selected epoch, seconds, parameters, peak memory.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+        Diverged: a loss became NaN or infinite.
+        Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
+    """
+    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
+    spec = RunSpec(strategy, seed, replace(recipe, strategies={}), chosen)  # other methods' options are not its own
+    return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
+
+
+def train_spec(
+    spec: RunSpec,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    data: MultimodalData | None = None,
+    objects: Objects | None = None,
+    test: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train as ``train`` does, with settings that are complete."""
+    objects = objects or Objects()
+    spec = objects.named(spec)
+    run = RunFolder(out)
+    run.check_free(spec, resume)
+    if resume and run.done:
+        return run.result()
+    settings = spec.recipe.training
+    devices = Devices(settings.accelerator, settings.devices, settings.precision)
+    loaded = load_data(spec.recipe.data) if data is None else data
+    objects = resolve(spec, objects)
+    strategy = build_strategy(spec, DataInfo.of(loaded), loaded.train, objects)
+    check_run(spec, loaded, strategy)
+    if devices.rank == 0 and not run.resumable:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        save_objects(run.folder, objects)
+    # Processes to be spawned read the data themselves; here it is at hand and not read twice.
+    given = data if devices.spawns else loaded
+    result: dict[str, Any] = devices.launch(_train, spec, strategy, given, data is not None, str(out), test, quiet)
+    return result
+
+
+def _train(
+    devices: Devices,
+    spec: RunSpec,
+    strategy: Strategy,
+    data: MultimodalData | None,
+    in_memory: bool,
+    out: str,
+    test: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train in each process."""
+    memory = PeakMemory(devices.device)
+    if devices.spawns:  # tensors that come with a spawned process share their memory with the others'
+        strategy = copy.deepcopy(strategy)
+    data = load_data(spec.recipe.data) if data is None else data
+    run = RunFolder(out)
+    cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
+    if cached:
+        data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    display = Display(strategy.title, data, out, quiet or devices.rank > 0)
+    if devices.rank == 0 and not run.resumable:
+        about = {
+            "data.json": {
+                "info": DataInfo.of(data).to_dict(),
+                "inputs": describe_inputs(data),
+                "in_memory": in_memory,
+            },
+            "network.json": strategy.model.networks(),
+        }
+        run.create(spec, data.notes, data.fingerprint, about)
+    devices.barrier()
+    if cached:
+        if run.resumable:  # the source of pretrained weights may have changed since
+            last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
+            restore(strategy, last, out)
+        data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
+    trainer = Trainer(devices, strategy, data, spec, run, display)
+    trainer.fit()
+    result = _finish(trainer, test, memory)
+    display.result(result)
+    return result
+
+
+def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
+    """Score the last and the selected epoch, write predictions and result."""
+    data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
+    first = trainer.devices.rank == 0
+    metrics: dict[str, dict[str, float]] = {}
+    if test:
+        metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
+    best = trainer.devices.broadcast(run.load("best") if first else None)
+    strategy.load_state_dict(best["strategy"])
+    for name, split in [("valid", data.valid), ("test", data.test)][: 2 if test else 1]:
+        output, target = trainer.outputs(split)
+        metrics[name] = trainer.metrics(split, output)
+        if first:
+            run.write_predictions(name, _predictions(data, split, strategy, output, target))
+    warnings = []
+    if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
+        warnings.append("the last epoch is the best on validation: more epochs may give more")
+    if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
+        gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
+        warnings.append(f"selection gap: accuracy on validation is {gap:.1f} points above test")
+    seconds = trainer.seconds
+    result = {
+        "dataset": data.name,
+        "strategy": spec.strategy,
+        "variant": spec.variant or None,
+        "title": spec.title or strategy.title,
+        "seed": spec.seed,
+        "task": data.task.kind,
+        "metric": trainer.metric,
+        "trains_unimodal": strategy.trains_unimodal,
+        "metrics": metrics,
+        "selected_epoch": best["epoch"],
+        "epochs": state.epoch,
+        "seconds": round(seconds, 3),
+        "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
+        "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
+        "peak_memory_mb": round(memory.peak_mb(), 1),
+        "fingerprint": data.fingerprint,
+        "options": spec.options,
+        "lr": spec.recipe.training.lr,
+        "warnings": warnings,
+    }
+    if first:
+        run.finish(result)
+    trainer.devices.barrier()
+    return result
+
+
+def _predictions(
+    data: MultimodalData, split: Split, strategy: Strategy, output: Output, target: Tensor
+) -> dict[str, np.ndarray]:
+    """Return the content of ``predictions_<split>.npz``."""
+    task = data.task
+    unimodal = [task.log_probability(output.unimodal[m]) for m in data.modalities if m in output.unimodal]
+    return {
+        "ids": np.asarray([str(name) for name in split.ids]),
+        "target": target.cpu().numpy(),
+        "scores": task.log_probability(strategy.predict(output)).cpu().numpy(),
+        "joint": task.log_probability(output.logits).cpu().numpy(),
+        "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
+        "present": output.present.cpu().numpy(),
+        "groups": np.asarray([] if split.groups is None else split.groups).astype(str),
+        "classes": np.asarray(task.classes, dtype=str),
+        "modalities": np.asarray(list(data.modalities)),
+    }
