@@ -35,7 +35,7 @@ def pairs(rho: float, samples: int = 3000, contexts: int = 5) -> tuple[Tensor, T
     return a, rho * a + math.sqrt(1 - rho**2) * torch.randn(samples, 1), torch.arange(samples) % contexts
 
 
-@pytest.mark.parametrize("form", ["three", "two"])
+@pytest.mark.parametrize("form", ["nce3", "nce2"])
 @pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (6.0, -9.0), (0.1, 40.0)])
 def test_recovers_the_truth_whatever_the_critics_confidence(form, gain, offset):
     z1, z2, context = pairs(0.8)

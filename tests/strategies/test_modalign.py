@@ -106,7 +106,7 @@ def test_margin_activity_is_reported(build, rho, share):
     assert strategy.metrics()["margin_b"] == share
 
 
-@pytest.mark.parametrize("off", [{"objective": "none"}, {"alpha": 0.0}, {"margin": "hinge", "delta": -1e9}])
+@pytest.mark.parametrize("off", [{"objective": "none"}, {"alpha": 0.0}])
 def test_without_the_pull_the_gradients_are_those_of_joint_plus_heads(build, make_stepper, off):
     strategy, stepper, batch = build(**off)
     plain = JointUnimodal(copy.deepcopy(strategy.model), _Data(strategy), JointUnimodalOptions())
@@ -147,10 +147,8 @@ def test_alpha_is_ramped_up(build):
 @pytest.mark.parametrize(
     "options",
     [
-        {"objective": "two"},
+        {"objective": "nce2"},
         {"objective": "infonce"},
-        {"margin": "log_odds"},
-        {"margin": "hinge"},
         {"margin": "none"},
         {"context": "none"},
         {"context": "predicted"},
@@ -204,11 +202,10 @@ def test_class_names_embed_the_context(make_data, make_model, make_stepper, tmp_
 
     data = make_data(samples=24)
     np.save(tmp_path / "names.npy", np.eye(3, 4, dtype=np.float32))
-    for softness in (0.0, 0.5):
-        options = ModAlignOptions(class_names=str(tmp_path / "names.npy"), softness=softness)
-        strategy = ModAlign(make_model(data), DataInfo.of(data), options)
-        stepper = make_stepper(strategy, data.train.batches(24), epochs=2)
-        assert all(math.isfinite(v) for losses in stepper.fit() for v in losses.values())
+    options = ModAlignOptions(class_names=str(tmp_path / "names.npy"))
+    strategy = ModAlign(make_model(data), DataInfo.of(data), options)
+    stepper = make_stepper(strategy, data.train.batches(24), epochs=2)
+    assert all(math.isfinite(v) for losses in stepper.fit() for v in losses.values())
     np.save(tmp_path / "short.npy", np.eye(2, 4, dtype=np.float32))
     with pytest.raises(InputError, match="expected one row for each of 3 classes"):
         ModAlign(make_model(data), DataInfo.of(data), ModAlignOptions(class_names=str(tmp_path / "short.npy")))
@@ -231,3 +228,15 @@ def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
     strategy.on_epoch_start(stepper)
     assert not strategy.alignment.memory.pair(0, 1).left_valid.any()
     assert not any(table.seen.any() for table in strategy.alignment.means.tables)
+
+
+def test_words_of_the_first_version_are_translated_or_refused():
+    with pytest.warns(DeprecationWarning, match="'two' is called 'nce2'"):
+        assert ModAlignOptions(objective="two") == ModAlignOptions(objective="nce2")
+    for margin in ("log_odds", "hinge"):
+        with pytest.raises(InputError, match=f"'{margin}' is gone; use 'gradient'"):
+            ModAlignOptions(margin=margin)
+    with pytest.raises(InputError, match="unknown margin 'gradent'; did you mean 'gradient'"):
+        ModAlignOptions(margin="gradent")
+    with pytest.raises(InputError, match="unknown objective 'nce5'"):
+        ModAlignOptions(objective="nce5")

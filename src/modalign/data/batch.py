@@ -44,6 +44,7 @@ class Batch:
             (time, event) for survival.
         columns: further columns of the data by name, (B,) int64 codes or (B,) / (B, F) float32: sources of T.
         index: (B,) int64, position of each sample in its split.
+        encoded: modalities whose inputs are (B, D) features that a frozen network gave before, not raw inputs.
     """
 
     inputs: dict[str, Tensor]
@@ -51,6 +52,7 @@ class Batch:
     target: Tensor
     index: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
+    encoded: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -113,5 +115,8 @@ def _map(record: Any, function: Any) -> Any:
     changed = {}
     for entry in fields(record):
         value = getattr(record, entry.name)
-        changed[entry.name] = {k: function(v) for k, v in value.items()} if isinstance(value, dict) else function(value)
+        if isinstance(value, dict):
+            changed[entry.name] = {k: function(v) for k, v in value.items()}
+        elif isinstance(value, Tensor):
+            changed[entry.name] = function(value)
     return replace(record, **changed)

@@ -1,34 +1,36 @@
-"""What a trained critic is worth on samples it has not seen."""
+"""Calibrate a trained critic on samples it has not seen, and what it is worth there."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from modalign.information.critics import Critic
-from modalign.information.objectives import Form, pointwise_information
+from modalign.information.objectives import Form, checked_form, pointwise_information
 
 _STEPS = 25
 
 
 @torch.no_grad()
-def heldout_information(critic: Critic, z1: Tensor, z2: Tensor, context: Tensor, form: Form = "three") -> Tensor:
-    """Plug-in estimate of I(Z1;Z2|T) in nats on held-out pairs, after calibrating the critic's logits there.
+def heldout_information(critic: Critic, z1: Tensor, z2: Tensor, context: Tensor, form: Form = "nce3") -> Tensor:
+    """Estimate I(Z1;Z2|T) in nats (plug-in) on held-out pairs, after calibrating the critic's logits there.
 
     A critic that has fitted its training pairs too closely is over-confident on others, and its plain plug-in far
-    below zero even where information remains. As Platt (1999) does for classifiers, the logits are mapped to a s + b,
-    with a >= 0 and b the maximizers of the NCE objective on the held-out pairs; two numbers fitted to hundreds of
-    pairs. A critic that is worth nothing there gets a = 0 and the estimate 0.
+    below zero even where information remains; ``calibrate`` mends that with two numbers fitted to hundreds of pairs.
 
     Args:
-        critic: of the pair of modalities; it sees T.
-        z1, z2: (N, D1), (N, D2) held-out features of the same samples.
+        critic: critic of the pair of modalities; it sees T.
+        z1: (N, D1) held-out features of one modality.
+        z2: (N, D2) features of the other, of the same samples.
         context: (N,) int64; negatives are the other samples of the context, and each sample's weigh one together.
-        form: ``three`` or ``two``, which decides the offset of the optimal logit (the estimate is the same in theory).
+        form: ``nce3`` or ``nce2``, which decides the offset of the optimal logit (the estimate is the same in theory).
 
     Returns:
         Scalar, at least 0; 0 where no context has two samples.
+
+    >>> from modalign.information import BilinearCritic
+    >>> heldout_information(BilinearCritic((2, 2)), torch.randn(4, 2), torch.randn(4, 2), torch.arange(4))
+    tensor(0.)
     """
     left, right = critic.embed(z1, z2, context)
     positive, negative, weight = [], [], []
@@ -44,20 +46,40 @@ def heldout_information(critic: Critic, z1: Tensor, z2: Tensor, context: Tensor,
         weight.append(torch.full_like(scores[others], 1 / (count - 1)))
     if not positive:
         return torch.zeros((), device=z1.device)
-    return _calibrated(torch.cat(positive), torch.cat(negative), torch.cat(weight), form)
+    scores = torch.cat(positive)
+    scale, offset = calibrate(scores, torch.cat(negative), torch.cat(weight), form)
+    return (scale * scores + offset).mean().clamp(min=0)
 
 
-def _calibrated(positive: Tensor, negative: Tensor, weight: Tensor, form: Form) -> Tensor:
-    """The estimate from logits of positives (n,), of negatives (m,) and the weights of these, which sum to n."""
-    ratio = len(negative) / len(positive)
-    gain = 1 + ratio if form == "three" else 1.0
-    scale = torch.cat([positive, negative]).std().clamp(min=1e-6)
+@torch.no_grad()
+def calibrate(positive: Tensor, negative: Tensor, weight: Tensor, form: Form = "nce3") -> tuple[Tensor, Tensor]:
+    """Fit scale a and offset b with which the scores of a critic, a s + b, are pointwise information in nats.
+
+    As Platt (1999) does for classifiers: a and b maximize the NCE objective on held-out pairs (weighted logistic
+    regression by Newton's method).
+
+    Args:
+        positive: (n,) scores of positives, float64.
+        negative: (m,) scores of negatives.
+        weight: (m,) weights of the negatives, which sum to n.
+        form: objective, ``nce3`` or ``nce2``; r is m/n.
+
+    Returns:
+        a and b; both 0 where the critic is worth nothing, its scores being no higher for positives.
+
+    >>> a, b = calibrate(torch.tensor([3.0, 5.0]).double(), torch.tensor([1.0, 4.0]).double(), torch.ones(2).double())
+    >>> bool(a > 0)
+    True
+    """
+    form, ratio = checked_form(form), len(negative) / len(positive)
+    gain = 1 + ratio if form == "nce3" else 1.0
+    deviation = torch.cat([positive, negative]).std().clamp(min=1e-6)
     center = positive.mean()
-    s = torch.cat([positive - center, negative - center]) / scale
+    s = torch.cat([positive - center, negative - center]) / deviation
     sign = torch.cat([torch.ones_like(positive), -torch.ones_like(negative)])
     weights = torch.cat([torch.full_like(positive, gain), ratio * weight]) / len(positive)
     design = torch.stack([s, torch.ones_like(s)], dim=1)
-    # Weighted logistic regression by Newton's method; a trace of ridge keeps separable pairs finite.
+    # A trace of ridge keeps separable pairs finite.
     ridge = torch.tensor([1e-3, 1e-6], dtype=s.dtype, device=s.device)
     solution = torch.zeros(2, dtype=s.dtype, device=s.device)
     for _ in range(_STEPS):
@@ -67,7 +89,6 @@ def _calibrated(positive: Tensor, negative: Tensor, weight: Tensor, form: Form) 
         step = torch.linalg.solve(curvature, gradient)
         solution = solution + step * (5.0 / step.norm()).clamp(max=1.0)
     if solution[0] <= 0:
-        return torch.zeros((), device=s.device)
-    logits = design[: len(positive)] @ solution
-    estimate = pointwise_information(logits, torch.as_tensor(ratio, dtype=s.dtype), form).mean()
-    return functional.relu(estimate)
+        return torch.zeros_like(center), torch.zeros_like(center)
+    scale = solution[0] / deviation
+    return scale, pointwise_information(solution[1] - scale * center, ratio, form)

@@ -8,7 +8,7 @@ to reach several nats, and its miss is what an estimate would report as missing 
 from __future__ import annotations
 
 import copy
-import math
+import math, os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modalign.estimators.calibration import calibrate
 from modalign.estimators.samples import Array, Codes, Samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
 from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
@@ -190,8 +191,14 @@ def fit_log_ratio(
             for slow, fast in zip(mean.parameters(), live.parameters(), strict=True):
                 slow.lerp_(fast, 1 - keep)
     mean.load_state_dict(best)
-    _calibrate(mean, valid, blocks, valid_objective)
-    return mean.requires_grad_(False)
+    mean.requires_grad_(False)
+    scored = [(score(mean, valid, rows).double(), p > 0, n > 0, n.double()) for rows, p, n in blocks]
+    positive = torch.cat([s[p] for s, p, _, _ in scored])
+    if len(positive):
+        negative, weight = (torch.cat([(s, w)[i][n] for s, _, n, w in scored]) for i in (0, 1))
+        scale, offset = calibrate(positive, negative, weight, os.environ.get("FORM", "nce3"))
+        mean.scale, mean.offset = min(float(scale), 3.0), float(offset)
+    return mean
 
 
 def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
@@ -211,28 +218,6 @@ def _mean_over_blocks(
 ) -> Tensor:
     values = [objective(score(ratio, part, rows), p, n) * len(rows) for rows, p, n in blocks]
     return torch.stack(values).sum() / len(part)
-
-
-def _calibrate(
-    ratio: LogRatio, valid: Prepared, blocks: list[tuple[Codes, Tensor, Tensor]], objective: Objective
-) -> None:
-    """Set scale (0 to 3) and offset to the best on the validation part."""
-    with torch.no_grad():
-        scored = [(score(ratio, valid, rows), p, n) for rows, p, n in blocks]
-    both = torch.tensor([1.0, 0.0], requires_grad=True)
-    optimizer = torch.optim.LBFGS([both], max_iter=30, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = torch.stack([objective(s * both[0] + both[1], p, n) * len(s) for s, p, n in scored]).sum()
-        loss = -value / len(valid) + 1e-3 * (both[0] - 1) ** 2
-        loss.backward()
-        return loss.item()
-
-    optimizer.step(closure)
-    scale, offset = both.tolist()
-    if math.isfinite(scale) and math.isfinite(offset):
-        ratio.scale, ratio.offset = min(max(scale, 0.0), 3.0), offset
 
 
 def _batches(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:

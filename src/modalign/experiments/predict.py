@@ -14,12 +14,19 @@ from modalign.data.batch import Output
 from modalign.data.samples import read_samples
 from modalign.data.tables.array_split import ArraySplit
 from modalign.data.task import Task
-from modalign.training.build import Trained, load_trained
+from modalign.training.build import Objects, Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.run import RunFolder
 
 
-def predict(run: str | Path | Trained, source: Any, modalities: Sequence[str] | None = None) -> pd.DataFrame:
+def predict(
+    run: str | Path | Trained,
+    source: Any,
+    modalities: Sequence[str] | None = None,
+    *,
+    objects: Objects | None = None,
+    trust_code: bool = False,
+) -> pd.DataFrame:
     """Return the predictions of a run for new samples, with confidence and the evidence of each modality.
 
     Args:
@@ -28,6 +35,8 @@ def predict(run: str | Path | Trained, source: Any, modalities: Sequence[str] | 
             files or a prepared folder, by path; or arrays, a data frame, a torch data set or loader at hand. A modality
             that is not there, and a row of it that is NaN or empty throughout, counts as missing.
         modalities: use only these, as if the others were missing.
+        objects: the objects of one's own that it was trained with, if they are at hand.
+        trust_code: load such objects from the copy in the run.
 
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
@@ -42,7 +51,7 @@ def predict(run: str | Path | Trained, source: Any, modalities: Sequence[str] | 
         folder = RunFolder(run)
         folder.spec()
         folder.result()
-        run = load_trained(run)
+        run = load_trained(run, objects=objects, trust_code=trust_code)
     split = read_samples(source, run.inputs, modalities)
     return _table(run, split, outputs(run.strategy, split, modalities))
 

@@ -17,16 +17,15 @@ from modalign.information.critics import (
     SeparableCritic,
     make_critic,
 )
-from modalign.information.distributed import gather_with_gradient
 from modalign.information.margin import (
     Guarded,
     gradient_scale,
     guarded_gradients,
-    hinge,
     ramp,
     squared_norms,
 )
 from modalign.information.objectives import (
+    Form,
     PairSums,
     conditional_nce,
     donsker_varadhan,
@@ -47,6 +46,7 @@ __all__ = [
     "Critic",
     "FeatureMemory",
     "FixedContext",
+    "Form",
     "Guarded",
     "LearnedContext",
     "MLPCritic",
@@ -56,10 +56,8 @@ __all__ = [
     "SeparableCritic",
     "conditional_nce",
     "donsker_varadhan",
-    "gather_with_gradient",
     "gradient_scale",
     "guarded_gradients",
-    "hinge",
     "info_nce",
     "information",
     "make_critic",

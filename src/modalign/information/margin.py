@@ -1,26 +1,21 @@
 """The protective margin: how hard agreement between modalities may pull, and when it must let go.
 
-Four forms. ``gradient`` (the default) bounds the pull at the features of each modality,
+The pull is bounded at the features of each modality,
 
-    || alpha grad_z L_NCE || <= rho || grad_z (task losses) ||,
+    || alpha grad_z L_NCE || <= rho || grad_z (task losses) ||.
 
-``log_odds`` stops counting a pair once its log-odds exceed gamma on the side where it belongs, ``hinge`` lets
-go of all pairs once the estimated information exceeds delta, ``none`` never does. The idea is that of
-InfoBridge (ICCV 2025), which states it in words; the forms are this package's.
+The idea is that of InfoBridge (ICCV 2025), which states it in words; the form is this package's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modalign.information.objectives import full_precision
-
-MarginForm = Literal["gradient", "log_odds", "hinge", "none"]
-MARGINS: tuple[MarginForm, ...] = ("gradient", "log_odds", "hinge", "none")
 
 
 class Guarded(NamedTuple):
@@ -89,21 +84,6 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
 def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
     """(M,) squared norms of M gradients, in fp32 at least."""
     return torch.stack([full_precision(g).square().sum() for g in gradients])
-
-
-def cap_positive(scores: Tensor, gamma: float | None) -> Tensor:
-    """Logits of positives under the ``log_odds`` margin: no pull on a pair whose logit exceeds gamma."""
-    return scores if gamma is None else scores.clamp(max=gamma)
-
-
-def cap_negative(scores: Tensor, gamma: float | None) -> Tensor:
-    """Logits of negatives under the ``log_odds`` margin: no push on a pair whose logit is below -gamma."""
-    return scores if gamma is None else scores.clamp(min=-gamma)
-
-
-def hinge(information: float | Tensor, delta: float) -> float:
-    """1 while the estimated information (nats) is below delta, 0 once it exceeds it: a factor on the pull."""
-    return float(information < delta)
 
 
 def ramp(progress: float, share: float = 0.3) -> float:

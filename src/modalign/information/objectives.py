@@ -4,24 +4,30 @@ Throughout, ``scores`` are logits s = log h/(1-h) of any shape (``info_nce``: (.
 ``negative`` have the same shape and are boolean masks or float weights >= 0. A weight enters the expectations
 as a weighted mean; r = N0/N1 is always the ratio of the *numbers* of pairs with a weight above zero, so that
 weights can be scaled at will. Everything is computed in fp32 (float64 stays), from ``logsigmoid`` and
-``logsumexp``: no probability is formed. Every objective is a scalar to be MAXIMISED; information is in nats.
+``logsumexp``: no probability is formed. Every objective is a scalar to be MAXIMIZED; information is in nats.
+
+The three objectives also take ``PairSums``, what ``score_pairs`` makes of a batch without ever holding all scores:
+the function that one reads here is the one that training runs.
 
 Without negatives, r = 0 and the terms with r vanish; without positives the objective is 0, with a graph.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal, Self
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modalign.errors import InputError, unknown
+from modalign.errors import SettingsError, unknown
 
-Form = Literal["three", "two", "infonce"]
-FORMS: tuple[Form, ...] = ("three", "two", "infonce")
+Form = Literal["nce3", "nce2", "infonce"]
+FORMS: tuple[Form, ...] = ("nce3", "nce2", "infonce")
+_EARLIER: dict[str, Form] = {"three": "nce3", "two": "nce2"}
 
 # Minus infinity for log-sum-exp, but finite: a row without negatives then has a gradient of zero and not NaN.
 FLOOR = -1e30
@@ -29,119 +35,90 @@ FLOOR = -1e30
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums over pairs from which the NCE objectives follow; blocks of pairs are added with ``+``.
+    """Positives of a batch, each with sums over the negatives of its anchor.
 
-    Attributes (all scalars):
-        log_h: weighted sum of log h over positives.
-        log_not_h: weighted sum of log(1-h) over negatives.
-        score: weighted sum of the logits over positives.
-        positive_weight, negative_weight: sums of the weights.
-        positives, negatives: numbers N1 and N0 of pairs with a weight above zero.
+    Every sample is an anchor that counts once, and its negatives together count once; a sample without negatives
+    has no part in an objective. S is the number of sides (modalities) whose samples have been anchors.
+
+    Attributes:
+        score: (B,) logits of the positives.
+        negatives: (S, B) sum of w log(1-h) over each anchor's negatives; for InfoNCE log of the sum of w e^s.
+        weight: (S, B) sum of the weights w of these negatives.
+        count: (S, B) number of these negatives.
+
+    >>> three = torch.full((1, 4), 3.0)   # four samples of one context: each has three negatives, all with logit 0
+    >>> sums = PairSums(torch.zeros(4), three * log_not_h(torch.zeros(4)), three, three)
+    >>> sums.ratio.item(), round(conditional_nce(sums).item(), 4)   # 7 log(1/2)
+    (3.0, -4.852)
     """
 
-    log_h: Tensor
-    log_not_h: Tensor
     score: Tensor
-    positive_weight: Tensor
-    negative_weight: Tensor
-    positives: Tensor
     negatives: Tensor
+    weight: Tensor
+    count: Tensor
 
-    @classmethod
-    def of(cls, scores: Tensor, positive: Tensor, negative: Tensor) -> Self:
-        """The sums of one block of pairs."""
-        scores, w1, w0 = _checked(scores, positive, negative)
-        return cls(
-            log_h=(w1 * log_h(scores)).sum(),
-            log_not_h=(w0 * log_not_h(scores)).sum(),
-            score=(w1 * scores).sum(),
-            positive_weight=w1.sum(),
-            negative_weight=w0.sum(),
-            positives=(w1 > 0).to(w1.dtype).sum(),
-            negatives=(w0 > 0).to(w0.dtype).sum(),
-        )
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+    @property
+    def used(self) -> Tensor:
+        """(S, B) 1 for anchors that have negatives, 0 for others."""
+        return (self.count > 0).to(self.score.dtype)
 
     @property
     def ratio(self) -> Tensor:
-        """r = N0/N1; 0 where there is no positive."""
-        return torch.where(self.positives > 0, self.negatives / self.positives.clamp(min=1), 0.0)
+        """r, the number of negatives of an anchor that has any, on average; 0 where none has."""
+        return mean_over(self.count.sum(), self.used.sum())
 
-    def objective(self, form: Form) -> Tensor:
-        """The three-term or the two-term NCE objective of all pairs."""
-        e_pos, e_neg = (
-            mean_over(self.log_h, self.positive_weight),
-            mean_over(self.log_not_h, self.negative_weight),
-        )
-        return nce(e_pos, e_neg, self.ratio, form)
-
-    def information(self, form: Form) -> Tensor:
-        """The plug-in estimate, in nats, that belongs to the three-term or the two-term objective."""
-        return pointwise_information(mean_over(self.score, self.positive_weight), self.ratio, form)
+    def means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return E_pos[log h], E_neg[log(1-h)] and r."""
+        used = self.used
+        e_neg = mean_over((used * mean_over(self.negatives, self.weight)).sum(), used.sum())
+        return mean_over((used * log_h(self.score)).sum(), used.sum()), e_neg, self.ratio
 
 
-def log_h(scores: Tensor) -> Tensor:
-    """log h = logsigmoid(s), element by element."""
-    return F.logsigmoid(scores)
-
-
-def log_not_h(scores: Tensor) -> Tensor:
-    """log(1-h) = logsigmoid(-s), element by element.
-
-    Written as -softplus(s), the same function, whose backward pass keeps one tensor less.
-    """
-    return -F.softplus(scores, threshold=40.0)
-
-
-def nce(e_pos: Tensor, e_neg: Tensor, ratio: Tensor, form: Form) -> Tensor:
-    """The NCE objective from its expectations E_pos[log h] and E_neg[log(1-h)] and r = N0/N1.
-
-    ``three``: E_pos + r E_neg + r E_pos, as printed; ``two``: E_pos + r E_neg.
-    """
-    if form == "three":
-        return e_pos + ratio * e_neg + ratio * e_pos
-    if form == "two":
-        return e_pos + ratio * e_neg
-    raise unknown("form of NCE", form, FORMS[:2])
-
-
-def conditional_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h], r = N0/N1: the objective of ModAlign.
+def conditional_nce(
+    scores: Tensor | PairSums, positive: Tensor | None = None, negative: Tensor | None = None
+) -> Tensor:
+    """Compute E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h], r = N0/N1: the objective of ModAlign.
 
     The third term is the first with weight r and is part of the objective. Its maximizer is
     s* = log(p_pos/p_neg) + log((1+r)/r): with many negatives the logit is the pointwise information.
     Divide by 1+r when adding it to other losses, so that its scale does not depend on the batch.
 
+    Args:
+        scores: logits of any shape, or the sums over a batch (``PairSums``).
+        positive: weights of the scores as positives; not with ``PairSums``.
+        negative: weights of the scores as negatives; not with ``PairSums``.
+
     Source: InfoBridge (ICCV 2025), the conditional NCE objective.
 
     Raises:
-        InputError: masks and scores differ in shape.
+        SettingsError: masks and scores differ in shape.
 
-    >>> import math, torch
-    >>> s = torch.zeros(2, 2)
-    >>> same = torch.eye(2, dtype=torch.bool)
-    >>> round(conditional_nce(s, same, ~same).item() / math.log(2), 6)   # r = 1: three times log(1/2)
-    -3.0
+    >>> s, same = torch.zeros(2, 2), torch.eye(2, dtype=torch.bool)
+    >>> round(conditional_nce(s, same, ~same).item(), 4)   # r = 1: three times log(1/2)
+    -2.0794
     """
-    return PairSums.of(scores, positive, negative).objective("three")
+    e_pos, e_neg, r = _means(scores, positive, negative)
+    return e_pos + r * e_neg + r * e_pos
 
 
-def two_term_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + r E_neg[log(1-h)], r = N0/N1; its maximizer is s* = log(p_pos/p_neg) - log r.
+def two_term_nce(scores: Tensor | PairSums, positive: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
+    """Compute E_pos[log h] + r E_neg[log(1-h)], r = N0/N1; its maximizer is s* = log(p_pos/p_neg) - log r.
+
+    Arguments and errors are those of ``conditional_nce``.
 
     Source: Gutmann and Hyvarinen (JMLR 2012), Eq. 8; as a bound on information Tian et al.,
     "Contrastive Representation Distillation" (ICLR 2020): E_pos[log h] + log r <= I.
 
-    Raises:
-        InputError: masks and scores differ in shape.
+    >>> s, same = torch.zeros(2, 2), torch.eye(2, dtype=torch.bool)
+    >>> round(two_term_nce(s, same, ~same).item(), 4)   # r = 1: twice log(1/2)
+    -1.3863
     """
-    return PairSums.of(scores, positive, negative).objective("two")
+    e_pos, e_neg, r = _means(scores, positive, negative)
+    return e_pos + r * e_neg
 
 
-def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """InfoNCE within rows and within columns, averaged, with the count of candidates added back.
+def info_nce(scores: Tensor | PairSums, positive: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
+    """Compute InfoNCE within rows and within columns, averaged, with the count of candidates added back.
 
     Each positive (i, j) competes with the negatives of its row, and of its column:
 
@@ -152,38 +129,54 @@ def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     of the usual form. A positive without negatives contributes 0.
 
     Args:
-        scores, positive, negative: (..., n, m).
+        scores: logits (..., n, m), or the sums over a batch (``PairSums``).
+        positive: (..., n, m) weights of the scores as positives; not with ``PairSums``.
+        negative: (..., n, m) weights of the scores as negatives; not with ``PairSums``.
 
     Source: van den Oord et al. (2018), Eq. 4; Poole et al. (ICML 2019), Eq. 12.
 
     Raises:
-        InputError: masks and scores differ in shape, or have fewer than two dimensions.
+        SettingsError: masks and scores differ in shape, or have fewer than two dimensions.
+
+    >>> same = torch.eye(3, dtype=torch.bool)
+    >>> round(info_nce(50.0 * same, same, ~same).exp().item(), 3)   # the best value is the log of the candidates
+    3.0
     """
-    scores, w1, w0 = _checked(scores, positive, negative)
-    if scores.dim() < 2:
-        raise InputError(
-            f"info_nce needs scores (..., rows, columns) and got shape {tuple(scores.shape)}; "
-            "give the matrix of pairs, or use two_term_nce, which takes any shape."
+    if isinstance(scores, PairSums):
+        terms, weight = infonce_terms(scores.score, scores.negatives, scores.weight), scores.used
+    else:
+        scores, weight, w0 = _checked(scores, positive, negative)
+        if scores.dim() < 2:
+            raise SettingsError(
+                f"info_nce needs scores (..., rows, columns) and got shape {tuple(scores.shape)}; "
+                "give the matrix of pairs, or use two_term_nce, which takes any shape."
+            )
+        by_row, by_column = (
+            infonce_terms(scores, log_sum_exp(scores, w0, dim), w0.sum(dim, keepdim=True)) for dim in (-1, -2)
         )
-    by_row, by_column = (
-        infonce_terms(scores, log_sum_exp(scores, w0, dim), w0.sum(dim, keepdim=True)) for dim in (-1, -2)
-    )
-    return mean_over((w1 * (by_row + by_column) / 2).sum(), w1.sum())
+        terms = (by_row + by_column) / 2
+    return mean_over((weight * terms).sum(), weight.sum())
+
+
+OBJECTIVES: dict[Form, Callable[..., Tensor]] = {"nce3": conditional_nce, "nce2": two_term_nce, "infonce": info_nce}
 
 
 def infonce_terms(scores: Tensor, negatives: Tensor, weight: Tensor) -> Tensor:
-    """The InfoNCE term of each positive: s - log((e^s + e^negatives) / (1 + weight)), in nats.
+    """Compute the InfoNCE term of each positive: s - log((e^s + e^negatives) / (1 + weight)), in nats.
 
     Args:
         scores: logits of the positives.
         negatives: ``log_sum_exp`` of the logits of each one's negatives.
         weight: sum of the weights of each one's negatives.
+
+    >>> infonce_terms(torch.zeros(1), torch.zeros(1), torch.ones(1))
+    tensor([0.])
     """
     return scores - torch.logaddexp(scores, negatives) + torch.log1p(weight)
 
 
 def donsker_varadhan(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[s] - log E_neg[e^s]: a lower bound on I in nats if the critic has not been fitted to these pairs.
+    """Compute E_pos[s] - log E_neg[e^s]: a lower bound on I in nats if the critic has not been fitted to these pairs.
 
     Constant offsets of s cancel, so it can be read from a critic trained with any form. 0 where there are no
     positives or no negatives.
@@ -191,7 +184,11 @@ def donsker_varadhan(scores: Tensor, positive: Tensor, negative: Tensor) -> Tens
     Source: Donsker and Varadhan (1975); Belghazi et al., "MINE" (ICML 2018), Eq. 2.
 
     Raises:
-        InputError: masks and scores differ in shape.
+        SettingsError: masks and scores differ in shape.
+
+    >>> same = torch.eye(2, dtype=torch.bool)
+    >>> donsker_varadhan(3.0 * same + 7.0, same, ~same).item()
+    3.0
     """
     scores, w1, w0 = _checked(scores, positive, negative)
     exist = (w1 > 0).any() & (w0 > 0).any()
@@ -200,9 +197,9 @@ def donsker_varadhan(scores: Tensor, positive: Tensor, negative: Tensor) -> Tens
 
 
 def pointwise_information(scores: Tensor, ratio: float | Tensor, form: Form) -> Tensor:
-    """Pointwise (conditional) information log p_pos/p_neg, in nats, from the logits of a fitted critic.
+    """Compute pointwise (conditional) information log p_pos/p_neg, in nats, from the logits of a fitted critic.
 
-    ``three``: s - log((1+r)/r); ``two``: s + log r. Where r = 0 nothing was compared and the value is 0.
+    ``nce3``: s - log((1+r)/r); ``nce2``: s + log r. Where r = 0 nothing was compared and the value is 0.
 
     Args:
         scores: logits, any shape.
@@ -211,57 +208,130 @@ def pointwise_information(scores: Tensor, ratio: float | Tensor, form: Form) -> 
             (use ``infonce_terms``, which needs the negatives).
 
     Raises:
-        InputError: the form is unknown or has no pointwise value.
+        SettingsError: the form is unknown or has no pointwise value.
+
+    >>> pointwise_information(torch.tensor([2.0]).log(), 1.0, "nce3")
+    tensor([0.])
     """
+    form = checked_form(form)
+    if form == "infonce":
+        raise SettingsError("InfoNCE fixes logits only up to an offset; take infonce_terms, given the negatives.")
     scores = full_precision(scores)
     r = torch.as_tensor(ratio, dtype=scores.dtype, device=scores.device)
     safe = r.clamp(min=_tiny(scores))
-    if form == "three":
-        offset = torch.log1p(safe) - safe.log()
-    elif form == "two":
-        offset = -safe.log()
-    elif form == "infonce":
-        raise InputError("InfoNCE fixes logits only up to an offset; take infonce_terms, given the negatives.")
-    else:
-        raise unknown("form of NCE", form, FORMS)
+    offset = torch.log1p(safe) - safe.log() if form == "nce3" else -safe.log()
     return torch.where(r > 0, scores - offset, scores * 0)
 
 
 def information(scores: Tensor, positive: Tensor, negative: Tensor, form: Form) -> Tensor:
-    """Estimate of I(Z1;Z2|T) in nats from a critic fitted with ``form``.
+    """Estimate I(Z1;Z2|T) in nats from the scores of a critic fitted with ``form``.
 
-    ``three`` and ``two``: the plug-in E_pos[log p_pos/p_neg], consistent but not a bound. ``infonce``: the
+    ``nce3`` and ``nce2``: the plug-in E_pos[log p_pos/p_neg], consistent but not a bound. ``infonce``: the
     lower bound ``info_nce``, which cannot exceed log(1 + number of negatives).
 
     Raises:
-        InputError: masks and scores differ in shape, or the form is unknown.
+        SettingsError: masks and scores differ in shape, or the form is unknown.
+
+    >>> same = torch.eye(2, dtype=torch.bool)
+    >>> information(5.0 * same, same, ~same, "nce2").item()   # r = 1: the logit itself
+    5.0
     """
-    if form == "infonce":
+    if checked_form(form) == "infonce":
         return info_nce(scores, positive, negative)
-    return PairSums.of(scores, positive, negative).information(form)
+    scores, w1, w0 = _checked(scores, positive, negative)
+    return pointwise_information(mean_over((w1 * scores).sum(), w1.sum()), _ratio(w1, w0), form)
+
+
+def checked_form(form: str) -> Form:
+    """Return the name of an objective, with the names of version 0.1 (``three``, ``two``) translated.
+
+    Raises:
+        SettingsError: there is no objective of that name.
+
+    >>> checked_form("nce3")
+    'nce3'
+    """
+    if form in _EARLIER:
+        now = _EARLIER[form]
+        warnings.warn(f"the objective {form!r} is called {now!r} now", DeprecationWarning, stacklevel=3)
+        return now
+    if form not in FORMS:
+        raise unknown("objective", form, FORMS)
+    return cast(Form, form)
+
+
+def log_h(scores: Tensor) -> Tensor:
+    """Compute log h = logsigmoid(s), element by element.
+
+    >>> round(log_h(torch.zeros(1)).exp().item(), 3)
+    0.5
+    """
+    return F.logsigmoid(scores)
+
+
+def log_not_h(scores: Tensor) -> Tensor:
+    """Compute log(1-h) = logsigmoid(-s), element by element.
+
+    Written as -softplus(s), the same function, whose backward pass keeps one tensor less.
+
+    >>> round(log_not_h(torch.zeros(1)).exp().item(), 3)
+    0.5
+    """
+    return -F.softplus(scores, threshold=40.0)
 
 
 def log_sum_exp(scores: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """log sum_k w_k e^{s_k} over ``dim`` (kept); about -1e30, with zero gradient, where every weight is 0."""
+    """Compute log sum_k w_k e^{s_k} over ``dim`` (kept); about -1e30, with zero gradient, where every weight is 0.
+
+    >>> log_sum_exp(torch.zeros(2), torch.tensor([0.5, 0.5]), 0)
+    tensor([0.])
+    """
     used = weight > 0
     logits = torch.where(used, scores + weight.clamp(min=_tiny(weight)).log(), FLOOR)
     return torch.logsumexp(logits, dim, keepdim=True)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """``x`` in fp32; float64 stays as it is."""
+    """Return ``x`` in fp32; float64 stays as it is.
+
+    >>> full_precision(torch.zeros(1, dtype=torch.float16)).dtype
+    torch.float32
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
 def mean_over(total: Tensor, weight: Tensor) -> Tensor:
-    """total / weight; 0, with a graph, where the weight is 0 (and so is the total)."""
+    """Return total / weight; 0, with a graph, where the weight is 0 (and so is the total).
+
+    >>> mean_over(torch.tensor([3.0, 0.0]), torch.tensor([2.0, 0.0]))
+    tensor([1.5000, 0.0000])
+    """
     return total / weight.clamp(min=_tiny(weight))
 
 
-def _checked(scores: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _means(
+    scores: Tensor | PairSums, positive: Tensor | None, negative: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """E_pos[log h], E_neg[log(1-h)] and r."""
+    if isinstance(scores, PairSums):
+        return scores.means()
+    scores, w1, w0 = _checked(scores, positive, negative)
+    e_neg = mean_over((w0 * log_not_h(scores)).sum(), w0.sum())
+    return mean_over((w1 * log_h(scores)).sum(), w1.sum()), e_neg, _ratio(w1, w0)
+
+
+def _ratio(w1: Tensor, w0: Tensor) -> Tensor:
+    """r = N0/N1; 0 where there is no positive."""
+    positives, negatives = ((w > 0).to(w.dtype).sum() for w in (w1, w0))
+    return torch.where(positives > 0, negatives / positives.clamp(min=1), 0.0)
+
+
+def _checked(scores: Tensor, positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Scores and weights in full precision; scores of pairs that are neither are replaced by 0."""
+    if positive is None or negative is None:
+        raise SettingsError("scores need to know which are positive and which negative; give both masks.")
     if not scores.shape == positive.shape == negative.shape:
-        raise InputError(
+        raise SettingsError(
             f"scores {tuple(scores.shape)}, positive {tuple(positive.shape)} and negative "
             f"{tuple(negative.shape)} must have one shape; expand the masks to the shape of the scores."
         )

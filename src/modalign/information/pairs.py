@@ -1,4 +1,4 @@
-"""The objective of a batch: which pairs are scored, in what pieces, and how they are averaged.
+"""The objective of a batch: which pairs are scored, in what pieces, and the sums that the objectives need.
 
 Where contexts partition the batch, samples are sorted by context and only the scores within contexts are
 computed, in padded groups of similar size; otherwise all pairs are scored. Either way at most about ``block``
@@ -7,33 +7,29 @@ squared scores are held at once: where there are more, pieces are recomputed in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from modalign.errors import InputError, unknown
+from modalign.errors import SettingsError
 from modalign.information.critics import Critic
-from modalign.information.margin import cap_negative, cap_positive
 from modalign.information.objectives import (
     FLOOR,
-    FORMS,
+    OBJECTIVES,
     Form,
+    PairSums,
+    checked_form,
     infonce_terms,
-    log_h,
     log_not_h,
     log_sum_exp,
-    mean_over,
-    nce,
     pointwise_information,
 )
 from modalign.information.queue import RecentFeatures
 
-Weighting = Literal["anchor", "pair"]
-WEIGHTINGS: tuple[Weighting, ...] = ("anchor", "pair")
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -47,6 +43,10 @@ class PairResult:
         pointwise: (B,) pointwise conditional information of each sample's own pair, nats (three- and two-term
             form: the plug-in; InfoNCE: its term of the bound).
         information: its mean, the estimate of I(Z1;Z2|T) on this batch, nats.
+
+    >>> half = torch.tensor(0.5)
+    >>> PairResult(half, torch.ones(()), torch.zeros(3), torch.zeros(())).objective.item()
+    0.5
     """
 
     objective: Tensor
@@ -61,14 +61,12 @@ def score_pairs(
     z2: Tensor,
     context: Tensor | None = None,
     *,
-    form: Form = "three",
-    weighting: Weighting = "anchor",
+    form: Form = "nce3",
     kernel: Kernel | None = None,
     memory: RecentFeatures | None = None,
-    cap: float | None = None,
     block: int = 1024,
 ) -> PairResult:
-    """The pair objective of a batch: positives are a sample's modalities, negatives pairs that share its context.
+    """Compute the pair objective of a batch: positives are a sample's modalities, negatives pairs that share its T.
 
     Kinds of context:
 
@@ -78,61 +76,70 @@ def score_pairs(
       T, and both choices of the anchor are averaged, so that swapping the modalities changes nothing. Without
       a kernel all others weigh the same, and I(Z1,T;Z2) is measured, not I(Z1;Z2|T).
 
-    How pairs are averaged (``weighting``):
-
-    - ``anchor``: every sample counts once, and its negatives together count once. A context then weighs the
-      same among positives and negatives, so that s* = log(p_pos/p_neg) + log((1+r)/r) in every context, with
-      the one r of the batch. A sample without negatives has no part in the objective: among the positives
-      alone it would only teach h to say yes. Its pointwise information is still given.
-    - ``pair``: every pair counts once, the printed formula taken literally. A context of K samples has K
-      positives but K(K-1) negatives, which shifts s* by log(r/(K-1)) there; a critic that sees T absorbs the
-      shift and its estimate is biased by it.
+    Every sample counts once, and its negatives together count once. A context then weighs the same among positives and
+    negatives, so that s* = log(p_pos/p_neg) + log((1+r)/r) in every context, with the one r of the batch (were every
+    pair to count once, s* would be shifted by log(r/(K-1)) in a context of K samples). A sample without negatives has
+    no part in the objective: among the positives alone it would only teach h to say yes. Its pointwise information is
+    still given.
 
     Args:
         critic: gives the logits; it may ignore the context.
-        z1, z2: (B, D1) and (B, D2), of any floating type.
+        z1: (B, D1) features of one modality, of any floating type.
+        z2: (B, D2) features of the other.
         context: T, see above.
-        form: ``three`` or ``two`` (conditional NCE), or ``infonce``.
-        weighting: see above.
-        kernel: k(T_i, T_j) in [0, 1]: contexts of n and of m samples -> (n, m). Discrete contexts may have
-            one.
+        form: objective: ``nce3`` or ``nce2`` (conditional NCE with three or two terms), or ``infonce``.
+        kernel: k(T_i, T_j) in [0, 1] of continuous contexts: those of n and of m samples -> (n, m).
         memory: recent features, further negatives for discrete contexts with few.
-        cap: gamma of the ``log_odds`` margin; None for no cap.
         block: about ``block`` squared scores are held at once.
 
     Returns:
-        The objective and the estimates. Without any negative the objective is 0, with a graph.
+        The objective (``conditional_nce``, ``two_term_nce`` or ``info_nce`` of the sums over the batch) and the
+        estimates. Without any negative the objective is 0, with a graph.
 
     Raises:
-        InputError: lengths disagree, a name is unknown, or there is a memory but no discrete context.
+        SettingsError: lengths disagree, a name is unknown, a kernel without a continuous context, or a memory without
+            a discrete one.
 
     Source: InfoBridge (ICCV 2025), conditional NCE; the weighting and the memory are this package's.
+
+    >>> from modalign.information import LearnedContext, SeparableCritic
+    >>> critic, z1, z2 = SeparableCritic((4, 3), LearnedContext(2)), torch.randn(8, 4), torch.randn(8, 3)
+    >>> result = score_pairs(critic, z1, z2, context=torch.arange(8) % 2)
+    >>> result.ratio.item(), result.pointwise.shape     # each sample meets the three others of its context
+    (3.0, torch.Size([8]))
     """
-    _check(z1, z2, context, form, weighting, kernel, memory)
-    batch = len(z1)
-    recent = _Remembered(batch)
-    if context is not None and not context.is_floating_point() and kernel is None:
-        pieces, recent = _within_contexts(context, memory)
-        left, right = critic.embed(*recent.extend(z1, z2, context))
-        tables = [(left, right)]
+    form, batch = checked_form(form), len(z1)
+    discrete = context is not None and not context.is_floating_point()
+    _check(z1, z2, context, kernel, memory)
+    valid: tuple[Tensor | None, Tensor | None] = (None, None)
+    if context is not None and discrete:
+        pieces, few = _within_contexts(context, memory)
+        if memory is not None:
+            z1, z2, context, valid = _with_memory(z1, z2, context, few, memory)
+        tables = [critic.embed(z1, z2, context)]
+        # In a partition without memory the sums over a context are the same from both sides: one is enough.
+        if form == "infonce" or memory is not None:
+            tables = tables * 2
     else:
         everyone = torch.arange(batch, device=z1.device)[None]
         pieces = [_Piece(everyone, everyone)]
-        tables = [critic.embed(z1, z2, context, "left")]
-        if context is not None:
-            tables.append(critic.embed(z1, z2, context, "right"))
-    # In a partition without memory the sums over a context are the same from both sides: one is enough.
-    if len(tables) == 1 and (form == "infonce" or memory is not None):
-        tables = tables * 2
-    directions = [
-        _Direction(critic, *(t if side == 0 else t[::-1]), side == 1, form, cap, kernel, context, recent.valid(side))
-        for side, t in enumerate(tables)
+        tables = [critic.embed(z1, z2, context, side) for side in (("left",) if context is None else ("left", "right"))]
+        if context is None and form == "infonce":
+            tables = tables * 2
+    sides = [
+        _Side(critic, *(table[::-1] if flipped else table), bool(flipped), form, kernel, context, valid[flipped])
+        for flipped, table in enumerate(tables)
     ]
-    scans = [_scan(direction, pieces, batch, block * block) for direction in directions]
-    reduced, weight, count = (torch.stack(parts) for parts in zip(*scans, strict=True))
+    scans = [_scan(side, pieces, batch, block * block) for side in sides]
+    negatives, weight, count = (torch.stack(parts) for parts in zip(*scans, strict=True))
     left, right = tables[0]
-    paired = critic.diagonal(left[:batch], right[:batch])
-    return _average(paired, reduced, weight, count, form, weighting, cap)
+    sums = PairSums(critic.diagonal(left[:batch], right[:batch]), negatives, weight, count)
+    objective, ratio = OBJECTIVES[form](sums), sums.ratio
+    if form == "infonce":
+        pointwise = infonce_terms(sums.score, negatives, weight).mean(0)
+    else:
+        pointwise = pointwise_information(sums.score, ratio, form)
+    return PairResult(objective, ratio, pointwise, pointwise.sum() / max(batch, 1))
 
 
 class _Piece(NamedTuple):
@@ -142,55 +149,42 @@ class _Piece(NamedTuple):
     columns: Tensor
 
 
-@dataclass(frozen=True)
-class _Remembered:
-    """Features of the memory that join a batch of ``batch`` samples; their numbers go on from ``batch``."""
+def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[list[_Piece], Tensor]:
+    """Groups of contexts of similar size (at most twice the smallest), and the contexts that draw on the memory.
 
-    batch: int
-    memory: RecentFeatures | None = None
-    codes: Tensor | None = None
-
-    def extend(self, z1: Tensor, z2: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch followed by the remembered features of ``codes``."""
-        if self.memory is None or self.codes is None:
-            return z1, z2, context
-        size = self.memory.left.shape[1]
-        older1, older2 = (bank[self.codes].flatten(0, 1).to(z1.dtype) for bank in self.memory[:2])
-        repeated = self.codes.repeat_interleave(size)
-        return torch.cat([z1, older1]), torch.cat([z2, older2]), torch.cat([context, repeated])
-
-    def valid(self, side: int) -> Tensor | None:
-        """Which numbers can be compared with, seen from the left (0) or the right (1); None for all."""
-        if self.memory is None or self.codes is None:
-            return None
-        slots = (self.memory.left_valid if side else self.memory.right_valid)[self.codes].flatten()
-        return torch.cat([slots.new_ones(self.batch), slots])
-
-
-def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[list[_Piece], _Remembered]:
-    """Groups of contexts of similar size: each holds contexts of at most twice its smallest."""
-    batch, device = len(context), context.device
+    What the memory has of these is numbered from B on, context by context.
+    """
     codes, inverse, counts = torch.unique(context, return_inverse=True, return_counts=True)
     order = torch.argsort(inverse, stable=True)
     starts = counts.cumsum(0) - counts
     sizes = counts.cpu()  # the one wait for the accelerator
-    few = sizes <= memory.minimum if memory is not None else torch.zeros_like(sizes, dtype=torch.bool)
-    first_recent = (few.cumsum(0) - 1) * (memory.left.shape[1] if memory is not None else 0) + batch
+    size, minimum = (0, 0) if memory is None else (memory.left.shape[1], memory.minimum)
+    few = sizes <= minimum
+    first_recent = (few.cumsum(0) - 1) * size + len(context)
     level = sizes.double().log2().ceil()
     pieces = []
     for value in level.unique().tolist():
         group = (level == value).nonzero().squeeze(1)
-        largest = int(sizes[group].max())
-        members = _numbers(starts[group.to(device)], counts[group.to(device)], largest)
-        rows = torch.where(members < 0, -1, order[members.clamp(min=0)])
-        columns = rows
-        if memory is not None and bool(few[group].any()):
-            size = memory.left.shape[1]
-            lengths = few[group] * size
-            columns = torch.cat([rows, _numbers(first_recent[group], lengths, size).to(device)], dim=1)
+        there = group.to(context.device)
+        members = _numbers(starts[there], counts[there], int(sizes[group].max()))
+        rows = columns = torch.where(members < 0, -1, order[members.clamp(min=0)])
+        if bool(few[group].any()):
+            recent = _numbers(first_recent[group], few[group] * size, size)
+            columns = torch.cat([rows, recent.to(context.device)], dim=1)
         if columns.shape[1] > 1:
             pieces.append(_Piece(rows, columns))
-    return pieces, _Remembered(batch, memory, codes[few.to(device)] if memory is not None else None)
+    return pieces, codes[few.to(context.device)]
+
+
+def _with_memory(
+    z1: Tensor, z2: Tensor, context: Tensor, few: Tensor, memory: RecentFeatures
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """The batch followed by the remembered features of contexts ``few``, and which of them a left or right anchor sees."""
+    older1, older2 = (bank[few].flatten(0, 1).to(z1.dtype) for bank in (memory.left, memory.right))
+    slots = (valid[few].flatten() for valid in (memory.right_valid, memory.left_valid))
+    from_left, from_right = (torch.cat([s.new_ones(len(z1)), s]) for s in slots)
+    repeated = few.repeat_interleave(memory.left.shape[1])
+    return torch.cat([z1, older1]), torch.cat([z2, older2]), torch.cat([context, repeated]), (from_left, from_right)
 
 
 def _numbers(starts: Tensor, lengths: Tensor, width: int) -> Tensor:
@@ -199,7 +193,7 @@ def _numbers(starts: Tensor, lengths: Tensor, width: int) -> Tensor:
     return torch.where(slot < lengths[:, None], starts[:, None] + slot, -1)
 
 
-def _split(pieces: Iterable[_Piece], held: int) -> Iterator[_Piece]:
+def _split(pieces: list[_Piece], held: int) -> Iterator[_Piece]:
     """The same pairs in pieces of at most ``held`` scores (or one row)."""
     for rows, columns in pieces:
         width = columns.shape[1]
@@ -210,7 +204,7 @@ def _split(pieces: Iterable[_Piece], held: int) -> Iterator[_Piece]:
 
 
 @dataclass(frozen=True)
-class _Direction:
+class _Side:
     """Anchors of one side against all others of the other side.
 
     ``anchor`` and ``other`` are tables of embedded samples; ``flipped`` where the anchors are the right side.
@@ -221,41 +215,30 @@ class _Direction:
     other: Tensor
     flipped: bool
     form: Form
-    cap: float | None
     kernel: Kernel | None
     context: Tensor | None
     valid: Tensor | None
 
     def reduce(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each anchor (G, n): the sum over its negatives, the sum of their weights, their number.
-
-        The sum is that of w log(1-h), or for InfoNCE log of that of w e^s.
-        """
+        """``negatives``, ``weight`` and ``count`` of ``PairSums`` for each anchor (G, n)."""
         anchors, others = _take(self.anchor, rows), _take(self.other, columns)
-        if self.flipped:
-            scores = self.critic.pair(others, anchors).mT
-        else:
-            scores = self.critic.pair(anchors, others)
-        scores = cap_negative(scores, self.cap)
+        scores = self.critic.pair(others, anchors).mT if self.flipped else self.critic.pair(anchors, others)
         hidden = (columns < 0)[:, None] | (columns[:, None] == rows[..., None])
         if self.valid is not None:
             hidden = hidden | ~self.valid[columns.clamp(min=0)][:, None]
-        count = columns.shape[1] - hidden.sum(-1)
-        if self.kernel is None:
+        if self.kernel is None or self.context is None:
+            count = columns.shape[1] - hidden.sum(-1)
             scores = scores.masked_fill(hidden, FLOOR)  # log(1-h) = 0 and e^s = 0 there
             sums = torch.logsumexp(scores, -1) if self.form == "infonce" else log_not_h(scores).sum(-1)
             return sums, count.to(sums.dtype), count
-        weight = self._kernel_weight(rows, columns).to(scores.dtype).masked_fill(hidden, 0.0)
+        with torch.no_grad():
+            near = [self.kernel(self.context[r], self.context[c]) for r, c in zip(rows, columns, strict=True)]
+            weight = torch.stack(near).to(scores.dtype).masked_fill(hidden, 0.0)
         if self.form == "infonce":
             sums = log_sum_exp(scores, weight, -1).squeeze(-1)
         else:
             sums = (weight * log_not_h(scores)).sum(-1)
         return sums, weight.sum(-1), (weight > 0).sum(-1)
-
-    @torch.no_grad()
-    def _kernel_weight(self, rows: Tensor, columns: Tensor) -> Tensor:
-        context, kernel = cast(Tensor, self.context), cast(Kernel, self.kernel)
-        return torch.stack([kernel(context[r], context[c]) for r, c in zip(rows, columns, strict=True)])
 
 
 def _take(table: Tensor, numbers: Tensor) -> Tensor:
@@ -263,18 +246,18 @@ def _take(table: Tensor, numbers: Tensor) -> Tensor:
     return table.index_select(0, numbers.clamp(min=0).flatten()).view(*numbers.shape, -1)
 
 
-def _scan(direction: _Direction, pieces: list[_Piece], batch: int, held: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``direction.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
-    recompute = sum(p.rows.numel() * p.columns.shape[1] for p in pieces) > held
+def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
+    recompute = torch.is_grad_enabled() and sum(p.rows.numel() * p.columns.shape[1] for p in pieces) > held
     parts, numbers = [], []
     for piece in _split(pieces, held):
-        if recompute and torch.is_grad_enabled():
-            part = checkpoint(direction.reduce, *piece, use_reentrant=False, preserve_rng_state=False)
+        if recompute:
+            part = checkpoint(side.reduce, *piece, use_reentrant=False, preserve_rng_state=False)
         else:
-            part = direction.reduce(*piece)
+            part = side.reduce(*piece)
         parts.append([value.flatten() for value in part])
         numbers.append(piece.rows.flatten())
-    empty = direction.anchor.new_full((batch + 1,), FLOOR if direction.form == "infonce" else 0.0)
+    empty = side.anchor.new_full((batch + 1,), FLOOR if side.form == "infonce" else 0.0)
     nothing = torch.zeros_like(empty)
     if not parts:
         return empty[:batch], nothing[:batch], nothing[:batch]
@@ -288,51 +271,11 @@ def _scan(direction: _Direction, pieces: list[_Piece], batch: int, held: int) ->
     )
 
 
-def _average(
-    paired: Tensor,
-    reduced: Tensor,
-    weight: Tensor,
-    count: Tensor,
-    form: Form,
-    weighting: Weighting,
-    cap: float | None,
-) -> PairResult:
-    """From the positives' logits (B,) and each anchor's sums over negatives (directions, B) to the result."""
-    part = (count > 0).to(paired.dtype) if weighting == "anchor" else torch.ones_like(reduced)
-    number = part.sum()
-    ratio = mean_over(count.sum(), number)
-    positive = cap_positive(paired, cap)
-    if form == "infonce":
-        objective = mean_over((part * infonce_terms(positive, reduced, weight)).sum(), number)
-        pointwise = infonce_terms(paired, reduced, weight).mean(0)
-    else:
-        if weighting == "anchor":
-            e_neg = mean_over((part * mean_over(reduced, weight)).sum(), number)
-        else:
-            e_neg = mean_over(reduced.sum(), weight.sum())
-        objective = nce(mean_over((part * log_h(positive)).sum(), number), e_neg, ratio, form)
-        pointwise = pointwise_information(paired, ratio, form)
-    return PairResult(objective, ratio, pointwise, pointwise.sum() / max(len(pointwise), 1))
-
-
-def _check(
-    z1: Tensor,
-    z2: Tensor,
-    context: Tensor | None,
-    form: str,
-    weighting: str,
-    kernel: Kernel | None,
-    memory: RecentFeatures | None,
-) -> None:
-    if form not in FORMS:
-        raise unknown("form of objective", form, FORMS)
-    if weighting not in WEIGHTINGS:
-        raise unknown("weighting of pairs", weighting, WEIGHTINGS)
+def _check(z1: Tensor, z2: Tensor, context: Tensor | None, kernel: Kernel | None, memory: RecentFeatures | None) -> None:
     lengths = {"z1": len(z1), "z2": len(z2)} | ({} if context is None else {"context": len(context)})
     if len(set(lengths.values())) > 1:
-        raise InputError(f"z1, z2 and context describe the same samples, but have {lengths} rows.")
-    if kernel is not None and context is None:
-        raise InputError("a kernel compares contexts and there is none; pass context, or no kernel.")
-    discrete = context is not None and not context.is_floating_point()
-    if memory is not None and (kernel is not None or not discrete):
-        raise InputError("a memory holds features by discrete context; pass integer contexts and no kernel.")
+        raise SettingsError(f"z1, z2 and context describe the same samples, but have {lengths} rows.")
+    if kernel is not None and (context is None or not context.is_floating_point()):
+        raise SettingsError("a kernel compares continuous contexts; pass context as floats, or no kernel.")
+    if memory is not None and (context is None or context.is_floating_point()):
+        raise SettingsError("a memory holds features by discrete context; pass integer contexts.")

@@ -131,24 +131,28 @@ class MultimodalModel(nn.Module):
         """
         counts = batch.present.sum(0).tolist()
         return {
-            name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]))
+            name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]), name in batch.encoded)
             for m, name in enumerate(self.modalities)
             if only is None or name in only
         }
 
-    def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int) -> Tensor:
+    def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int, encoded: bool) -> Tensor:
         if count == 0:
             return torch.zeros(len(x), self.dims[name], device=x.device)
         if count == len(x):
-            return self._features(name, x)
-        features = self._features(name, x[present])
+            return self._features(name, x, encoded)
+        features = self._features(name, x[present], encoded)
         return features.new_zeros(len(x), self.dims[name]).masked_scatter(present.unsqueeze(1), features)
 
-    def _features(self, name: str, x: Tensor) -> Tensor:
+    def _features(self, name: str, x: Tensor, encoded: bool) -> Tensor:
         """Features of rows that are all present: of raw inputs, or of what a frozen network gave for them."""
         encoder = self.encoders[name]
-        computed = isinstance(encoder, Backbone) and encoder.is_features(x)
-        features: Tensor = encoder(x if computed else self.standardized(name, x))
+        features: Tensor
+        if encoded:
+            assert isinstance(encoder, Backbone)
+            features = encoder.project(x)
+        else:
+            features = encoder(self.standardized(name, x))
         if not isinstance(features, Tensor) or features.shape != (len(x), self.dims[name]):
             raise wrong_features(name, encoder, features, (len(x), self.dims[name]))
         return features

@@ -27,14 +27,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import ColumnInfo, DataInfo
-from modalign.errors import InputError, unknown
+from modalign.errors import InputError, SettingsError, unknown
 from modalign.estimators.calibration import heldout_information
 from modalign.information.centering import ContextMeans
 from modalign.information.contexts import ContextSource
@@ -45,8 +45,8 @@ from modalign.information.critics import (
     LearnedContext,
     make_critic,
 )
-from modalign.information.margin import gradient_scale, hinge, ramp, squared_norms
-from modalign.information.objectives import Form
+from modalign.information.margin import gradient_scale, ramp, squared_norms
+from modalign.information.objectives import checked_form
 from modalign.information.pairs import Kernel, PairResult, score_pairs
 from modalign.information.queue import FeatureMemory
 from modalign.models.multimodal import MultimodalModel
@@ -68,18 +68,14 @@ class ModAlignOptions:
     Args:
         alpha: weight of the pull, -L_NCE / (1+r).
         eta: weight of each unimodal cross-entropy against the joint one.
-        objective: ``three`` (as printed), ``two`` or ``infonce``; ``none`` leaves the encoders alone.
+        objective: ``nce3`` (three terms, as printed), ``nce2`` or ``infonce``; ``none`` leaves the encoders alone.
         context: T of the pull: ``label``, ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``predicted``
             (label), ``cluster`` (of the features, found anew each epoch) or ``none``.
         clusters: number of clusters where context is ``cluster``.
         class_names: a ``transformers`` model or folder, or a ``.npy`` file (C, E), that embeds the names of classes:
             they then stand for the label in the critic; learned embeddings by default.
-        softness: of the kernel between contexts whose names are embedded, exp((cos - 1) / softness); 0: only pairs that
-            share the context are negatives.
-        margin: ``gradient``, ``log_odds``, ``hinge`` or ``none``.
-        rho: of the gradient margin: largest ratio of the pull to the task's gradient at the features.
-        gamma: of the log_odds margin: largest log-odds that still pull.
-        delta: of the hinge margin: information in nats above which nothing pulls.
+        margin: ``gradient`` (bounds the pull at the features of each modality) or ``none``.
+        rho: margin's bound: largest ratio of the pull to the task's gradient at the features.
         ramp: share of training over which alpha rises from zero.
         prior: read out with the context-aware prior; the joint head alone otherwise.
         critic: ``separable``, ``bilinear`` or ``mlp``.
@@ -90,21 +86,33 @@ class ModAlignOptions:
 
     alpha: float = 1.0
     eta: float = 1.0
-    objective: Literal["three", "two", "infonce", "none"] = "three"
+    objective: str = "nce3"
     context: str = "label"
     clusters: int = 8
     class_names: str | None = None
-    softness: float = 0.0
-    margin: Literal["gradient", "log_odds", "hinge", "none"] = "gradient"
+    margin: str = "gradient"
     rho: float = 0.3
-    gamma: float = 2.0
-    delta: float = 1.0
     ramp: float = 0.3
     prior: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
     critic_width: int = 128
     memory: int = 16
     memory_minimum: int = 8
+
+    # Options of version 0.1 that are gone, and what to use.
+    removed: ClassVar[dict[str, str]] = {
+        "softness": "negatives are the samples that share the context; leave it out",
+        "gamma": "the margin 'log_odds' is gone; use margin 'gradient' and its bound rho",
+        "delta": "the margin 'hinge' is gone; use margin 'gradient' and its bound rho",
+    }
+
+    def __post_init__(self) -> None:
+        if self.objective != "none":
+            object.__setattr__(self, "objective", checked_form(self.objective))
+        if self.margin in ("log_odds", "hinge"):
+            raise SettingsError(f"modalign: the margin {self.margin!r} is gone; use 'gradient' with its bound rho.")
+        if self.margin not in ("gradient", "none"):
+            raise unknown("margin", self.margin, ("gradient", "none"))
 
 
 class ModAlign(Strategy):
@@ -189,17 +197,11 @@ class ModAlign(Strategy):
         """The gradient of -alpha L_NCE / (1+r) at this process's features, within the margin."""
         assert self.alignment is not None
         options = self.options
-        cap = options.gamma if options.margin == "log_odds" else None
-        results = self.alignment(live, present, context, cap=cap)
         weight = options.alpha * ramp(stepper.progress, options.ramp)
-        if options.margin == "hinge":
-            information = torch.stack([result.information.detach() for result in results.values()]).mean()
-            weight *= hinge(float(information), options.delta)
-        loss = -weight * self.alignment.objective(results)
+        loss = -weight * self.alignment.objective(self.alignment(live, present, context))
         pull = stepper.gradients(loss, list(leaves.values()))
         self.steps += 1
-        if options.margin != "gradient":
-            self.bound += float(weight == 0 and options.margin == "hinge")
+        if options.margin == "none":
             return pull
         norms = stepper.all_reduce(torch.stack([squared_norms(task), squared_norms(pull)]))
         scales = gradient_scale(norms[0], norms[1], options.rho)
@@ -292,7 +294,7 @@ class PairCritics(nn.Module):
         dims: modality name to D_m.
         embed: makes the embedding of T for a critic; None where there is no T.
         contexts: number of discrete contexts, None for other kinds.
-        kernel: which pairs of samples share a context, and how far; None where equality decides.
+        kernel: how near two continuous contexts are; None for other kinds.
         options: of the strategy.
     """
 
@@ -310,7 +312,7 @@ class PairCritics(nn.Module):
         super().__init__()
         self.columns = {m: i for i, m in enumerate(dims)}
         self.pairs: list[Pair] = list(combinations(dims, 2))
-        self.form: Form = "three" if options.objective == "none" else options.objective
+        self.form = checked_form("nce3" if options.objective == "none" else options.objective)
         self.kernel = kernel
         more = {} if options.critic == "bilinear" else {"width": options.critic_width}
         self.critics = nn.ModuleList(
@@ -319,7 +321,7 @@ class PairCritics(nn.Module):
         )
         self.memory = (
             FeatureMemory(contexts, options.memory, list(dims.values()), options.memory_minimum)
-            if contexts is not None and kernel is None and options.memory > 0
+            if contexts is not None and options.memory > 0
             else None
         )
         self.means = ContextMeans(contexts, list(dims.values()))
@@ -327,12 +329,7 @@ class PairCritics(nn.Module):
         self.register_buffer("estimates", torch.zeros(len(self.pairs)))
 
     def forward(
-        self,
-        features: Features,
-        present: Tensor,
-        context: Tensor | None,
-        cap: float | None = None,
-        training: bool = False,
+        self, features: Features, present: Tensor, context: Tensor | None, training: bool = False
     ) -> dict[Pair, PairResult]:
         """The objective of every pair of modalities, on the samples that have both."""
         if training:
@@ -350,7 +347,6 @@ class PairCritics(nn.Module):
                 form=self.form,
                 kernel=self.kernel,
                 memory=None if self.memory is None else self.memory.pair(i, j),
-                cap=cap,
             )
         if training:
             latest = torch.stack([result.ratio for result in results.values()]).mean()
@@ -378,7 +374,7 @@ class PairCritics(nn.Module):
                 self.estimates[k] = 0.0
                 continue
             z1, z2, given = features[a][both], features[b][both], context[both]
-            value = heldout_information(critic, z1, z2, given, "two" if self.form == "two" else "three")  # type: ignore[arg-type]
+            value = heldout_information(critic, z1, z2, given, "nce2" if self.form == "nce2" else "nce3")  # type: ignore[arg-type]
             self.estimates[k] = value
 
     def forget(self) -> None:
@@ -422,8 +418,7 @@ def _context_of(
     if options.class_names is None:
         return lambda: LearnedContext(contexts), contexts, None
     vectors = _name_vectors(info, options.class_names)
-    kernel = _NameKernel(vectors, options.softness) if options.softness > 0 else None
-    return lambda: FixedContext(vectors), contexts, kernel
+    return lambda: FixedContext(vectors), contexts, None
 
 
 class _GaussianKernel:
@@ -439,17 +434,6 @@ class _GaussianKernel:
     def _standard(self, context: Tensor) -> Tensor:
         rows = context.float().reshape(len(context), -1)
         return (rows - self.mean.to(rows.device)) / self.std.to(rows.device)
-
-
-class _NameKernel:
-    """k(T_i, T_j) = exp((cos - 1) / softness) of the embedded names of two classes."""
-
-    def __init__(self, vectors: Tensor, softness: float) -> None:
-        unit = nn.functional.normalize(vectors.float(), dim=-1)
-        self.table = ((unit @ unit.T - 1) / softness).exp()
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.table.to(first.device)[first[:, None], second[None, :]]
 
 
 def _name_vectors(info: DataInfo, source: str) -> Tensor:

@@ -126,6 +126,7 @@ class ArraySplit:
             target=self.target[chosen],
             index=chosen,
             columns={name: column.values[chosen] for name, column in self.columns.items()},
+            encoded=frozenset(self.features),
         )
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
