@@ -18,7 +18,7 @@ from torch.utils.data import StackDataset
 from modalign.cli import main
 from modalign.data.load import load_data
 from modalign.data.media.manifest_media import prepare_manifest
-from modalign.errors import DataError
+from modalign.errors import RunError
 from modalign.experiments.predict import predict
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.train import train
@@ -132,7 +132,7 @@ def test_an_error_in_a_late_batch_leaves_what_was_trained_resumable(tmp_path: Pa
 
     data.train.set_epoch = breaks.__get__(data.train)
     source.row = int(data.train.ids[-1])
-    with pytest.raises(DataError, match=f"sample {source.row} has the key 'extra'"):
+    with pytest.raises(RunError, match=f"sample {source.row} has the key 'extra'"):
         train(epochs, "joint", out=tmp_path / "run", data=data, quiet=True)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
     del data.train.set_epoch
