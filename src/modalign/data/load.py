@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from modalign.data.dataset import MultimodalData
+from modalign.data.samples import describe_inputs, read_samples
 from modalign.errors import DataError, SettingsError, unknown
 from modalign.settings import DataSettings
+
+__all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "load_path", "read_samples"]
 
 DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "synthetic")
 """The data sets of the package: modules of ``modalign.data.datasets`` with a function ``load``."""
@@ -214,12 +217,3 @@ def check_options(subject: str, function: Callable[..., Any], options: Iterable[
     for option in options:
         if option not in known:
             raise unknown(f"option of the data {subject!r}:", option, known)
-
-
-def describe_inputs(data: MultimodalData) -> dict[str, Any]:
-    """How raw rows of each modality become inputs, as plain values."""
-    from modalign.data.tables.array_split import ArraySplit
-
-    train = data.train
-    known = {m: p.to_dict() for m, p in train.preparations.items()} if isinstance(train, ArraySplit) else None
-    return {"preparations": known}

@@ -31,7 +31,7 @@ import pandas as pd
 from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import load_split
-from modalign.data.media.decoders import Decoder, check, decode_image
+from modalign.data.media.decoders import Decoder, check, decode_image, make_decoder
 from modalign.data.media.pool import Entry, Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
 from modalign.data.task import classification
@@ -112,7 +112,7 @@ def prepare(
     lost += [_entry(patient, "image", "no region of this patient") for patient in without]
     width = len(next(iter(patients.values())).features)
     decoders = {
-        "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_patch, {"size": size}),
+        "image": replace(make_decoder("image", {"kind": "image", "size": size}), function=decode_patch),
         "omic": Decoder(Modality("omic", "vector", (width,)), "<f4", keep),
     }
     settings = {"size": size, "rnaseq": rnaseq}

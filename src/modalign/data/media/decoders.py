@@ -6,6 +6,7 @@ text) is decoded and remarked on; what cannot be decoded raises ``Unreadable``, 
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -257,15 +258,20 @@ def tokenizer(vocabulary: str, fetch: bool = True) -> Any:
     pieces).
 
     Args:
-        vocabulary: see above.
+        vocabulary: see above; or what ``export_tokenizer`` gave.
         fetch: from the hub, where it is not on this machine.
 
     Raises:
         InputError: it can neither be found here nor fetched.
     """
-    from transformers import AutoTokenizer, BertTokenizer
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if vocabulary.startswith("{"):
+        kept = json.loads(vocabulary)
+        backend = Tokenizer.from_str(kept["tokenizer"])
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=kept["pad_token"])
     if vocabulary.endswith(".txt"):
         if not Path(vocabulary).is_file():
             raise DataError(f"no vocabulary file at {vocabulary}.")
@@ -351,6 +357,16 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
             decode_video if kind == "video" else decode_folder,
         )
     return Decoder(*form, options, gaps, {"kind": kind, **options})
+
+
+def export_tokenizer(vocabulary: str) -> str:
+    """Return a tokenizer as text that ``tokenizer`` reads on any machine; its name where it is not on this one."""
+    try:
+        found = tokenizer(vocabulary, fetch=False)
+    except DataError:
+        return vocabulary
+    backend = getattr(found, "backend_tokenizer", None)
+    return vocabulary if backend is None else json.dumps({"tokenizer": backend.to_str(), "pad_token": found.pad_token})
 
 
 def build_vocabulary(texts: Iterable[str], path: Path, size: int = 30_522) -> Path:

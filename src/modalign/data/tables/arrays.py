@@ -1,4 +1,4 @@
-"""Arrays in memory as a data set, and new samples prepared as those of training were."""
+"""Arrays in memory as a data set."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows, StoredArray
 from modalign.data.tables.files import join_columns
-from modalign.data.tables.modalities import Preparation, find_modality
 from modalign.data.tables.reader import Source, read_source
 from modalign.data.tables.rows import RowOptions, label_columns
-from modalign.errors import DataError, Problems
+from modalign.errors import Problems
 from modalign.settings import DataSettings
 
-__all__ = ["ArraySplit", "Rows", "StoredArray", "from_arrays", "from_settings", "new_samples"]
+__all__ = ["ArraySplit", "Rows", "StoredArray", "from_arrays", "from_settings"]
 
 
 def from_arrays(
@@ -112,40 +110,3 @@ def from_settings(
     name = settings.name or name
     used = replace(settings, modalities=settings.modalities or list(modalities or []))
     return read_source(source, used, RowOptions(**options), Problems(name), name)
-
-
-def new_samples(
-    arrays: Mapping[str, Any], preparations: Mapping[str, Preparation], ids: Sequence[str] | None = None
-) -> ArraySplit:
-    """Samples without labels, prepared as those of training were; their targets are zeros.
-
-    Args:
-        arrays: modality name to array (N, ...); a modality that is not there is absent in all samples.
-        preparations: ``data.train.preparations`` of the training data, in that order.
-        ids: names of the samples; row numbers by default.
-
-    Raises:
-        InputError: no modality of training is there, or one has other shapes or broken rows.
-    """
-    known = {key: np.asarray(value) for key, value in arrays.items()}
-    given = [m for m in preparations if m in known]
-    problems = Problems("new samples")
-    if not given:
-        raise DataError(f"no modality is given; expected at least one of {', '.join(preparations)}")
-    total = len(known[given[0]])
-    problems += [f"{m!r} has {len(known[m])} rows; expected {total}" for m in given if len(known[m]) != total]
-    problems.stop()
-    present = np.zeros((total, len(preparations)), bool)
-    stored: dict[str, Rows] = {}
-    for column, (m, preparation) in enumerate(preparations.items()):
-        about = preparation.modality
-        stored[m] = np.zeros((total, *about.shape), np.int64 if about.kind == "text" else np.float32)
-        found = problems.trying(find_modality, m, known, bool(preparation.fill)) if m in known else None
-        values = problems.trying(preparation.apply, known[m]) if found is not None else None
-        if found is not None and values is not None:
-            present[:, column], stored[m] = found, values
-    problems.stop()
-    names = list(ids) if ids is not None else [str(row) for row in range(total)]
-    return ArraySplit(
-        stored, preparations, np.arange(total), present, torch.zeros(total, dtype=torch.int64), {}, names, None
-    )
