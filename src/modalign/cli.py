@@ -179,14 +179,14 @@ def sweep_tradeoff(
         options: Options of ModAlign, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
     from modalign.experiments.tradeoff import run_tradeoff
-    from modalign.report.gallery import of_tradeoff
+    from modalign.report.figures import tradeoff_figures
     from modalign.report.style import save
 
     for swept in {"alpha", "margin"} & set(options or {}):
         raise InputError(f"--options.{swept} is what the sweep varies; choose strengths with --alphas")
     recipe = _with_options(recipe, options)
     sweep = run_tradeoff(recipe, out, alphas=_numbers(alphas), seeds=seeds, jobs=jobs, method=method)
-    written = [path for drawn in of_tradeoff(sweep) for path in save(drawn.figure, sweep.parent / drawn.name)]
+    written = [path for drawn in tradeoff_figures(sweep) for path in save(drawn.figure, sweep.parent / drawn.name)]
     print("written:", ", ".join(map(str, [sweep, *written])))
 
 
@@ -212,7 +212,7 @@ def evaluate_runs(
 
     from modalign.experiments.evaluate import evaluate_run
     from modalign.report.runs import read_runs
-    from modalign.report.summary import summarize, write_diagnosis_figures
+    from modalign.report.diagnosis import summarize, write_evaluation_figures
 
     records = read_runs([Path(run) for run in runs])
     done = [record for record in records if record.state == "done"]
@@ -234,7 +234,7 @@ def evaluate_runs(
             continue
         print(summarize(record, found.result))
         folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
-        written = write_diagnosis_figures(record, folder, found.extremes)
+        written = write_evaluation_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
     if len(refused) == len(done):
         raise refused[0]
@@ -250,7 +250,7 @@ def write_page(runs: list[str], html: str = "report.html", tables: str | None = 
     """
     from pathlib import Path
 
-    from modalign.report.gallery import write_figures
+    from modalign.report.figures import write_figures
     from modalign.report.page import write_report as write
     from modalign.report.runs import read_runs
     from modalign.report.tables import write_tables
@@ -563,14 +563,12 @@ def _array(path: str) -> Any:
 
 def _report_bench(folder: Path) -> None:
     """Write the tables and the figure of a bench, and print the table."""
-    from modalign.report.comparison import compare
-    from modalign.report.figures import comparison_figure
-    from modalign.report.runs import read_runs
-    from modalign.report.tables import write_tables
-    from modalign.report.terminal import show_tables
+    from modalign.report.figures import write_comparison
+    from modalign.report.runs import compare, read_runs
+    from modalign.report.tables import show_tables, write_tables
 
     runs = read_runs(folder / "runs")
-    written = write_tables(runs, folder) + comparison_figure(runs, folder / "comparison")
+    written = write_tables(runs, folder) + write_comparison(runs, folder / "comparison")
     show_tables(compare(runs))
     print("written:", ", ".join(map(str, written)))
 
