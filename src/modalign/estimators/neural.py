@@ -8,7 +8,8 @@ to reach several nats, and its miss is what an estimate would report as missing 
 from __future__ import annotations
 
 import copy
-import math, os
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast

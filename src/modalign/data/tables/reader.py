@@ -45,6 +45,9 @@ class Source:
         present: rows (N,) bool in which a modality of ``columns`` is there, by its name, all columns and whether
             gaps are filled; raises ``InputError``.
         split: class of the splits.
+
+    >>> sorted(Source({"a": np.ones((8, 2)), "y": np.arange(8) % 2}).columns)
+    ['a', 'y']
     """
 
     columns: Mapping[str, np.ndarray]

@@ -131,7 +131,7 @@ def assign_splits(
     valid_fraction: float,
     seed: int,
 ) -> np.ndarray:
-    """Name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
+    """Return the name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
 
     Args:
         arrays: the columns an expression may name.
@@ -145,6 +145,9 @@ def assign_splits(
 
     Raises:
         InputError: see ``select_rows``; also values that name no split, or too few rows or groups for a part.
+
+    >>> assign_splits({"rep": np.array([1, 1, 2, 2, 3, 3])}, np.zeros(6, int), None, "rep==3", 0.25, 0).tolist()
+    ['train', 'train', 'train', 'valid', 'test', 'test']
     """
     rng = np.random.default_rng(seed)
     if split is None and "split" in arrays:
@@ -187,6 +190,9 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> li
 
     Raises:
         InputError: names the divided groups.
+
+    >>> check_groups(np.array(["train", "test"]), np.array(["anna", "bill"]), None)
+    []
     """
     tested, trained = set(groups[parts == "test"]), set(groups[parts != "test"])
     names = sorted(set(groups))
@@ -207,10 +213,13 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> li
 def hold_out(
     strata: np.ndarray, groups: np.ndarray | None, fraction: float, rng: np.random.Generator, part: str
 ) -> np.ndarray:
-    """Rows (N,) bool to hold out as ``part``: about ``fraction``, stratified, no group divided.
+    """Return rows (N,) bool to hold out as ``part``: about ``fraction``, stratified, no group divided.
 
     Raises:
         InputError: nothing can be held out without emptying a class in training.
+
+    >>> int(hold_out(np.arange(20) % 2, None, 0.2, np.random.default_rng(0), "test").sum())
+    4
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")
