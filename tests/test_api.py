@@ -161,6 +161,26 @@ def test_a_run_with_own_code_asks_before_it_runs_it(tmp_path):
         modalign.predict(tmp_path / "run", new, trust_code=True)
 
 
+def test_a_method_in_a_file_trains_on_two_processes_and_is_kept(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from modalign import Strategy\n"
+        "class Mine(Strategy):\n"
+        "    title = 'Mine'\n"
+        "    def step(self, batch, stepper):\n"
+        "        loss = self.task.loss(self.model(batch).logits, batch.target)\n"
+        "        stepper.backward(loss)\n"
+        "        return {'task': loss}\n"
+    )
+    runs = [
+        train(strategy=str(tmp_path / "mine.py"), devices=n, accelerator="cpu", out=tmp_path / f"run{n}")
+        for n in (1, 2)
+    ]
+    (tmp_path / "mine.py").unlink()
+    one, two = (modalign.load_run(run.folder, trust_code=True).strategy.state_dict() for run in runs)
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
+
+
 def test_a_recipe_names_classes_of_ones_own_file(tmp_path, monkeypatch):
     (tmp_path / "own_parts.py").write_text(
         "import numpy as np\nfrom torch import nn\n"

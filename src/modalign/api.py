@@ -299,9 +299,8 @@ class Run:
     def plot(self) -> Figure:
         """Return the curves of training: losses, the selecting metric on validation, what the method logs."""
         from modalign.report.figures import training_curves
-        from modalign.report.runs import read_runs
 
-        return training_curves(read_runs([self.folder]), str(self.result["metric"]))
+        return training_curves(self.folder)
 
     def __getitem__(self, key: str) -> Any:
         """Return an entry of ``result``, as ``train`` of version 0.1 gave it."""
@@ -324,10 +323,9 @@ class Run:
         return f"Run({str(self.folder)!r}, {self.name}, {state})"
 
     def _repr_html_(self) -> str:
-        import pandas as pd
+        from modalign.report.page import run_html
 
-        shown: str = pd.DataFrame(self.metrics).T.to_html(float_format="{:.4f}".format, border=0)
-        return f"<p>{html.escape(repr(self))}</p>{shown}"
+        return run_html(self.folder)
 
 
 class Bench:
@@ -355,18 +353,16 @@ class Bench:
         """One row a method and data set: mean, interval, seeds, paired difference, p, rank, as in ``table.csv``."""
         import pandas as pd
 
-        from modalign.report.comparison import compare
-        from modalign.report.runs import read_runs
+        from modalign.report.runs import compare, read_runs
 
         return pd.DataFrame([asdict(row) for row in compare(read_runs(self.folder / "runs"))])
 
     def plot(self) -> Figure:
         """Return the figure of the comparison."""
-        from modalign.report.comparison import compare
         from modalign.report.figures import comparison
-        from modalign.report.runs import read_runs
+        from modalign.report.runs import compare, read_runs
 
-        return comparison(compare(read_runs(self.folder / "runs")))
+        return comparison(compare(read_runs(self.folder / "runs"))).figure
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write one self-contained page and return its path, by default ``report.html`` in the folder."""
@@ -392,7 +388,7 @@ def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = Fals
     >>> import tempfile
     >>> run = train("digits", "joint", epochs=1, quiet=True, out=tempfile.mkdtemp())
     >>> evaluate(run, information=False)["samples"]
-    450
+    449
     """
     return (run if isinstance(run, Run) else load_run(run, data=data, trust_code=trust_code)).evaluate(**how)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from modalign.errors import SettingsError
 from modalign.settings import Recipe
 
@@ -115,6 +117,7 @@ def _module_of_file(file: Path, what: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise SettingsError(f"{what}: {file} cannot be loaded ({type(error).__name__}: {error})") from error
+    cloudpickle.register_pickle_by_value(module)  # other processes know no such module
     return module
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
+from modalign.classes import ask_first
 from modalign.errors import DataError, InputError, Interrupted, RunError, SettingsError, nearest
 from modalign.recipes import add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
@@ -35,7 +36,6 @@ def train(
     out: str | None = None,
     resume: bool = False,
     options: dict[str, Any] | None = None,
-    allow_code: bool = False,
 ) -> None:
     """Train one method with one seed and write a run folder.
 
@@ -47,13 +47,12 @@ def train(
         out: The run folder; runs/DATA-STRATEGY-seedN by default.
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
-        allow_code: Import the classes that recipes or runs name; do so only with those that you trust.
     """
     from modalign.training.train import train as run
 
     method = strategy.replace(".py:", "-").removesuffix(".py").replace("/", "_")
     where = out or f"runs/{recipe.data.shown}-{method}-seed{seed}"
-    run(recipe, strategy, out=where, seed=seed, options=options, resume=resume, **_trust(run, allow_code))
+    run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
 
 
 def bench(
@@ -66,7 +65,6 @@ def bench(
     tune_seeds: int = 2,
     jobs: int | None = None,
     options: dict[str, dict[str, Any]] | None = None,
-    allow_code: bool = False,
 ) -> None:
     """Compare methods over seeds (and data sets) and write tables and a figure.
 
@@ -87,7 +85,7 @@ def bench(
     from modalign.strategies import strategy_names
 
     rows = entries(strategy_names() if strategies == "all" else _names(strategies), options)
-    _bench(recipes, rows, seeds, out, allow_code, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    _bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
 
 
 def ablate(
@@ -99,7 +97,6 @@ def ablate(
     tune_seeds: int = 2,
     jobs: int | None = None,
     options: dict[str, Any] | None = None,
-    allow_code: bool = False,
 ) -> None:
     """Compare ModAlign with itself without each of its parts (Table 2 of the paper).
 
@@ -112,7 +109,7 @@ def ablate(
     from modalign.experiments.bench import ABLATION
 
     recipes = [_with_options(recipe, options) for recipe in recipes]
-    _bench(recipes, ABLATION, seeds, out, allow_code, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    _bench(recipes, ABLATION, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
 
 
 def tradeoff(
@@ -136,7 +133,7 @@ def tradeoff(
         options: Options of ModAlign, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
     from modalign.experiments.tradeoff import run_tradeoff
-    from modalign.report.gallery import of_tradeoff
+    from modalign.report.figures import tradeoff_figures
     from modalign.report.style import save
 
     for swept in {"alpha", "margin"} & set(options or {}):
@@ -145,9 +142,9 @@ def tradeoff(
         strengths = [float(part) for part in _names(alphas)]
     except ValueError:
         raise SettingsError(f"{alphas!r} is no list of numbers; expected such as 0,0.3,1") from None
-    recipe, trust = _with_options(recipe, options), _trust(run_tradeoff, allow_code)
-    sweep = run_tradeoff(recipe, out, alphas=strengths, seeds=seeds, jobs=jobs, method=method, **trust)
-    written = [path for drawn in of_tradeoff(sweep) for path in save(drawn.figure, sweep.parent / drawn.name)]
+    recipe = _with_options(recipe, options)
+    sweep = run_tradeoff(recipe, out, alphas=strengths, seeds=seeds, jobs=jobs, method=method, trust_code=allow_code)
+    written = [path for drawn in tradeoff_figures(sweep) for path in save(drawn.figure, sweep.parent / drawn.name)]
     print("written:", ", ".join(map(str, [sweep, *written])))
 
 
@@ -173,10 +170,10 @@ def evaluate(
     from pathlib import Path
 
     from modalign.experiments.evaluate import evaluate_run
+    from modalign.report.diagnosis import summarize, write_evaluation_figures
     from modalign.report.runs import read_runs
-    from modalign.report.summary import summarize, write_diagnosis_figures
 
-    records, trust = read_runs([Path(run) for run in runs]), _trust(evaluate_run, allow_code)
+    records = read_runs([Path(run) for run in runs])
     done = [record for record in records if record.state == "done"]
     for record in records:
         if record.state != "done":
@@ -189,7 +186,7 @@ def evaluate(
             print(f"evaluating {record.path} ({position} of {len(done)})", file=sys.stderr, flush=True)
         try:
             found = evaluate_run(
-                record.path, split=split, context=context, information=not quick, method=method, **trust
+                record.path, split=split, context=context, information=not quick, method=method, trust_code=allow_code
             )
         except InputError as error:  # one run that cannot be evaluated does not take the others with it
             refused.append(error)
@@ -198,7 +195,7 @@ def evaluate(
             continue
         print(summarize(record, found.result))
         folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
-        written = write_diagnosis_figures(record, folder, found.extremes)
+        written = write_evaluation_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
     if len(refused) == len(done):
         raise refused[0]
@@ -213,7 +210,7 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     """
     from pathlib import Path
 
-    from modalign.report.gallery import write_figures
+    from modalign.report.figures import write_figures
     from modalign.report.page import write_report
     from modalign.report.runs import read_runs
     from modalign.report.tables import write_tables
@@ -246,7 +243,7 @@ def predict(
         raise SettingsError(f"--out {out} is neither .csv nor .parquet")
     if path.exists():
         raise SettingsError(f"{out} exists; choose another --out")
-    table = predicted(run, data, None if modalities is None else _names(modalities), **_trust(predicted, allow_code))
+    table = predicted(run, data, None if modalities is None else _names(modalities), trust_code=allow_code)
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
     print(f"{len(table)} predictions in {out}")
@@ -374,6 +371,9 @@ _SHORT = {
 }
 
 
+_ALLOW_CODE = "Run the code of classes that a recipe or a run names; do so only with those that you trust."
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``modalign``: exit status 0, 2 for input that cannot be used, 1 for a run that failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -400,14 +400,17 @@ def run(words: Sequence[str]) -> None:
         SettingsError: no such command, option or recipe, or a value of a wrong type.
     """
     name, given = parse(words)
+    trusted = bool(given.get("allow_code"))
     for key in given.keys() & {"recipe", "recipes"}:
         settings = {part: given.pop(part, {}) for part in ("data", "model", "training")}
         short = {option: given.pop(option) for option in _SHORT if option in given}
         settings["data"] |= short | ({"modalities": _names(short["modalities"])} if "modalities" in short else {})
         if key == "recipe":
-            given[key] = _under(given[key], settings, words)
+            given[key] = _under(given[key], settings, words, trusted)
         else:
-            given[key] = [_under(recipe, settings, words) for recipe in given[key]]
+            given[key] = [_under(recipe, settings, words, trusted) for recipe in given[key]]
+    if "allow_code" in given and "allow_code" not in inspect.signature(COMMANDS[name]).parameters:
+        del given["allow_code"]  # it was about the recipe
     COMMANDS[name](**given)
 
 
@@ -447,7 +450,7 @@ def parser() -> ArgumentParser:
     )
     about = "`modalign COMMAND --help` describes a command."
     commands = whole.add_subcommands(False, "command", metavar="COMMAND", title="commands", description=about)
-    described: dict[str, str] = {}
+    described: dict[str, str] = {"allow_code": _ALLOW_CODE}
     for name, command in COMMANDS.items():
         described |= _described(command)
         summary = inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
@@ -485,6 +488,8 @@ def _add_arguments(sub: ArgumentParser, command: Callable[..., None], described:
     if {"recipe", "recipes"} & parameters.keys():
         for name, text in _SHORT.items():
             sub.add_argument(f"--{name}", type=str, help=text)
+        if "allow_code" not in parameters:
+            sub.add_argument("--allow-code", action="store_true", help=_ALLOW_CODE)
         add_settings(sub)
     sub.usage += "[--OPTION VALUE ...]"
 
@@ -495,9 +500,10 @@ def _described(documented: Callable[..., Any]) -> dict[str, str]:
     return {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}
 
 
-def _under(name: str, settings: dict[str, dict[str, Any]], words: Sequence[str]) -> Recipe:
+def _under(name: str, settings: dict[str, dict[str, Any]], words: Sequence[str], trusted: bool) -> Recipe:
     """The recipe of that name under what the line says: values replace its own, entries (--NAME.KEY) are added."""
     recipe = load_recipe(name)
+    ask_first(recipe, name, trusted)
     options = {word.partition("=")[0] for word in words}
     parts = {}
     for part, given in settings.items():
@@ -517,14 +523,12 @@ def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
     return replace(recipe, strategies={**recipe.strategies, "modalign": own}) if options else recipe
 
 
-def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, allow_code: bool, **search: Any) -> None:
+def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, **search: Any) -> None:
     """Run a bench, write its tables and its figure, and print the table."""
     from modalign.experiments.bench import run_bench
-    from modalign.report.comparison import compare
-    from modalign.report.figures import comparison_figure
-    from modalign.report.runs import read_runs
-    from modalign.report.tables import write_tables
-    from modalign.report.terminal import show_tables
+    from modalign.report.figures import write_comparison
+    from modalign.report.runs import compare, read_runs
+    from modalign.report.tables import show_tables, write_tables
 
     plan: dict[str, Recipe] = {}
     for recipe in recipes:
@@ -532,16 +536,11 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, a
         if name in plan:
             raise SettingsError(f"two recipes have data called {name!r}; give one of them a data.title")
         plan[name] = recipe
-    folder = run_bench(plan, rows, seeds, out, **search, **_trust(run_bench, allow_code))
+    folder = run_bench(plan, rows, seeds, out, **search)
     runs = read_runs(folder / "runs")
-    written = write_tables(runs, folder) + comparison_figure(runs, folder / "comparison")
+    written = write_tables(runs, folder) + write_comparison(runs, folder / "comparison")
     show_tables(compare(runs))
     print("written:", ", ".join(map(str, written)))
-
-
-def _trust(function: Callable[..., Any], allow_code: bool) -> dict[str, Any]:
-    """The argument by which a function may import classes that a file names, where it has one."""
-    return {"trust_code": allow_code} if "trust_code" in inspect.signature(function).parameters else {}
 
 
 def _names(text: str) -> list[str]:

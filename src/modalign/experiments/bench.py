@@ -181,7 +181,7 @@ def run_bench(
 
 
 def run_folder(out: Path, dataset: str, row: Entry, seed: int) -> Path:
-    """Where the final run of a row with a seed lies in a bench folder."""
+    """Return where the final run of a row with a seed lies in a bench folder."""
     return out / "runs" / dataset / row.name / f"seed{seed}"
 
 
@@ -206,7 +206,7 @@ def _tune(
     pool: _Pool,
     memory: Mapping[str, MultimodalData],
 ) -> dict[tuple[str, str], Setting]:
-    """The same small search for every row: three learning rates, then three values of its main option."""
+    """Search the same for every row: three learning rates, then three values of its main option."""
     chosen: dict[tuple[str, str], Setting] = {}
     searched: list[dict[str, Any]] = []
     for stage in ("learning rate", "main option"):
@@ -246,7 +246,7 @@ def _tune(
 
 
 def _main_options(recipe: Recipe, row: Entry, found: Setting) -> list[Setting]:
-    """The chosen learning rate with each value of the method's main option, unless that is fixed."""
+    """Return the chosen learning rate with each value of the method's main option, unless that is fixed."""
     given = row.objects.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given or row.strategy)
     fixed = {**recipe.strategies.get(row.strategy, {}), **row.options}
@@ -299,7 +299,7 @@ def _execute(job: Job) -> tuple[Job, str | None]:
 
 
 def _given_up(job: Job) -> bool:
-    """A run of the search that diverged would diverge again."""
+    """Return whether this is a run of the search that diverged: it would diverge again."""
     return not job.test and (job.folder / "diverged.txt").exists()
 
 

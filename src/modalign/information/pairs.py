@@ -271,7 +271,9 @@ def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Ten
     )
 
 
-def _check(z1: Tensor, z2: Tensor, context: Tensor | None, kernel: Kernel | None, memory: RecentFeatures | None) -> None:
+def _check(
+    z1: Tensor, z2: Tensor, context: Tensor | None, kernel: Kernel | None, memory: RecentFeatures | None
+) -> None:
     lengths = {"z1": len(z1), "z2": len(z2)} | ({} if context is None else {"context": len(context)})
     if len(set(lengths.values())) > 1:
         raise SettingsError(f"z1, z2 and context describe the same samples, but have {lengths} rows.")

@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, D) of raw inputs (B, *shape)."""
+        """Return the features (B, D) of raw inputs (B, *shape)."""
         projected: Tensor = self.project(self.features(x))
         return projected
 
@@ -180,7 +180,7 @@ def build_backbone(
 
 
 def _load(name: str, pretrained: bool | str) -> nn.Module:
-    """The pretrained network."""
+    """Return the pretrained network."""
     from transformers import AutoModel
 
     source = _source(name) if pretrained is True else str(pretrained)
@@ -190,7 +190,7 @@ def _load(name: str, pretrained: bool | str) -> nn.Module:
 
 
 def _scratch(modality: Modality, name: str, changes: Mapping[str, Any]) -> nn.Module:
-    """The network with random weights, its configuration fitted to the modality."""
+    """Return the network with random weights, its configuration fitted to the modality."""
     from transformers import AutoConfig, AutoModel
 
     if name in ALIASES:
@@ -210,7 +210,7 @@ def _scratch(modality: Modality, name: str, changes: Mapping[str, Any]) -> nn.Mo
 
 
 def _configured(network: Mapping[str, Any]) -> nn.Module:
-    """The network of a configuration as ``to_dict`` gives it, its weights at random."""
+    """Return the network of a configuration as ``to_dict`` gives it, its weights at random."""
     from transformers import AutoConfig, AutoModel
 
     entries = {key: value for key, value in network.items() if key not in _DERIVED}
@@ -232,7 +232,7 @@ def _fitting(modality: Modality) -> dict[str, Any]:
 
 
 def _source(name: str) -> str:
-    """Where weights and configuration are: a name on the hub or a folder."""
+    """Return where weights and configuration are: a name on the hub or a folder."""
     return ALIASES[name].source if name in ALIASES else name.removeprefix("hf:")
 
 

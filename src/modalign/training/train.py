@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +119,6 @@ def _train(
 ) -> dict[str, Any]:
     """Train in each process."""
     memory = PeakMemory(devices.device)
-    if devices.spawns:  # tensors that come with a spawned process share their memory with the others'
-        strategy = copy.deepcopy(strategy)
     data = load_data(spec.recipe.data) if data is None else data
     run = RunFolder(out)
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
