@@ -179,7 +179,7 @@ def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[li
 def _with_memory(
     z1: Tensor, z2: Tensor, context: Tensor, few: Tensor, memory: RecentFeatures
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """The batch followed by the remembered features of contexts ``few``, and which of them a left or right anchor sees."""
+    """The batch, then what is remembered of contexts ``few``, and which of all these a left or right anchor sees."""
     older1, older2 = (bank[few].flatten(0, 1).to(z1.dtype) for bank in (memory.left, memory.right))
     slots = (valid[few].flatten() for valid in (memory.right_valid, memory.left_valid))
     from_left, from_right = (torch.cat([s.new_ones(len(z1)), s]) for s in slots)
@@ -271,7 +271,9 @@ def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Ten
     )
 
 
-def _check(z1: Tensor, z2: Tensor, context: Tensor | None, kernel: Kernel | None, memory: RecentFeatures | None) -> None:
+def _check(
+    z1: Tensor, z2: Tensor, context: Tensor | None, kernel: Kernel | None, memory: RecentFeatures | None
+) -> None:
     lengths = {"z1": len(z1), "z2": len(z2)} | ({} if context is None else {"context": len(context)})
     if len(set(lengths.values())) > 1:
         raise SettingsError(f"z1, z2 and context describe the same samples, but have {lengths} rows.")
