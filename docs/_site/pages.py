@@ -62,7 +62,7 @@ def method_pages() -> None:
 
 
 def reference_pages() -> None:
-    lines = []
+    lines = ["* [What it is](index.md)"]
     for part in REFERENCE:
         package, shown = PACKAGE / part, f"modalign.{part}".rstrip(".")
         names = public_names(package)
