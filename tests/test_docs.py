@@ -44,7 +44,7 @@ def test_every_command_parses(root, page):
             cli.parse(words)
 
 
-@pytest.mark.parametrize("page", HOW_TO + ["docs/index.md"])
+@pytest.mark.parametrize("page", [*HOW_TO, "docs/index.md"])
 def test_python_of_a_page_runs_from_top_to_bottom(root, tmp_path, monkeypatch, page):
     blocks = re.findall(r"^```python\n(.*?)^```", (root / page).read_text(), re.DOTALL | re.MULTILINE)
     if not blocks:
