@@ -39,9 +39,8 @@ print(run.metrics["test"])
 
 found = run.evaluate(information=False)  # with information=True also what the modalities share, in nats
 for name, value in found["shapley"]["values"].items():
-    print(
-        f"{name} adds {100 * value['mean']:.1f} points of accuracy [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-    )
+    low, mean, high = (100 * value[key] for key in ("low", "mean", "high"))
+    print(f"{name} adds {mean:.1f} points of accuracy [{low:.1f}, {high:.1f}]")
 
 run.plot().savefig(run.folder / "curves.png")
 print(f"curves: {run.folder / 'curves.png'}")
