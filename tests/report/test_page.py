@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from modalign.report.diagnosis import evaluation_tables
 from modalign.report.page import run_html, write_report
 
 MakeRun = Callable[..., Path]
@@ -135,10 +137,9 @@ def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: D
     found = diagnose(run)
     for doubts, marked in (([], False), (["too few"], True)):
         found["information"]["splits"][0]["decomposed"]["warnings"] = doubts
-        (run / "evaluation.json").write_text(json.dumps(found))
-        text = write_report([run], tmp_path / "report.html").read_text()
-        table = text[text.index("cut into clusters, tell of the class") :]
-        assert (" ?</td>" in table[: table.index("</table>")]) == marked
+        (table,) = [table for table in evaluation_tables(found) if table.name == "decomposition"]
+        assert all(cell.endswith(" ?") == marked for cell in table.frame.loc[0, "Both tell":"In all"])
+        assert ("? is not to be trusted" in table.caption) == marked
 
 
 def test_names_are_escaped(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
@@ -262,3 +263,12 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert found["requests"] == []
         assert found["sorted"] == 1
         assert found["figures"] >= 12
+
+
+def test_the_report_of_the_package_can_be_called_whatever_was_imported(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    page = tmp_path / "report.html"
+    code = f"import modalign, modalign.report.runs; print(modalign.report([{str(run)!r}], {str(page)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(page)
+    assert "ModAlign" in page.read_text()
