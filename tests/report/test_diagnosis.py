@@ -15,7 +15,6 @@ from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
 from modalign.report import style
 from modalign.report.diagnosis import summarize, write_evaluation_figures
-from modalign.report.page import write_report
 from modalign.report.runs import read_run
 
 MakeRun = Callable[..., Path]
@@ -73,5 +72,3 @@ def test_figures_and_pictures_are_written(
     names = {path.stem for path in written}
     assert names == {"reliability", "shapley", "missing", "confidence_class", "information", "examples"}
     assert all(path.stat().st_size > 500 for path in written)
-    page = write_report([run], tmp_path / "report.html").read_text()
-    assert "Samples at both extremes" in page

@@ -102,6 +102,7 @@ def test_page_says_what_matters(page: Path) -> None:
     assert "batch_size: 64" in text
     assert "0123abc" in text
     assert "Across data sets" in text
+    assert "Samples at both extremes" in text
 
 
 def test_the_main_finding_stands_before_all_else(page: Path) -> None:
