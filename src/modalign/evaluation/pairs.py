@@ -104,6 +104,12 @@ class Complete:
         classes, groups, seed, reference: as given, see ``information_diagnosis``.
         estimate: the estimator, with groups where there are enough, and zero for constants.
         doubts: what speaks against all that it estimates.
+
+    >>> x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    >>> present = np.ones((40, 2), bool)
+    >>> present[:5, 0] = False
+    >>> Complete.of({"a": x, "b": x}, y, 2, lambda x, y, given=None, *, groups: None, present).z["a"].shape
+    (35, 2)
     """
 
     z: dict[str, np.ndarray]
@@ -182,6 +188,11 @@ def _or_zero(
 
 
 def constant(values: np.ndarray) -> bool:
+    """Return whether all rows of ``values`` (N, D) are the same.
+
+    >>> constant(np.ones((3, 2))), constant(np.eye(2))
+    (True, False)
+    """
     return not np.ptp(values, axis=0).any()
 
 
@@ -244,7 +255,11 @@ def as_amount(found: Estimate, reduced: Reduced, doubts: tuple[str, ...]) -> Amo
 
 
 def affordable(samples: int) -> int:
-    """Number of directions of each of two sides that ``samples`` allow an estimate of, 1 to 8."""
+    """Number of directions of each of two sides that ``samples`` allow an estimate of, 1 to 8.
+
+    >>> affordable(60), affordable(200), affordable(10_000)
+    (1, 5, 8)
+    """
     return int(np.clip(samples // SAMPLES_PER_DIRECTION, 1, MOST))
 
 
@@ -271,7 +286,11 @@ def canonical_directions(
 
 
 def main_directions(features: np.ndarray, count: int) -> np.ndarray:
-    """The principal directions (D, K): where no other samples are at hand, as they see one side only."""
+    """The principal directions (D, K): where no other samples are at hand, as they see one side only.
+
+    >>> main_directions(np.random.default_rng(0).normal(size=(50, 6)), 2).shape
+    (6, 2)
+    """
     _, _, right = np.linalg.svd(features - features.mean(0), full_matrices=False)
     directions: np.ndarray = right[:count].T
     return directions

@@ -109,6 +109,10 @@ def target_directions(features: np.ndarray, target: np.ndarray, count: int) -> n
     """Directions (D, K) that tell slices of a continuous target apart, with K below the number of slices.
 
     Sliced inverse regression (Li, Journal of the American Statistical Association 1991).
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 6))
+    >>> target_directions(x, x[:, 0], 2).shape
+    (6, 2)
     """
     edges = np.quantile(target, np.linspace(0, 1, count + 2)[1:-1])
     slices = np.eye(count + 1)[np.searchsorted(edges, target)]
@@ -123,6 +127,10 @@ def probe(
     Multinomial logistic regression on standardized features, five folds (whole groups where there are any), the
     penalty chosen within the samples of each fit. One percent of a uniform distribution is mixed in, so that one
     confident error does not decide the bound.
+
+    >>> y = np.arange(60) % 2
+    >>> bool((probe(5.0 * y[:, None], y, 2).argmax(1) == y).all())
+    True
     """
     probability = np.zeros((len(target), classes))
     for fit, held in _folds(target, groups, FOLDS, seed):
