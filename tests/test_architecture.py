@@ -17,6 +17,7 @@ FLOORS = [
     {"training"},
     {"experiments"},
     {"report"},
+    {"api"},
     {"cli", "__init__"},
 ]
 

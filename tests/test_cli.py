@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -9,8 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from modalign import cli
+from modalign.errors import RunError, SettingsError
+from modalign.recipes import load_recipe, recipe_from_plain
 
 
 @pytest.fixture
@@ -52,16 +56,27 @@ def test_help_describes_every_option_and_imports_nothing_heavy(command):
     )
     shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in shown
-    assert cli._summary(cli.COMMANDS[command]).split(".")[0].split(":")[0][:30] in " ".join(shown.split())
+    assert (cli.COMMANDS[command].__doc__ or "")[:30] in " ".join(shown.split())
 
 
 def test_every_option_of_every_command_is_described():
-    import inspect
+    for name in cli.COMMANDS:
+        for option, description in cli.options_of(name).items():
+            assert description, f"{name}: {option}"
 
-    for name, command in cli.COMMANDS.items():
-        described = cli._described(command.__doc__ or "")
-        for option in inspect.signature(command).parameters:
-            assert described.get(option), f"{name}: {option}"
+
+def test_help_shows_what_settings_mean_and_their_defaults(call):
+    shown = " ".join(call("train", "--help")[1].split())
+    assert "--training.lr LR peak learning rate. (type: float, default: 0.02)" in shown
+    assert "--allow-code" in shown
+
+
+def test_the_overview_imports_nothing_heavy():
+    check = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); from modalign import cli"
+    code = f"{check}; cli.main(['--help'])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in shown for name in cli.COMMANDS)
+    assert shown.endswith("False\n")
 
 
 def test_overview_and_version(call):
@@ -130,11 +145,147 @@ def test_recipe_settings_are_defaults_under_the_command_line(call, tmp_path):
     result = json.loads((out / "result.json").read_text())
     assert result["lr"] == 0.01
     assert result["options"] == {"weight": 0.25, "temperature": 0.2}
-    import yaml
-
     plain = yaml.safe_load((out / "recipe.yaml").read_text())["recipe"]
     assert plain["training"]["batch_size"] == 128
     assert plain["model"]["width"] == 8
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """``planned(*arguments)``: the recipes that a command would train, by what tables call their data."""
+    seen = {}
+    monkeypatch.setattr("modalign.training.train.train", lambda recipe, *_, **__: seen.update({"": recipe}))
+
+    def run_bench(recipes, *_, **__):
+        seen.update(recipes)
+        raise RunError("planned")
+
+    monkeypatch.setattr("modalign.experiments.bench.run_bench", run_bench)
+
+    def run(*arguments: str):
+        with contextlib.suppress(RunError):
+            cli.run(arguments)
+        return seen
+
+    return run
+
+
+MINE = """
+data: {name: digits, columns: [speaker], options: {a: 1, b: 2}}
+model: {encoders: {left: {name: mlp, hidden: 8}, right: {name: mlp}}}
+training: {lr: 0.5, clip: 1.0, epochs: 7}
+"""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["recipe first", "recipe last"])
+def test_the_command_line_is_above_the_recipe_wherever_the_recipe_stands(planned, tmp_path, first):
+    (tmp_path / "mine.yaml").write_text(MINE)
+    recipe, options = [str(tmp_path / "mine.yaml")], ["--training.lr", "0.02", "--training.clip", "null"]
+    got = planned("train", *(recipe + options if first else options + recipe))[""]
+    assert (got.training.lr, got.training.clip, got.training.epochs) == (0.02, None, 7), "0.02 is a default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "encoders", "columns"),
+    [
+        (["--data.options.b", "3"], {"a": 1, "b": 3}, ["left", "right"], ["speaker"]),
+        (["--data.options", "{c: 3}"], {"c": 3}, ["left", "right"], ["speaker"]),
+        (["--data.options={c: 3}", "--data.options.d", "4"], {"c": 3, "d": 4}, ["left", "right"], ["speaker"]),
+        (["--data", "{options: {c: 3}}"], {"c": 3}, ["left", "right"], ["speaker"]),
+        (["--model.encoders.third", "{name: mlp}"], {"a": 1, "b": 2}, ["left", "right", "third"], ["speaker"]),
+        (["--model.encoders", "{third: {name: mlp}}"], {"a": 1, "b": 2}, ["third"], ["speaker"]),
+        (["--data.columns+", "day"], {"a": 1, "b": 2}, ["left", "right"], ["speaker", "day"]),
+        (["--data.columns", "[day]"], {"a": 1, "b": 2}, ["left", "right"], ["day"]),
+    ],
+)
+def test_entries_are_added_to_the_recipes_and_whole_values_replace_them(
+    planned, tmp_path, arguments, options, encoders, columns
+):
+    (tmp_path / "mine.yaml").write_text(MINE)
+    got = planned("train", str(tmp_path / "mine.yaml"), *arguments)[""]
+    assert got.data.options == options
+    assert list(got.model.encoders) == encoders
+    assert got.data.columns == columns
+
+
+def test_a_part_of_the_settings_can_be_a_file(planned, tmp_path):
+    (tmp_path / "mine.yaml").write_text(MINE)
+    (tmp_path / "budget.yaml").write_text("epochs: 9\n")
+    got = planned("train", str(tmp_path / "mine.yaml"), "--training", str(tmp_path / "budget.yaml"))[""]
+    assert (got.training.epochs, got.training.lr) == (9, 0.5)
+
+
+def test_what_a_bench_line_says_holds_for_all_its_recipes_and_the_line_is_parsed_once(
+    planned, arrays, tmp_path, monkeypatch
+):
+    parsed = []
+    parse = cli.parse
+    monkeypatch.setattr(cli, "parse", lambda words: parsed.append(words) or parse(words))
+    (tmp_path / "mine.yaml").write_text(MINE)
+    got = planned(
+        "bench", arrays, str(tmp_path / "mine.yaml"), "--training.lr", "0.3", "--modalities", "a, b", "--label", "y"
+    )
+    assert len(parsed) == 1
+    assert [recipe.training.lr for recipe in got.values()] == [0.3, 0.3]
+    assert [recipe.training.epochs for recipe in got.values()] == [30, 7]
+    assert [recipe.data.modalities for recipe in got.values()] == [["a", "b"], ["a", "b"]]
+    assert [recipe.data.label for recipe in got.values()] == ["y", "y"]
+
+
+def test_two_recipes_of_one_name_are_refused(call, arrays):
+    status, _, error = call("bench", arrays, arrays, "--strategies", "joint")
+    assert status == 2
+    assert "two recipes have data called 'data'" in error
+
+
+@pytest.mark.parametrize("command", ["train", "bench", "ablate", "tradeoff", "evaluate", "predict"])
+def test_code_named_by_files_is_allowed_by_a_flag(command):
+    words = {"predict": ["predict", "run", "new.npz"]}.get(command, [command, "digits"])
+    assert cli.parse([*words, "--allow-code"])[1]["allow_code"] is True
+    assert "allow_code" not in cli.parse(words)[1]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"data": {"class_path": "own.Thing", "init_args": {"size": 3}}},
+        {"data": {"class_path": "own.Thing", "init_args": {"inner": {"class_path": "own.Thing"}}}},
+        {"model": {"encoders": {"image": {"class_path": "own.Thing", "init_args": {"size": 3}}}}},
+        {"model": {"encoders": {"image": {"name": "mlp", "inner": {"class_path": "own.Thing"}}}}},
+        {"model": {"fusion": "own.Thing", "fusion_options": {"inner": {"class_path": "own.Thing"}}}},
+        {"strategies": {"modalign": {"inner": [{"class_path": "own.Thing"}]}}},
+    ],
+)
+def test_reading_a_recipe_imports_no_code_that_it_names(tmp_path, monkeypatch, plain):
+    (tmp_path / "own.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(plain))
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    for part, settings in plain.items():
+        for name, value in settings.items():
+            found = recipe.strategies[name] if part == "strategies" else getattr(getattr(recipe, part), name)
+            assert found == value
+
+
+def test_data_of_a_class_is_called_as_the_class_where_it_has_no_name():
+    assert recipe_from_plain({"data": {"class_path": "own.things.Letters"}}).data.shown == "Letters"
+    assert recipe_from_plain({"data": {"class_path": "own/things.py:Letters"}}).data.shown == "Letters"
+    assert recipe_from_plain({"data": {"class_path": "own.things.Letters", "name": "abc"}}).data.shown == "abc"
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"trainin": {}}, "did you mean 'training'"),
+        ({"data": {"nme": "digits"}}, "did you mean 'name'"),
+        ({"training": {"lr": "fast"}}, "fast"),
+        ({"training": 3}, "training is 3; expected settings by name"),
+        ({"strategies": {"joint": 3}}, "strategies"),
+    ],
+)
+def test_a_wrong_setting_of_a_recipe_is_named(plain, message):
+    with pytest.raises(SettingsError, match=message):
+        recipe_from_plain(plain, "mine.yaml")
 
 
 @pytest.mark.parametrize(

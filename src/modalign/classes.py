@@ -10,7 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from modalign.errors import SettingsError
+from modalign.settings import Recipe
 
 
 def is_own(name: object) -> bool:
@@ -22,6 +25,32 @@ def is_own(name: object) -> bool:
     if not isinstance(name, str) or name.startswith(("modalign.", "hf:")):
         return False
     return ".py" in (name[-3:], name.partition(":")[0][-3:]) or ("." in name and "/" not in name)
+
+
+def own_classes(recipe: Recipe) -> list[str]:
+    """Return what a recipe names that is code outside the package.
+
+    >>> from modalign.settings import ModelSettings
+    >>> own_classes(Recipe(model=ModelSettings(encoders={"image": {"class_path": "lab.nets.Net"}})))
+    ['lab.nets.Net']
+    """
+    named: list[str | None] = [recipe.data.class_path, recipe.model.fusion, *recipe.strategies]
+    named += [settings.get("class_path") for settings in recipe.model.encoders.values()]
+    return [name for name in named if name and is_own(name)]
+
+
+def ask_first(recipe: Recipe, origin: str, trust_code: bool) -> None:
+    """Refuse a recipe that was read from a file and names code of its own, unless that is trusted.
+
+    Raises:
+        SettingsError: it does; the message names the code.
+    """
+    found = own_classes(recipe)
+    if found and not trust_code:
+        raise SettingsError(
+            f"recipe {origin} names code of its own: {', '.join(found)}. Look at it, and if you trust it add "
+            "--allow-code (trust_code=True from Python)"
+        )
 
 
 def import_class(path: str, what: str, kind: type | None = None) -> Any:
@@ -88,6 +117,7 @@ def _module_of_file(file: Path, what: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise SettingsError(f"{what}: {file} cannot be loaded ({type(error).__name__}: {error})") from error
+    cloudpickle.register_pickle_by_value(module)  # other processes know no such module
     return module
 
 

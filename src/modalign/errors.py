@@ -93,9 +93,9 @@ class Problems(list[str]):
         """Raise what was found.
 
         Raises:
-            InputError: there is at least one problem; the message has them all.
+            DataError: there is at least one problem; the message has them all.
         """
         if len(self) == 1:
-            raise InputError(f"{self.subject}: {self[0]}")
+            raise DataError(f"{self.subject}: {self[0]}")
         if self:
-            raise InputError(f"{self.subject}: {len(self)} problems\n" + "\n".join(f"- {line}" for line in self))
+            raise DataError(f"{self.subject}: {len(self)} problems\n" + "\n".join(f"- {line}" for line in self))

@@ -79,7 +79,7 @@ class TrainingSettings:
         batch_size: samples per step over all processes.
         optimizer: ``sgd`` (momentum), ``adamw`` or ``adam``.
         lr: peak learning rate.
-        momentum: of SGD.
+        momentum: SGD momentum.
         weight_decay: decay of weights (not of biases and norms).
         schedule: ``cosine``, ``constant`` or ``step`` (times 0.1 at 70 % of the epochs), after warm-up.
         warmup: share of all steps over which the learning rate rises from zero.

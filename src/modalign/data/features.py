@@ -43,7 +43,8 @@ class FeatureSplit:
         batch = self.split.__getitems__(index)
         rows = np.asarray(index, dtype=np.int64)
         computed = {name: torch.from_numpy(found[rows]) for name, found in self.features.items()}
-        return replace(batch, inputs={**batch.inputs, **computed})
+        inputs = {**batch.inputs, **computed}
+        return replace(batch, inputs=inputs, encoded=batch.encoded | set(self.features))
 
     def __getitem__(self, index: int) -> Batch:
         """The sample at ``index`` as a batch of one."""

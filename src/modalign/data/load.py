@@ -1,52 +1,193 @@
-"""Find and load a data set by the settings of a recipe."""
+"""Find and load a data set: by its name, by a path, by the class that makes it, or as an object at hand."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from modalign.data.dataset import MultimodalData
-from modalign.errors import InputError, unknown
+from modalign.data.samples import describe_inputs, read_samples
+from modalign.errors import DataError, SettingsError, unknown
 from modalign.settings import DataSettings
 
+__all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "load_path", "read_samples"]
+
 DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "synthetic")
+"""The data sets of the package: modules of ``modalign.data.datasets`` with a function ``load``."""
 
 
 def available() -> list[str]:
-    """Names of the data sets of the package, the modules of ``modalign.data.datasets`` that define ``load``."""
+    """Return the names of the data sets of the package.
+
+    >>> "digits" in available()
+    True
+    """
     return list(DATASETS)
 
 
-def load_data(settings: DataSettings) -> MultimodalData:
-    """The data set that ``settings`` describe.
+def load_data(
+    source: Any,
+    *,
+    target: str | None = None,
+    label: str | None = None,
+    modalities: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    columns: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    valid_fraction: float = 0.15,
+    split_seed: int = 0,
+    name: str | None = None,
+    **options: Any,
+) -> MultimodalData:
+    """Return a data set from whatever holds it.
 
-    ``settings.name`` is that of a module of this folder, whose function ``load(settings, **options)`` is
-    called (adding a data set means adding one such file); with any other name ``settings.path`` is read as
-    arrays (``.npz``, ``.parquet``, ``.csv``), as a manifest (a table beside its ``.yaml``) or as a prepared
-    folder.
+    Args:
+        source: ``DataSettings`` (of a recipe), the name of a data set of the package, the path of a file or a prepared
+            folder, or an object: ``MultimodalData``, arrays by name, a pandas data frame, a map-style
+            ``torch.utils.data.Dataset`` or a ``DataLoader`` that yields dictionaries of tensors, arrays, numbers and
+            texts, or ``{"train": ..., "valid": ..., "test": ...}`` of any of these (``valid`` may be left out).
+            A row of a modality that is NaN throughout, None, an empty text, or not among the keys of a sample, is
+            absent there. See ``modalign.data.objects`` for what is read when.
+        target: what is predicted, ``TIME,EVENT`` for survival; by default ``y``, ``target`` or ``label``.
+        label: the same.
+        modalities: names, or name to the column or columns it is made of (``{"table": ["age", "sex"]}``); a name that
+            is no column stands for the columns ``<name>_*`` side by side. By default all that have an axis, and the
+            texts of a ``Dataset``.
+        split: expression for the test rows, or column of splits (see ``from_arrays``).
+        group: column whose values no split divides.
+        columns: further columns, possible contexts.
+        kinds: modality to kind where the shape does not tell.
+        valid_fraction: share of validation where none is named.
+        split_seed: seed of random splits.
+        name: of the data set, in tables and messages.
+        options: fields of ``RowOptions`` (``task``, ``classes``, ``drop``, ``impute``, ``augment``, ...), or arguments
+            of the data set of the package.
+
+    Raises:
+        InputError: an object of another kind, a setting for data that is ready, or data that cannot be used.
+
+    >>> import numpy as np, pandas as pd
+    >>> n = np.arange(40)
+    >>> frame = pd.DataFrame({"age": n % 7, "bmi": n % 5, "title": [f"case {i}" for i in n], "y": n % 2})
+    >>> data = load_data(frame, target="y", modalities={"table": ["age", "bmi"], "note": "title"})
+    >>> {name: modality.kind for name, modality in data.modalities.items()}, len(data.train)
+    ({'table': 'vector', 'note': 'text'}, 24)
+    >>> load_data("digits").task.outputs
+    10
+    """
+    if target and label and target != label:
+        raise SettingsError(f"target is {target!r} and label is {label!r}; expected one of them")
+    made_of = modalities if isinstance(modalities, Mapping) else {}
+    given: dict[str, Any] = {
+        "name": name, "modalities": list(modalities) if modalities else None, "label": target or label, "split": split,
+        "group": group, "columns": list(columns), "kinds": dict(kinds or {}), "valid_fraction": valid_fraction,
+        "split_seed": split_seed, "options": options,
+    }  # fmt: skip
+    changed: dict[str, Any] = {
+        key: value for key, value in given.items() if value != getattr(_DEFAULTS, key) and value is not None
+    }
+    if isinstance(source, (DataSettings, MultimodalData)):
+        if changed:
+            raise SettingsError(
+                f"{', '.join(changed)}: not for {type(source).__name__}, which says all itself; expected no setting "
+                "beside it"
+            )
+        return source if isinstance(source, MultimodalData) else _by_settings(source)
+    if isinstance(source, (str, Path)):
+        if made_of:
+            raise SettingsError("modalities by columns are for objects; read the file with pandas and give the table")
+        known = str(source) in DATASETS
+        title = {"title": changed.pop("name")} if known and name else {}
+        where = {"name": source} if known else {"path": str(source)}
+        return _by_settings(DataSettings(**{**changed, **where, **title}))
+    return _by_object(source, DataSettings(**changed), made_of)
+
+
+_DEFAULTS = DataSettings()
+
+
+def _by_object(
+    source: Any, settings: DataSettings, made_of: Mapping[str, str | Sequence[str]] | None = None
+) -> MultimodalData:
+    from modalign.data.objects import load_object
+    from modalign.data.tables.rows import RowOptions
+
+    check_options(settings.name or type(source).__name__, RowOptions, settings.options)
+    return load_object(source, settings, RowOptions(**settings.options), made_of)
+
+
+def _by_class(settings: DataSettings) -> MultimodalData:
+    """What a class or function of the user's own returns, through the same door as any object."""
+    from modalign.classes import import_class
+
+    if settings.path or settings.name in DATASETS:
+        raise SettingsError(
+            f"data.class_path {settings.class_path} and {settings.path or settings.name} name two data sets; give one"
+        )
+    made = import_class(str(settings.class_path), "data")
+    check_options(str(settings.class_path), made, settings.init_args)
+    source = made(**settings.init_args)
+    name = settings.name or str(settings.class_path).rpartition(".")[2]
+    if isinstance(source, MultimodalData):
+        return replace(source, name=settings.title or settings.name or source.name)
+    data = _by_object(source, replace(settings, name=name, title=None))
+    data.name = settings.title or data.name
+    return data
+
+
+def _by_settings(settings: DataSettings) -> MultimodalData:
+    """Return the data set that ``settings`` describe.
 
     Raises:
         InputError: no such data set, file or option, or the data cannot be used.
     """
     settings = replace(settings, path=_expanded(settings.path))
-    if settings.name in available():
-        load: Callable[..., MultimodalData] = import_module(f"modalign.data.datasets.{settings.name}").load
+    if settings.class_path is not None:
+        return _by_class(settings)
+    if settings.name in DATASETS:
+        module = import_module(f"modalign.data.datasets.{settings.name}")
+        check_options(settings.name, getattr(module, "generate", module.load), settings.options)
+        data: MultimodalData = module.load(settings, **settings.options)
     elif settings.path is not None:
-        from modalign.data.tables.files import load_path as load
+        data = load_path(settings)
     elif settings.name:
-        raise unknown("data set", settings.name, available())
+        raise unknown("data set", settings.name, DATASETS)
     else:
-        raise InputError(f"no data named; expected a name of {', '.join(available())}, or a path")
-    if not accepts_any(load):
-        check_options(settings.name or str(settings.path), load, settings.options)
-    data = load(settings, **settings.options)
+        raise SettingsError(f"no data named; expected a name of {', '.join(DATASETS)}, or a path")
     data.name = settings.title or data.name
     return data
+
+
+def load_path(settings: DataSettings) -> MultimodalData:
+    """Return the data of ``settings.path``: arrays, a manifest, or a folder that ``modalign prepare`` wrote.
+
+    The options are fields of ``RowOptions``.
+
+    Raises:
+        InputError: the path cannot be read, or the data has problems (all are named).
+    """
+    from modalign.data.media.folder import load_prepared
+    from modalign.data.tables.arrays import from_settings
+    from modalign.data.tables.files import TABLES, read_arrays
+    from modalign.data.tables.manifest import load_manifest
+    from modalign.data.tables.rows import RowOptions
+
+    path = Path(settings.path or "")
+    check_options(settings.name or str(path), RowOptions, settings.options)
+    if not path.exists():
+        raise DataError(f"no file or folder {str(path)!r}; expected the data there: check the path")
+    if path.is_dir():
+        return load_prepared(path, settings, RowOptions(**settings.options))
+    if path.suffix in TABLES and path.with_suffix(".yaml").exists():
+        return load_manifest(path, settings, RowOptions(**settings.options))
+    return from_settings(settings, read_arrays(path), path.stem, **settings.options)
 
 
 def _expanded(path: str | None) -> str | None:
@@ -56,31 +197,27 @@ def _expanded(path: str | None) -> str | None:
     full = os.path.expanduser(os.path.expandvars(path))
     missing = re.search(r"\$\{?(\w+)", full)
     if missing:
-        raise InputError(f"data.path {path} needs the environment variable {missing[1]}; set it, or give --data.path")
+        raise SettingsError(
+            f"data.path {path} needs the environment variable {missing[1]}; set it, or give --data.path"
+        )
     return full
 
 
-def check_options(subject: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def check_options(subject: str, function: Callable[..., Any], options: Iterable[str]) -> None:
     """Refuse options that ``function`` has no argument for.
 
     Raises:
-        InputError: names the option and the nearest that exists.
+        SettingsError: names the option and the nearest that exists.
+
+    >>> check_options("digits", lambda settings, scale=1: None, {"scael": 2})
+    Traceback (most recent call last):
+        ...
+    modalign.errors.SettingsError: unknown option of the data 'digits': 'scael'; did you mean 'scale'? Known: scale.
     """
-    known = [argument for argument in inspect.signature(function).parameters if argument != "settings"]
+    parameters = inspect.signature(function).parameters
+    known = [argument for argument in parameters if argument != "settings"]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
     for option in options:
         if option not in known:
             raise unknown(f"option of the data {subject!r}:", option, known)
-
-
-def accepts_any(function: Callable[..., Any]) -> bool:
-    """Whether a function takes any keyword, and so checks options itself."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
-
-
-def describe_inputs(data: MultimodalData) -> dict[str, Any]:
-    """How raw rows of each modality become inputs, as plain values."""
-    from modalign.data.tables.arrays import ArraySplit
-
-    train = data.train
-    known = {m: p.to_dict() for m, p in train.preparations.items()} if isinstance(train, ArraySplit) else None
-    return {"preparations": known}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from modalign.errors import InputError
+from modalign.errors import DataError
 
 
 class _BatchSampler(Sampler[list[int]]):
@@ -18,7 +18,7 @@ class _BatchSampler(Sampler[list[int]]):
 
     def __init__(self, batch_size: int, seed: int, rank: int, world: int) -> None:
         if not 1 <= world <= batch_size:
-            raise InputError(
+            raise DataError(
                 f"a batch of {batch_size} samples cannot be shared by {world} processes; "
                 "give batch_size (over all processes) of at least their number."
             )
@@ -56,6 +56,9 @@ class ShuffledBatchSampler(_BatchSampler):
 
     Raises:
         InputError: there are fewer samples, or smaller batches, than processes.
+
+    >>> [len(batch) for batch in ShuffledBatchSampler(10, 4)]
+    [4, 4, 2]
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -91,6 +94,10 @@ class BalancedBatchSampler(_BatchSampler):
 
     Raises:
         InputError: there are fewer samples, or smaller batches, than processes, or K is below 1.
+
+    >>> sampler = BalancedBatchSampler([0, 0, 0, 0, 1, 1, 1, 1], batch_size=4, samples_per_context=2)
+    >>> [len(batch) for batch in sampler]
+    [4, 4]
     """
 
     def __init__(
@@ -106,7 +113,7 @@ class BalancedBatchSampler(_BatchSampler):
         codes = torch.as_tensor(context)
         _enough(len(codes), world)
         if samples_per_context < 1:
-            raise InputError(f"samples_per_context is {samples_per_context}; give 1 or more.")
+            raise DataError(f"samples_per_context is {samples_per_context}; give 1 or more.")
         order = torch.argsort(codes, stable=True)
         _, counts = torch.unique(codes, return_counts=True)
         self.members = order.split(counts.tolist())
@@ -164,4 +171,4 @@ def _deal(sizes: Sequence[int], batches: int) -> list[list[int]]:
 
 def _enough(length: int, world: int) -> None:
     if length < world:
-        raise InputError(f"{length} samples cannot be shared by {world} processes; use fewer processes.")
+        raise DataError(f"{length} samples cannot be shared by {world} processes; use fewer processes.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
+from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import Diverged, InputError, RunsFailed
+from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
-from modalign.experiments.display import BenchDisplay
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
-from modalign.strategies import load_strategy, make_options
-from modalign.training.build import build_strategy, check_run, resolve
+from modalign.strategies import Strategy, load_strategy, make_options, strategy_name
+from modalign.training.build import Objects, build_strategy, check_run, resolve
+from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
 
@@ -40,24 +41,48 @@ class Entry:
         strategy: name of the method.
         options: over those of the recipe.
         title: in tables, if not the method's own.
+        objects: objects of one's own in place of names.
     """
 
     name: str
     strategy: str
     options: dict[str, Any] = field(default_factory=dict)
     title: str = ""
+    objects: Objects = field(default_factory=Objects)
 
 
-def entries(strategies: Sequence[str], options: dict[str, dict[str, Any]] | None = None) -> list[Entry]:
-    """One entry a method, with the options given for it by name.
+def entries(
+    strategies: Sequence[str | type[Strategy] | Strategy],
+    options: dict[str, dict[str, Any]] | None = None,
+    objects: Objects | None = None,
+) -> list[Entry]:
+    """Return one entry a method, with the options given for it by name.
+
+    Args:
+        strategies: names, files, import paths, classes or instances.
+        options: options by method: as it is given, or as its row is called (a class by its name, a file by its stem).
+        objects: encoders and fusion of one's own, for all rows.
 
     Raises:
-        InputError: options for a method that is not compared.
+        SettingsError: options for a method that is not compared.
+
+    >>> [entry.name for entry in entries(["joint", "lab/mine.py", "lab.methods.Mine"])]
+    ['joint', 'mine', 'Mine']
     """
-    for name in options or {}:
-        if name not in strategies:
-            raise InputError(f"options for {name!r}, which is not among the strategies {', '.join(strategies)}")
-    return [Entry(name, name, (options or {}).get(name, {})) for name in strategies]
+    given, objects = dict(options or {}), objects or Objects()
+    rows = []
+    for strategy in strategies:
+        path = strategy_name(strategy)
+        file, _, inside = path.partition(":")
+        name = inside or (Path(file).stem if file.endswith(".py") else path.rpartition(".")[2])
+        chosen = given.pop(path, None) or given.pop(name, {})
+        own = objects if isinstance(strategy, str) else replace(objects, strategy=strategy)
+        rows.append(Entry(name, path, chosen, objects=own))
+    for name in given:
+        raise SettingsError(
+            f"options for {name!r}, which is not among the strategies {', '.join(row.name for row in rows)}"
+        )
+    return rows
 
 
 # Table 2 of the paper: full ModAlign and the same without each of its parts. Without the objective nothing depends
@@ -81,6 +106,8 @@ class Job:
         spec: what to train.
         folder: its run folder.
         test: whether the test split is read at the end.
+        objects: objects of one's own in place of names.
+        data: data in memory; None where the recipe names it.
     """
 
     dataset: str
@@ -88,6 +115,8 @@ class Job:
     spec: RunSpec
     folder: Path
     test: bool
+    objects: Objects
+    data: MultimodalData | None
 
     @property
     def label(self) -> str:
@@ -105,6 +134,7 @@ def run_bench(
     tune: bool = False,
     tune_seeds: int = 2,
     jobs: int | None = None,
+    data: Mapping[str, MultimodalData] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train every row with every seed on every data set; the tables are made from the folder afterwards.
@@ -119,6 +149,7 @@ def run_bench(
             mean over ``tune_seeds`` seeds that are not those of the final runs; the test split is not read meanwhile.
         tune_seeds: seeds of each setting that is searched.
         jobs: trainings at a time; by default one a core on CPUs, one on GPUs.
+        data: data set name to data in memory, of those that no recipe names.
         quiet: print nothing.
 
     Returns:
@@ -129,17 +160,19 @@ def run_bench(
         RunsFailed: some runs failed; they are listed, the others are kept.
     """
     out = Path(out)
-    _check(recipes, rows, seeds)
+    memory = dict(data or {})
+    _check(recipes, rows, seeds, memory)
     _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
     pool = _Pool(jobs or default_jobs(), quiet)
-    chosen = _tune(recipes, rows, out, tune_seeds, pool) if tune else {}
+    chosen = _tune(recipes, rows, out, tune_seeds, pool, memory) if tune else {}
     final = []
     for dataset, recipe in recipes.items():
         for row in rows:
             setting = chosen.get((dataset, row.name), Setting(recipe.training.lr))
             for seed in range(seeds):
                 folder = run_folder(out, dataset, row, seed)
-                final.append(Job(dataset, row.name, _spec(recipe, row, seed, setting), folder, test=True))
+                spec = _spec(recipe, row, seed, setting)
+                final.append(Job(dataset, row.name, spec, folder, True, row.objects, memory.get(dataset)))
     # By seed first, so that an early look at the table compares all rows.
     failed = pool.run(sorted(final, key=lambda job: job.spec.seed), "training")
     if failed:
@@ -148,7 +181,7 @@ def run_bench(
 
 
 def run_folder(out: Path, dataset: str, row: Entry, seed: int) -> Path:
-    """Where the final run of a row with a seed lies in a bench folder."""
+    """Return where the final run of a row with a seed lies in a bench folder."""
     return out / "runs" / dataset / row.name / f"seed{seed}"
 
 
@@ -166,9 +199,14 @@ class Setting:
 
 
 def _tune(
-    recipes: dict[str, Recipe], rows: Sequence[Entry], out: Path, seeds: int, pool: _Pool
+    recipes: dict[str, Recipe],
+    rows: Sequence[Entry],
+    out: Path,
+    seeds: int,
+    pool: _Pool,
+    memory: Mapping[str, MultimodalData],
 ) -> dict[tuple[str, str], Setting]:
-    """The same small search for every row: three learning rates, then three values of its main option."""
+    """Search the same for every row: three learning rates, then three values of its main option."""
     chosen: dict[tuple[str, str], Setting] = {}
     searched: list[dict[str, Any]] = []
     for stage in ("learning rate", "main option"):
@@ -179,7 +217,15 @@ def _tune(
                 lrs = [Setting(factor * recipe.training.lr) for factor in LR_FACTORS]
                 for setting in lrs if found is None else _main_options(recipe, row, found):
                     jobs = [
-                        Job(dataset, row.name, _spec(recipe, row, seed, setting), folder / f"seed{seed}", test=False)
+                        Job(
+                            dataset,
+                            row.name,
+                            _spec(recipe, row, seed, setting),
+                            folder / f"seed{seed}",
+                            False,
+                            row.objects,
+                            memory.get(dataset),
+                        )
                         for seed in range(_TUNE_SEED, _TUNE_SEED + seeds)
                         for folder in [out / "tune" / dataset / row.name / setting.name]
                     ]
@@ -200,8 +246,9 @@ def _tune(
 
 
 def _main_options(recipe: Recipe, row: Entry, found: Setting) -> list[Setting]:
-    """The chosen learning rate with each value of the method's main option, unless that is fixed."""
-    kind = load_strategy(row.strategy)
+    """Return the chosen learning rate with each value of the method's main option, unless that is fixed."""
+    given = row.objects.strategy
+    kind = type(given) if isinstance(given, Strategy) else load_strategy(given or row.strategy)
     fixed = {**recipe.strategies.get(row.strategy, {}), **row.options}
     if kind.main_option is None or kind.main_option[0] in fixed:
         return [found]
@@ -244,7 +291,7 @@ class _Pool:
 def _execute(job: Job) -> tuple[Job, str | None]:
     """Train one job, perhaps in a worker; what diverges is a result, not an accident."""
     try:
-        train_spec(job.spec, job.folder, resume=True, test=job.test, quiet=True)
+        train_spec(job.spec, job.folder, resume=True, data=job.data, objects=job.objects, test=job.test, quiet=True)
     except Diverged as error:
         (job.folder / "diverged.txt").write_text(str(error))
         return job, str(error)
@@ -252,7 +299,7 @@ def _execute(job: Job) -> tuple[Job, str | None]:
 
 
 def _given_up(job: Job) -> bool:
-    """A run of the search that diverged would diverge again."""
+    """Return whether this is a run of the search that diverged: it would diverge again."""
     return not job.test and (job.folder / "diverged.txt").exists()
 
 
@@ -263,7 +310,7 @@ def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
     return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
 
 
-def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int) -> None:
+def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData]) -> None:
     """Build everything once: what is wrong is said now, not in the middle of the night."""
     if not rows:
         raise InputError("no strategy given; expected names such as joint,infonce,modalign, or all")
@@ -273,12 +320,12 @@ def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int) -> Non
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"given twice: {', '.join(repeated)}; expected every strategy once")
-    for recipe in recipes.values():
-        data = load_data(recipe.data)
+    for name, recipe in recipes.items():
+        data = memory[name] if name in memory else load_data(recipe.data)
         info = DataInfo.of(data)
         for row in rows:
             spec = _spec(recipe, row, 0, Setting(recipe.training.lr))
-            check_run(spec, data, build_strategy(spec, info, objects=resolve(spec)))
+            check_run(spec, data, build_strategy(spec, info, objects=resolve(spec, row.objects)))
 
 
 def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, tuned: int) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from modalign.data.dataset import MultimodalData, Split
+from modalign.data.media.decoders import token_reader
 from modalign.data.media.folder import StoredArray, file_digest, read_meta
 from modalign.data.tables.arrays import ArraySplit
-from modalign.data.tables.words import UNKNOWN, token_reader
+from modalign.data.tables.words import UNKNOWN
 from modalign.data.task import Task
 from modalign.errors import InputError, unknown
 from modalign.estimators.estimate import METHODS, estimate
@@ -25,7 +26,7 @@ from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
 from modalign.evaluation.information import Reference
 from modalign.strategies import Strategy
-from modalign.training.build import load_with_data
+from modalign.training.build import Objects, load_with_data
 from modalign.training.forward import outputs
 from modalign.training.run import RunFolder
 
@@ -53,6 +54,8 @@ def evaluate_run(
     information: bool = True,
     method: str = "nce3",
     data: MultimodalData | None = None,
+    objects: Objects | None = None,
+    trust_code: bool = False,
 ) -> Evaluation:
     """Evaluate a finished run and keep the result in its ``evaluation.json``.
 
@@ -64,6 +67,8 @@ def evaluate_run(
             earlier evaluation are kept where they are of the same split, checkpoint and data.
         method: estimator of information.
         data: the data in memory that the run was trained on, if it was.
+        objects: the objects of one's own that it was trained with, if they are at hand.
+        trust_code: load such objects from the copy in the run.
 
     Raises:
         InputError: the folder is no finished run, its data cannot be loaded, or there is no such split or column.
@@ -74,7 +79,7 @@ def evaluate_run(
         raise unknown("split", split, ("test", "valid"))
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    strategy, data, _ = load_with_data(folder, data=data)
+    strategy, data, _ = load_with_data(folder, data=data, objects=objects, trust_code=trust_code)
     samples = data.test if split == "test" else data.valid
     columns = {} if context == "class" else {context: _contexts(samples, context)}
     whole = outputs(strategy, samples)

@@ -37,12 +37,12 @@ def _with_threads(work: Callable[[Item], Result], item: Item, threads: int) -> R
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     with contextlib.suppress(AttributeError):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_jobs() -> int:
-    """One piece of work a core on CPUs, one on GPUs."""
+    """Return one piece of work a core on CPUs, one on GPUs."""
     return 1 if torch.cuda.is_available() else cores()

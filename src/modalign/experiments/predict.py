@@ -11,26 +11,32 @@ import pandas as pd
 from torch import Tensor
 
 from modalign.data.batch import Output
-from modalign.data.tables.arrays import ArraySplit, new_samples
-from modalign.data.tables.files import TABLES, read_arrays, read_table, table_arrays
-from modalign.data.tables.modalities import Preparation
+from modalign.data.samples import read_samples
+from modalign.data.tables.array_split import ArraySplit
 from modalign.data.task import Task
-from modalign.errors import RunFolderError, unknown
-from modalign.training.build import Trained, load_trained
+from modalign.training.build import Objects, Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.run import RunFolder
 
-_BATCH = 128
 
-
-def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | None = None) -> pd.DataFrame:
-    """Predictions of a run for new samples, with confidence and the evidence of each modality.
+def predict(
+    run: str | Path | Trained,
+    source: Any,
+    modalities: Sequence[str] | None = None,
+    *,
+    objects: Objects | None = None,
+    trust_code: bool = False,
+) -> pd.DataFrame:
+    """Return the predictions of a run for new samples, with confidence and the evidence of each modality.
 
     Args:
-        folder: the run.
-        source: ``.npz``, Parquet or CSV with the run's modalities under their names (labels are not needed). A modality
+        run: the run folder, or a trained strategy as ``load_trained`` gives it.
+        source: new samples, labels not needed (see ``data.samples.read_samples``): arrays, a table, a manifest of raw
+            files or a prepared folder, by path; or arrays, a data frame, a torch data set or loader at hand. A modality
             that is not there, and a row of it that is NaN or empty throughout, counts as missing.
         modalities: use only these, as if the others were missing.
+        objects: the objects of one's own that it was trained with, if they are at hand.
+        trust_code: load such objects from the copy in the run.
 
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
@@ -39,34 +45,15 @@ def predict(folder: str | Path, source: str | Path, modalities: Sequence[str] | 
 
     Raises:
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
-            another shape.
+            another shape or that cannot be read; all of these are named.
     """
-    run = RunFolder(folder)
-    run.spec()
-    run.result()
-    trained = load_trained(folder)
-    known = list(trained.info.modalities)
-    for name in modalities or ():
-        if name not in known:
-            raise unknown("modality", name, known)
-    arrays = _given(Path(source), known)
-    if trained.inputs["preparations"] is None:
-        raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
-    preparations = {name: Preparation.from_dict(values) for name, values in trained.inputs["preparations"].items()}
-    ids = [str(i) for i in arrays["id"]] if "id" in arrays else None
-    split = new_samples(arrays, preparations, ids)
-    found = outputs(trained.strategy, split, modalities)
-    return _table(trained, split, found)
-
-
-def _given(source: Path, known: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of a file, joined to modalities where it is a table; those that are not there are left out."""
-    if source.suffix not in TABLES:
-        return read_arrays(source)
-    table = read_table(source)
-    columns = [str(name) for name in table.columns]
-    there = [m for m in known if any(c == m or c.startswith((f"{m}_", f"{m}.")) for c in columns)]
-    return table_arrays(table, there)
+    if not isinstance(run, Trained):
+        folder = RunFolder(run)
+        folder.spec()
+        folder.result()
+        run = load_trained(run, objects=objects, trust_code=trust_code)
+    split = read_samples(source, run.inputs, modalities)
+    return _table(run, split, outputs(run.strategy, split, modalities))
 
 
 def _table(trained: Trained, split: ArraySplit, found: Output) -> pd.DataFrame:

@@ -13,13 +13,13 @@ from modalign.errors import InputError, RunsFailed, unknown
 from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.information import Complete, fusibility_and_complementarity
 from modalign.experiments.bench import Entry, run_bench, run_folder
-from modalign.experiments.display import BenchDisplay
 from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
+from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, write_whole
 
 ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -35,6 +35,7 @@ def run_tradeoff(
     seeds: int = 3,
     jobs: int | None = None,
     method: str = "nce3",
+    trust_code: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Sweep the strength of alignment with and without the protective margin, and measure each model.
@@ -50,6 +51,7 @@ def run_tradeoff(
         seeds: runs of each.
         jobs: trainings, and then measurements, at a time.
         method: estimator of information.
+        trust_code: load classes of one's own, where the recipe names some, from the runs.
         quiet: print nothing.
 
     Returns:
@@ -81,7 +83,7 @@ def run_tradeoff(
     except RunsFailed as error:  # how strong an alignment destroys a model is part of the answer
         failed = error.failed
     wanted = [
-        _Measurement(run_folder(Path(out), recipe.data.shown, row, seed), alpha, margin, seed, method)
+        _Measurement(run_folder(Path(out), recipe.data.shown, row, seed), alpha, margin, seed, method, trust_code)
         for (alpha, margin), row in rows.items()
         for seed in range(seeds)
     ]
@@ -111,20 +113,21 @@ class _Measurement:
     margin: str
     seed: int
     method: str
+    trust_code: bool = False
 
     @property
     def label(self) -> str:
         return f"{self.folder.parent.name} seed {self.seed}"
 
     def kept(self) -> dict[str, Any] | None:
-        """What was measured before by the same estimator, if it was."""
+        """Return what was measured before by the same estimator, if it was."""
         path = self.folder / "tradeoff.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found if found.get("method") == self.method else None
 
     def measure(self) -> _Measurement:
         """Measure and keep; returns itself."""
-        strategy, data, _ = load_with_data(self.folder, _CHECKPOINT)
+        strategy, data, _ = load_with_data(self.folder, _CHECKPOINT, trust_code=self.trust_code)
         found = outputs(strategy, data.test)
         given = Complete.of(
             {m: z.numpy() for m, z in found.features.items()},
@@ -141,7 +144,7 @@ class _Measurement:
         return self
 
     def points(self, metric: str) -> list[dict[str, Any]]:
-        """The run's points; without alignment there is nothing to protect, and one run stands for both."""
+        """Return the run's points; without alignment there is nothing to protect, and one run stands for both."""
         measured = self.kept()
         assert measured is not None
         values = {name: measured[name] for name in ("fusibility", "complementarity")}

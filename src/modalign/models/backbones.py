@@ -50,8 +50,8 @@ class Backbone(nn.Module):
     Maps of convolutional networks are averaged over space; token sequences are read at the class token where
     the network has one (ViT, BERT) and averaged otherwise. A clip (B, T, C, H, W) runs frame by frame through
     the 2-D network and is averaged over frames. Text attends where ids differ from ``modality.padding``.
-    What a frozen network gives for a sample never changes; computed once by ``features``, it can be given
-    instead of the raw input.
+    What a frozen network gives for a sample never changes: it can be computed once by ``features``, and a batch
+    that holds it (``Batch.encoded``) passes ``project`` alone.
 
     Attributes:
         hidden: number of features that the network itself gives.
@@ -92,16 +92,9 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *shape), or the features (B, hidden) of a frozen network, to (B, D)."""
-        projected: Tensor = self.project(x if self.is_features(x) else self.features(x))
+        """Return the features (B, D) of raw inputs (B, *shape)."""
+        projected: Tensor = self.project(self.features(x))
         return projected
-
-    def is_features(self, x: Tensor) -> bool:
-        """Whether ``x`` holds features of this frozen network instead of raw inputs.
-
-        Pictures, clips and sequences have more than two axes, and texts are integers.
-        """
-        return self.frozen and x.ndim == 2 and x.is_floating_point()
 
     def features(self, x: Tensor) -> Tensor:
         """(B, *shape) to (B, hidden): what the network gives, before the projection."""
@@ -187,7 +180,7 @@ def build_backbone(
 
 
 def _load(name: str, pretrained: bool | str) -> nn.Module:
-    """The pretrained network."""
+    """Return the pretrained network."""
     from transformers import AutoModel
 
     source = _source(name) if pretrained is True else str(pretrained)
@@ -197,7 +190,7 @@ def _load(name: str, pretrained: bool | str) -> nn.Module:
 
 
 def _scratch(modality: Modality, name: str, changes: Mapping[str, Any]) -> nn.Module:
-    """The network with random weights, its configuration fitted to the modality."""
+    """Return the network with random weights, its configuration fitted to the modality."""
     from transformers import AutoConfig, AutoModel
 
     if name in ALIASES:
@@ -217,7 +210,7 @@ def _scratch(modality: Modality, name: str, changes: Mapping[str, Any]) -> nn.Mo
 
 
 def _configured(network: Mapping[str, Any]) -> nn.Module:
-    """The network of a configuration as ``to_dict`` gives it, its weights at random."""
+    """Return the network of a configuration as ``to_dict`` gives it, its weights at random."""
     from transformers import AutoConfig, AutoModel
 
     entries = {key: value for key, value in network.items() if key not in _DERIVED}
@@ -239,7 +232,7 @@ def _fitting(modality: Modality) -> dict[str, Any]:
 
 
 def _source(name: str) -> str:
-    """Where weights and configuration are: a name on the hub or a folder."""
+    """Return where weights and configuration are: a name on the hub or a folder."""
     return ALIASES[name].source if name in ALIASES else name.removeprefix("hf:")
 
 

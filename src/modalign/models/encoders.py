@@ -44,7 +44,7 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The standardized input, fp32, of the shape of ``x``."""
+        """Return the standardized input, fp32, of the shape of ``x``."""
         shape = [1] * x.ndim
         shape[self.axis] = -1
         return (x.float() - self.mean.view(shape)) / self.scale.view(shape)
@@ -89,7 +89,7 @@ class Standardize(nn.Module):
 
 
 def _spread(size: int, limit: int) -> list[int]:
-    """At most ``limit`` indices evenly spread over ``range(size)``."""
+    """Return at most ``limit`` indices evenly spread over ``range(size)``."""
     taken = min(size, limit)
     return [k * size // taken for k in range(taken)]
 
@@ -375,7 +375,11 @@ def build_encoder(
         network: configuration of a large network, which is then built without weights: a checkpoint brings them.
 
     Raises:
-        InputError: the name is unknown or not for this kind of modality, or an argument does not exist.
+        SettingsError: the name is unknown or not for this kind of modality, or an argument does not exist.
+
+    >>> encoder = build_encoder(Modality("image", "image", (1, 28, 28)), 32, {"name": "conv"})
+    >>> encoder(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 32])
     """
     options = dict(settings or {})
     known = _SMALL[modality.kind]

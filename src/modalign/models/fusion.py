@@ -22,12 +22,17 @@ from modalign.models.encoders import check_options
 
 
 class Fusion(nn.Module):
-    """Base of all fusions.
+    """Fuse features of M modalities: the base of all fusions.
 
     Attributes:
         dims: modality name to D_m, in the order of the columns of ``present``.
         width: number of fused features.
         uses_conditions: whether ``forward`` needs the posteriors of the unimodal heads.
+
+    >>> fusion = build_fusion("sum", {"a": 4, "b": 6}, width=8, outputs=3)
+    >>> features = {"a": torch.randn(2, 4), "b": torch.randn(2, 6)}
+    >>> fusion(features, present=torch.ones(2, 2, dtype=torch.bool)).shape
+    torch.Size([2, 8])
     """
 
     uses_conditions = False
@@ -38,11 +43,11 @@ class Fusion(nn.Module):
         self.width = width
 
     def _masked(self, features: Mapping[str, Tensor], present: Tensor) -> list[Tensor]:
-        """The features in order, zeros where absent."""
+        """Return the features in order, zeros where absent."""
         return [features[name] * present[:, m, None] for m, name in enumerate(self.dims)]
 
     def _projections(self, bias: bool = True) -> nn.ModuleDict:
-        """One linear map of each modality to the common width."""
+        """Return one linear map of each modality to the common width."""
         return nn.ModuleDict({m: nn.Linear(d, self.width, bias=bias) for m, d in self.dims.items()})
 
     def forward(
@@ -328,7 +333,7 @@ def own_fusion(dims: dict[str, int], given: nn.Module | Callable[[dict[str, int]
 def build_fusion(
     name: str, dims: Mapping[str, int], width: int, outputs: int, options: Mapping[str, Any] | None = None
 ) -> Fusion:
-    """A fusion by name.
+    """Return a fusion by name.
 
     Args:
         name: a key of ``FUSIONS``.
@@ -338,7 +343,10 @@ def build_fusion(
         options: further arguments of the fusion; ``width`` among them overrides ``width``.
 
     Raises:
-        InputError: for an unknown name or option, naming the nearest.
+        SettingsError: for an unknown name or option, naming the nearest.
+
+    >>> build_fusion("concat", {"a": 4, "b": 6}, width=8, outputs=3).width
+    10
     """
     if name not in FUSIONS:
         raise unknown("fusion", name, FUSIONS)

@@ -18,7 +18,7 @@ from modalign.settings import ModelSettings
 
 
 class MultimodalModel(nn.Module):
-    """Encoders, unimodal heads, fusion and joint head; any modality may be absent from any sample.
+    """Encode, fuse and score samples of which any modality may be absent: encoders, fusion, joint and unimodal heads.
 
     All parameters exist whatever the strategy and are created in one order, so a seed gives every strategy
     the same initial weights.
@@ -30,6 +30,14 @@ class MultimodalModel(nn.Module):
         standardize: modality name to ``Standardize`` (text has none).
         encoders, unimodal_heads: modality name to module; a head is Linear(D_m, C).
         fusion, head: the fusion, and Linear(fusion.width, C) on it.
+
+    >>> modalities = {"a": Modality("a", "vector", (5,)), "b": Modality("b", "vector", (3,))}
+    >>> model = MultimodalModel.build(modalities, outputs=2)
+    >>> inputs = {"a": torch.randn(4, 5), "b": torch.randn(4, 3)}
+    >>> target, index = torch.zeros(4, dtype=torch.long), torch.arange(4)
+    >>> output = model(Batch(inputs, torch.ones(4, 2, dtype=torch.bool), target, index))
+    >>> output.logits.shape, output.unimodal["b"].shape
+    (torch.Size([4, 2]), torch.Size([4, 2]))
     """
 
     head: nn.Linear
@@ -120,7 +128,7 @@ class MultimodalModel(nn.Module):
             standardize.fit(split, limit)  # type: ignore[operator]
 
     def encode(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Features by modality, (B, D_m), zeros where absent.
+        """Return the features by modality, (B, D_m), zeros where absent.
 
         An encoder sees only the rows where its modality is present, and does not run if there are none: what
         fills the gaps influences neither features nor normalization.
@@ -131,24 +139,28 @@ class MultimodalModel(nn.Module):
         """
         counts = batch.present.sum(0).tolist()
         return {
-            name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]))
+            name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]), name in batch.encoded)
             for m, name in enumerate(self.modalities)
             if only is None or name in only
         }
 
-    def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int) -> Tensor:
+    def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int, encoded: bool) -> Tensor:
         if count == 0:
             return torch.zeros(len(x), self.dims[name], device=x.device)
         if count == len(x):
-            return self._features(name, x)
-        features = self._features(name, x[present])
+            return self._features(name, x, encoded)
+        features = self._features(name, x[present], encoded)
         return features.new_zeros(len(x), self.dims[name]).masked_scatter(present.unsqueeze(1), features)
 
-    def _features(self, name: str, x: Tensor) -> Tensor:
-        """Features of rows that are all present: of raw inputs, or of what a frozen network gave for them."""
+    def _features(self, name: str, x: Tensor, encoded: bool) -> Tensor:
+        """Return features of rows that are all present: of raw inputs, or of what a frozen network gave."""
         encoder = self.encoders[name]
-        computed = isinstance(encoder, Backbone) and encoder.is_features(x)
-        features: Tensor = encoder(x if computed else self.standardized(name, x))
+        features: Tensor
+        if encoded:
+            assert isinstance(encoder, Backbone)
+            features = encoder.project(x)
+        else:
+            features = encoder(self.standardized(name, x))
         if not isinstance(features, Tensor) or features.shape != (len(x), self.dims[name]):
             raise wrong_features(name, encoder, features, (len(x), self.dims[name]))
         return features
@@ -164,7 +176,7 @@ class MultimodalModel(nn.Module):
         return logits
 
     def heads(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
-        """All heads on features of all modalities; a strategy may hand in detached or changed features.
+        """Return all heads on features of all modalities; a strategy may hand in detached or changed features.
 
         The unimodal logits of a sample that lacks the modality are the head's bias; mask them with
         ``present`` in losses.
@@ -194,7 +206,7 @@ class MultimodalModel(nn.Module):
         return logits
 
     def _conditions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
+        """Return the modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
         if not self.fusion.uses_conditions:
             return None
         with torch.no_grad():

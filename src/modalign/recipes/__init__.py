@@ -3,80 +3,139 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from modalign.errors import InputError, unknown
-from modalign.settings import DataSettings, Recipe
+from modalign.errors import DataError, SettingsError, unknown
+from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
 _DATA_FILES = (".npz", ".parquet", ".csv")
+_GROUPS = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package.
+
+    >>> "digits" in recipe_names()
+    True
+    """
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of that name, of a YAML file, or the default recipe for a file or folder of data.
+    """Return the recipe of that name, of a YAML file, or the default recipe for a file or folder of data.
+
+    Classes that a recipe names are not imported here.
 
     Args:
         name: ``digits`` (a recipe of the package), ``my/recipe.yaml``, ``data.npz``, ``data.parquet``, ``data.csv``, or
             a folder that ``modalign prepare`` wrote.
 
     Raises:
-        InputError: there is no such recipe or file; a setting is unknown (the nearest is named) or of a wrong type.
+        SettingsError: there is no such recipe; a setting is unknown (the nearest is named) or of a wrong type.
+        DataError: there is no such file of data.
+
+    >>> load_recipe("digits").data.name
+    'digits'
     """
     path = Path(name)
     # A recipe's name is a recipe, also where a folder is called so; ./NAME is the folder.
     if name in recipe_names() or path.suffix in (".yaml", ".yml"):
         path = _FOLDER / f"{name}.yaml" if name in recipe_names() else path
         if not path.is_file():
-            raise InputError(f"recipe file {path} does not exist")
+            raise SettingsError(f"recipe file {path} does not exist")
         try:
             plain = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
-            raise InputError(f"recipe {path} is not valid YAML: {error}") from error
+            raise SettingsError(f"recipe {path} is not valid YAML: {error}") from error
         if not isinstance(plain, dict):
-            raise InputError(f"recipe {path} holds a {type(plain).__name__}; expected settings by name")
+            raise SettingsError(f"recipe {path} holds a {type(plain).__name__}; expected settings by name")
         if set(plain) & {"table", "modalities"} and "data" not in plain:  # the description of a manifest
             return Recipe(data=DataSettings(name=path.stem, path=str(path)))
         return recipe_from_plain(plain, str(path))
     if path.suffix in _DATA_FILES or path.is_dir():
         if not path.exists():
-            raise InputError(f"data file {path} does not exist")
+            raise DataError(f"data file {path} does not exist")
         return Recipe(data=DataSettings(name=path.stem, path=str(path)))
     raise unknown("recipe", name, [*recipe_names(), "FILE.yaml", "FILE.npz", "FILE.parquet", "FILE.csv", "FOLDER"])
 
 
 def recipe_from_plain(plain: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """A recipe from nested dicts, every name and type checked.
+    """Return the recipe of nested dicts, every name and type checked; nothing that it names is imported.
+
+    Args:
+        plain: settings by name, as YAML holds them.
+        origin: where they are from, for messages.
 
     Raises:
-        InputError: a name that is no setting, or a value of a wrong type.
+        SettingsError: a name that is no setting, or a value of a wrong type.
+
+    >>> recipe_from_plain({"data": {"name": "digits"}, "training": {"lr": "0.5"}}).training.lr
+    0.5
     """
-    _check_names(plain, Recipe, origin)
+    for name, values in plain.items():
+        if name not in (*_GROUPS, "strategies"):
+            raise unknown(f"setting in {origin}:", name, (*_GROUPS, "strategies"))
+        known = [f.name for f in dataclasses.fields(_GROUPS[name])] if name in _GROUPS and values else values
+        if not isinstance(values, dict | None):
+            raise SettingsError(f"{origin}: {name} is {values!r}; expected settings by name")
+        for setting in values or {}:
+            if setting not in known:
+                raise unknown(f"setting in {origin}: {name}:", setting, known)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
+    add_settings(parser)
+    parser.add_argument("--strategies", type=plain_type(dict[str, dict[str, Any]]), default={})
+    given = {name: values for name, values in plain.items() if values is not None}
+    if "class_path" in given.get("data", {}):  # with a name beside it, or the parser takes it for a class of settings
+        given["data"] = {"name": re.split("[.:]", str(given["data"]["class_path"]))[-1], **given["data"]}
     try:
-        parsed = parser.instantiate(parser.parse_object(plain))
+        parsed = parser.parse_object(given)
     except ArgumentError as error:
-        raise InputError(f"{origin}: {error}") from error
-    return Recipe(**vars(parsed))
+        raise SettingsError(f"{origin}: {error}") from error
+    return Recipe(**{k: kind(**vars(parsed[k])) for k, kind in _GROUPS.items()}, strategies=parsed.strategies)
 
 
-def _check_names(plain: dict[str, Any], kind: type, origin: str) -> None:
-    """Refuse names that are no fields of the dataclass ``kind``, at any depth, naming the nearest."""
+def add_settings(parser: ArgumentParser) -> None:
+    """Add all settings of a recipe to a parser, as ``data.NAME``, ``model.NAME`` and ``training.NAME``."""
+    for name, kind in _GROUPS.items():
+        parser.add_class_arguments(_plain_twin(kind), name)
+
+
+def plain_type(hint: Any) -> Any:
+    """Return a type with plain values (of YAML) in the place of ``Any``, which parsers would import classes for.
+
+    >>> plain_type(dict[str, int])
+    dict[str, int]
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return reduce(or_, map(plain_type, args))
+    if origin is dict:
+        return dict[str, plain_type(args[1])]  # type: ignore[misc]
+    return bool | int | float | list | dict | None | str if hint is Any else hint
+
+
+@cache
+def _plain_twin(kind: type) -> type:
+    """A dataclass of settings again, with plain types."""
     hints = get_type_hints(kind)
-    for name, value in plain.items():
-        if name not in hints:
-            raise unknown(f"setting in {origin}:", name, hints)
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            _check_names(value, hints[name], f"{origin}: {name}")
+    twin = dataclasses.make_dataclass(
+        kind.__name__,
+        [
+            (f.name, plain_type(hints[f.name]), dataclasses.field(default=f.default, default_factory=f.default_factory))
+            for f in dataclasses.fields(kind)
+        ],
+    )
+    twin.__doc__ = kind.__doc__
+    return twin
 
 
-__all__ = ["load_recipe", "recipe_from_plain", "recipe_names"]
+__all__ = ["add_settings", "load_recipe", "plain_type", "recipe_from_plain", "recipe_names"]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from modalign.evaluation.metrics import SHARES, higher_is_better
-from modalign.report.comparison import REFERENCE, Row, by_dataset
-from modalign.report.runs import RunRecord
-from modalign.report.tables import interval_text, readable, scale, show
+from modalign.report.runs import REFERENCE, Row, RunRecord, best, by_dataset
+from modalign.report.tables import MetricFormat, plural
 
 FEW_SEEDS = 5
 LARGE_GAP = 0.05
@@ -17,30 +16,30 @@ LEVEL = 0.05
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """For each data set: the best method, and from which others ModAlign can be told apart."""
+    """Return for each data set which method is best, and from which others ModAlign can be told apart.
+
+    >>> row = Row("letters", "joint", "Joint-Train", "accuracy", 0.8, float("nan"), float("nan"), seeds=1, rank=1)
+    >>> findings([row])
+    ['letters: Joint-Train has the highest test accuracy, 80.0 % (one seed).']
+    """
     texts = []
     for dataset, own in by_dataset(rows).items():
-        known = [row for row in own if not np.isnan(row.rank)]
-        if not known:
+        lead = best(own)
+        if not lead:
             continue
-        lead = [row for row in known if row.rank == min(r.rank for r in known)]
-        texts.append(f"{dataset}: {_best(lead)}.{_told_apart(own)}")
+        first, form = lead[0], MetricFormat(lead[0].metric)
+        bounds = form.interval(first.ci_low, first.ci_high)
+        over = f"mean of {first.seeds} seeds, 95 % interval {bounds}" if bounds != "–" else "one seed"
+        texts.append(
+            f"{dataset}: {_list([row.title for row in lead])} {'share' if len(lead) > 1 else 'has'} the "
+            f"{'highest' if higher_is_better(first.metric) else 'lowest'} test {form.name}, "
+            f"{form(first.mean)}{form.unit.replace('(', '').replace(')', '')} ({over}).{_told_apart(own)}"
+        )
     return texts
 
 
-def _best(lead: Sequence[Row]) -> str:
-    """The best method, or those that share the first place."""
-    first = lead[0]
-    factor, decimals, unit = scale(first.metric)
-    extreme = "highest" if higher_is_better(first.metric) else "lowest"
-    value = show(first.mean, decimals, factor) + unit.replace("(", "").replace(")", "")
-    bounds = interval_text(first.ci_low, first.ci_high, decimals, factor)
-    over = f"mean of {first.seeds} seeds, 95 % interval {bounds}" if bounds != "–" else "one seed"
-    share = "share" if len(lead) > 1 else "has"
-    return f"{_list([row.title for row in lead])} {share} the {extreme} test {readable(first.metric)}, {value} ({over})"
-
-
 def _told_apart(rows: Sequence[Row]) -> str:
+    """Say from which methods ModAlign differs beyond noise."""
     reference = [row for row in rows if row.strategy == REFERENCE]
     if not reference or len(rows) < 2:
         return ""
@@ -71,53 +70,49 @@ def _list(names: Sequence[str]) -> str:
 
 
 def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
-    """What speaks against reading the numbers at face value."""
+    """Return what speaks against reading the numbers at face value."""
     found = [f"{run.path}: {run.state}; {run.reason}" for run in runs if run.state in ("broken", "unfinished")]
     untested = sum(run.state == "untested" for run in runs)
     if untested:
         found.append(f"{untested} runs without a test score (of a search on validation) are left out")
     for dataset, own in by_dataset(rows).items():
-        found += _of_seeds(dataset, own)
-        found += _of_gaps(dataset, own)
         prints = {run.result.get("fingerprint") for run in runs if run.dataset == dataset and run.state == "done"}
+        said = _seed_warnings(own) + _gap_warnings(own)
         if len(prints) > 1:
-            found.append(f"{dataset}: runs saw {len(prints)} versions or splits of the data: do not compare them")
-    return found + _of_runs(runs)
-
-
-def _of_runs(runs: Sequence[RunRecord]) -> list[str]:
-    """What runs warned of themselves, once for all that say the same; gaps are said above for whole methods."""
-    said: dict[tuple[str, str], list[str]] = {}
+            said.append(f"runs saw {len(prints)} versions or splits of the data: do not compare them")
+        found += [f"{dataset}: {text}" for text in said]
+    # What runs warned of themselves, once for all that say the same; gaps are said above for whole methods.
+    own_words: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         for text in run.result.get("warnings") or []:
             if not text.startswith("selection gap"):
-                said.setdefault((run.dataset, text), []).append(run.title)
-    return [
-        f"{dataset}, {_list(list(dict.fromkeys(titles)))} ({len(titles)} run{'s' * (len(titles) > 1)}): {text}"
-        for (dataset, text), titles in said.items()
+                own_words.setdefault((run.dataset, text), []).append(run.title)
+    return found + [
+        f"{dataset}, {_list(list(dict.fromkeys(titles)))} ({plural(len(titles), 'run')}): {text}"
+        for (dataset, text), titles in own_words.items()
     ]
 
 
-def _of_seeds(dataset: str, rows: Sequence[Row]) -> list[str]:
+def _seed_warnings(rows: Sequence[Row]) -> list[str]:
     fewest, most = min(row.seeds for row in rows), max(row.seeds for row in rows)
     found = []
     if fewest == 1:
         single = [row.title for row in rows if row.seeds == 1]
-        found.append(f"{dataset}: one seed of {_list(single)}: no interval, no test; use --seeds {FEW_SEEDS}")
+        found.append(f"one seed of {_list(single)}: no interval, no test; use --seeds {FEW_SEEDS}")
     elif fewest < FEW_SEEDS:
-        found.append(f"{dataset}: only {fewest} seeds; with fewer than {FEW_SEEDS} intervals are wide and tests weak")
+        found.append(f"only {fewest} seeds; with fewer than {FEW_SEEDS} intervals are wide and tests weak")
     if fewest != most:
-        found.append(f"{dataset}: methods have between {fewest} and {most} seeds; differences use common seeds only")
+        found.append(f"methods have between {fewest} and {most} seeds; differences use common seeds only")
     return found
 
 
-def _of_gaps(dataset: str, rows: Sequence[Row]) -> list[str]:
+def _gap_warnings(rows: Sequence[Row]) -> list[str]:
     wide = [row for row in rows if row.metric in SHARES and row.selection_gap > LARGE_GAP]
     if not wide:
         return []
     worst = max(wide, key=lambda row: row.selection_gap)
     return [
-        f"{dataset}: validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}"
+        f"validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}"
         + (f" and above {100 * LARGE_GAP:g} for {len(wide) - 1} more" if len(wide) > 1 else "")
         + ": the splits differ, or selection overfitted"
     ]

@@ -1,57 +1,24 @@
-"""The comparison written down: CSV with plain numbers (shares in 0..1), Markdown and LaTeX with percent."""
+"""The tables of a report: one list of captioned data frames, rendered as text, Markdown, LaTeX, CSV or HTML.
+
+A ``Table`` holds what people read (shares in percent, a dash where nothing is known). ``table.csv`` and ``ranks.csv``
+hold plain numbers (shares in 0..1) for scripts.
+"""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from modalign.evaluation.metrics import SHARES
-from modalign.report.comparison import REFERENCE, RankRow, Row, across, best, by_dataset, compare, order_key
-from modalign.report.runs import RunRecord, read_runs
-
-__all__ = ["Row", "RunRecord", "compare", "latex", "markdown", "read_runs", "write_tables"]
-
-
-def write_tables(
-    runs: Iterable[RunRecord], folder: Path, metric: str | None = None, reference: str = REFERENCE
-) -> list[Path]:
-    """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; returns the paths."""
-    runs = list(runs)
-    rows = compare(runs, metric, reference)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "table.csv", folder / "table.md", folder / "table.tex"]
-    _write_csv(written[0], rows, Row)
-    written[1].write_text(markdown(rows, runs))
-    written[2].write_text(latex(rows))
-    if len({row.dataset for row in rows}) > 1:
-        written.append(folder / "ranks.csv")
-        _write_csv(written[-1], across(rows), RankRow)
-    return written
-
-
-def _write_csv(path: Path, rows: Sequence[Row] | Sequence[RankRow], kind: type[Row] | type[RankRow]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [column.name for column in fields(kind)])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: _plain(v) for k, v in asdict(row).items()})
-
-
-def _plain(value: object) -> object:
-    """A number that reads back exactly enough; NaN as an empty cell."""
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return value
-
-
-def scale(metric: str) -> tuple[float, int, str]:
-    """Factor, decimals and unit with which a metric is shown to people."""
-    return (100.0, 1, " (%)") if metric in SHARES else (1.0, 3, " (nats)" if metric == "nll" else "")
-
+from modalign.report.runs import REFERENCE, RankRow, Row, RunRecord, across, best, by_dataset, compare
 
 _READABLE = {
     "macro_f1": "macro F1",
@@ -66,149 +33,271 @@ _READABLE = {
 }
 
 
-def readable(metric: str) -> str:
-    """The name of a metric for people; files keep the short one."""
-    return _READABLE.get(metric, metric)
+def show(value: float | None, decimals: int, signed: bool = False) -> str:
+    """Return a number as people read it; a dash where there is none.
 
-
-def number(value: float | None) -> float:
-    """A number of ``evaluation.json``, where null stands for NaN."""
-    return float("nan") if value is None else value
-
-
-def show(value: float, decimals: int, factor: float = 1.0, signed: bool = False) -> str:
-    """A number for people; a dash where there is none."""
-    if np.isnan(value):
+    >>> show(-0.25, 1), show(3, 2, signed=True), show(None, 1)
+    ('−0.2', '+3.00', '–')
+    """
+    if value is None or np.isnan(value):
         return "–"
-    text = f"{value * factor:{'+' if signed else ''}.{decimals}f}"
-    return text.replace("-", "−")
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
 
 
-def interval_text(low: float, high: float, decimals: int, factor: float = 1.0) -> str:
-    """An interval in brackets; a dash where there is none."""
-    if np.isnan(low):
-        return "–"
-    return f"[{show(low, decimals, factor)}, {show(high, decimals, factor)}]"
+def plural(count: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> plural(1, "seed"), plural(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
-HEADER = (
-    "Method",
-    "Test{unit}",
-    "95 % interval",
-    "Seeds",
-    "Rank",
-    "Difference to {reference}",
-    "its 95 % interval",
-    "p (Holm)",
-    "Learning rate, options",
-    "Last epoch",
-    "Selection gap",
-    "Parameters",
-    "Peak MB",
-    "s per epoch",
-    "s in all",
-)
+class MetricFormat:
+    """How a metric is shown to people: shares in percent, likelihoods in nats, others as they are.
+
+    Args:
+        metric: short name of the metric, as files have it.
+
+    Attributes:
+        name: name for people; factor: multiplies values; decimals: shown; unit: ``" (%)"``, ``" (nats)"`` or nothing.
+
+    >>> accuracy = MetricFormat("accuracy")
+    >>> accuracy(0.9312), accuracy.interval(0.91, 0.95), accuracy.label
+    ('93.1', '[91.0, 95.0]', 'accuracy (%)')
+    >>> MetricFormat("nll").entry({"mean": 0.25, "low": None, "high": None})
+    '0.250 –'
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.name = _READABLE.get(metric, metric)
+        self.factor, self.decimals, self.unit = (100.0, 1, " (%)") if metric in SHARES else (1.0, 3, "")
+        if metric == "nll":
+            self.unit = " (nats)"
+        self.label = self.name + self.unit
+
+    def __call__(self, value: float | None, signed: bool = False) -> str:
+        return show(None if value is None else value * self.factor, self.decimals, signed)
+
+    def interval(self, low: float | None, high: float | None) -> str:
+        """Return an interval in brackets; a dash where there is none."""
+        return "–" if self(low) == "–" else f"[{self(low)}, {self(high)}]"
+
+    def entry(self, entry: dict[str, Any], signed: bool = False) -> str:
+        """Return the mean and interval of an entry of ``evaluation.json``."""
+        return f"{self(entry['mean'], signed)} {self.interval(entry['low'], entry['high'])}"
 
 
-def cells(row: Row) -> list[str]:
-    """The cells of ``HEADER`` for a row."""
-    factor, decimals, _ = scale(row.metric)
+@dataclass(frozen=True)
+class Table:
+    """A captioned table whose cells are texts for people.
+
+    Attributes:
+        name: short name, unique in a list of tables.
+        caption: what it shows.
+        frame: cells; the first column names the rows.
+        best: positions of the rows that are marked.
+        words: whether the cells are words (aligned to the left) and not numbers.
+
+    >>> table = Table("t", "Scores", pd.DataFrame({"Method": ["A|B", "C"], "Test": ["91.2", "8.5"]}), best=(0,))
+    >>> print(table.markdown())
+    | Method | Test |
+    |---|---:|
+    | A\\|B | **91.2** |
+    | C | 8.5 |
+    >>> print("\\n".join(table.lines()))
+    Method  Test
+    A|B     91.2
+    C        8.5
+    """
+
+    name: str
+    caption: str
+    frame: pd.DataFrame
+    best: Sequence[int] = ()
+    words: bool = False
+
+    @property
+    def head(self) -> list[str]:
+        """Names of the columns."""
+        return [str(name) for name in self.frame.columns]
+
+    @property
+    def body(self) -> list[list[str]]:
+        """Cells, row by row."""
+        return [[str(cell) for cell in row] for row in self.frame.itertuples(index=False)]
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, the second cell of marked rows in bold."""
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in [self.head, *self.body]]
+        for i in self.best:
+            rows[i + 1][1] = f"**{rows[i + 1][1]}**"
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([lines[0], "|" + "|".join(["---"] + ["---:"] * (len(self.head) - 1)) + "|", *lines[1:]])
+
+    def lines(self, head: bool = True) -> list[str]:
+        """Return the table as lines of plain text in columns."""
+        rows = [self.head, *self.body] if head else self.body
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        sides = [str.ljust, *[str.ljust if self.words else str.rjust] * (len(widths) - 1)]
+        return ["  ".join(side(c, w) for side, c, w in zip(sides, row, widths, strict=True)).rstrip() for row in rows]
+
+    def rich(self) -> RichTable:
+        """Return the table for a terminal, marked rows in bold; cells are text and never markup."""
+        shown = RichTable(title=Text(self.caption, "bold"), title_justify="left", header_style="bold")
+        for i, name in enumerate(self.head):
+            shown.add_column(Text(name), justify="left" if i == 0 or self.words else "right")
+        for i, row in enumerate(self.body):
+            shown.add_row(*map(Text, row), style="bold" if i in self.best else "")
+        return shown
+
+
+def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
+    """Return the scores of one data set, and the settings and cost behind them."""
+    form = MetricFormat(rows[0].metric)
+    reference = next((row.title for row in rows if row.strategy == REFERENCE), "ModAlign")
+    scores = [
+        {
+            "Method": row.title,
+            f"Test {form.label}": form(row.mean),
+            "95 % interval": form.interval(row.ci_low, row.ci_high),
+            "Seeds": row.seeds,
+            "Rank": f"{row.rank:g}",
+            f"Difference to {reference}": form(row.difference, signed=True),
+            "its 95 % interval": form.interval(row.difference_low, row.difference_high),
+            "p (Holm)": show(row.p_holm, 3),
+        }
+        for row in rows
+    ]
+    costs = [
+        {
+            "Method": row.title,
+            "Learning rate, options": ", ".join(filter(None, (row.lr, row.option))) or "–",
+            "Last epoch": form(row.last_epoch),
+            "Selection gap": form(row.selection_gap, signed=True),
+            "Parameters": "–" if np.isnan(row.parameters) else f"{row.parameters:,.0f}",
+            "Peak MB": show(row.peak_memory_mb, 0),
+            "s per epoch": show(row.seconds_per_epoch, 2),
+            "s in all": show(row.seconds, 1),
+        }
+        for row in rows
+    ]
+    said = f"Test scores on {dataset}: means over seeds with 95 % intervals; the best is marked"
+    winners = [rows.index(row) for row in best(rows)]
     return [
-        row.title,
-        show(row.mean, decimals, factor),
-        interval_text(row.ci_low, row.ci_high, decimals, factor),
-        str(row.seeds),
-        f"{row.rank:g}",
-        show(row.difference, decimals, factor, signed=True),
-        interval_text(row.difference_low, row.difference_high, decimals, factor),
-        show(row.p_holm, 3),
-        ", ".join(filter(None, (row.lr, row.option))) or "–",
-        show(row.last_epoch, decimals, factor),
-        show(row.selection_gap, decimals, factor, signed=True),
-        "–" if np.isnan(row.parameters) else f"{row.parameters:,.0f}",
-        show(row.peak_memory_mb, 0),
-        show(row.seconds_per_epoch, 2),
-        show(row.seconds, 1),
+        Table("scores", said, pd.DataFrame(scores), winners),
+        Table("cost", f"Settings, selection and cost on {dataset}: means over seeds", pd.DataFrame(costs)),
     ]
 
 
-def header(rows: Sequence[Row]) -> list[str]:
-    """``HEADER`` filled in for the rows of one data set."""
-    names = [row.title for row in rows if row.strategy == REFERENCE]
-    unit = f" {readable(rows[0].metric)}{scale(rows[0].metric)[2]}"
-    return [text.format(unit=unit, reference=names[0] if names else "ModAlign") for text in HEADER]
-
-
-RANK_HEADER = ("Method", "Mean rank", "Data sets", "First on", "Mean metric")
-
-
-def rank_cells(row: RankRow) -> list[str]:
-    """The cells of ``RANK_HEADER`` for a row."""
-    factor, decimals, _ = scale(row.metric)
-    return [
-        row.title,
-        show(row.mean_rank, 2),
-        str(row.datasets),
-        str(row.wins),
-        show(row.mean, decimals, factor),
+def ranks_table(rows: Sequence[RankRow]) -> Table:
+    """Return the ranks of methods over all data sets."""
+    cells = [
+        {
+            "Method": row.title,
+            "Mean rank": show(row.mean_rank, 2),
+            "Data sets": row.datasets,
+            "First on": row.wins,
+            "Mean metric": MetricFormat(row.metric)(row.mean),
+        }
+        for row in rows
     ]
+    lowest = min(row.mean_rank for row in rows)
+    winners = [i for i, row in enumerate(rows) if row.mean_rank == lowest]
+    return Table("ranks", "Ranks over all data sets; the lowest mean rank is marked", pd.DataFrame(cells), winners)
+
+
+def runs_table(runs: Sequence[RunRecord]) -> Table:
+    """Return every run folder that was read, with its score or why it has none."""
+    cells = [
+        {
+            "Folder": str(run.path),
+            "Data": run.dataset,
+            "Method": run.title,
+            "Seed": run.seed,
+            "Test": MetricFormat(run.primary)(run.metric("test", run.primary)),
+            "State": f"{run.state}: {run.reason}" if run.reason else run.state,
+        }
+        for run in runs
+    ]
+    return Table("runs", "Every run folder that was read", pd.DataFrame(cells), words=True)
+
+
+def write_tables(
+    runs: Iterable[RunRecord], folder: str | Path, metric: str | None = None, reference: str = REFERENCE
+) -> list[Path]:
+    """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; return the paths.
+
+    Args:
+        runs: records, as ``read_runs`` gives them; of those not done ``table.md`` says why they are left out.
+        folder: where to; it is made.
+        metric: test metric to compare by; by default the one that the runs were selected by.
+        reference: the strategy that the others are compared with.
+
+    Example:
+        Tables of a bench folder::
+
+            write_tables(read_runs("runs/bench"), "tables")
+    """
+    folder, runs = Path(folder), list(runs)
+    rows = compare(runs, metric, reference)
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
+    if len(by_dataset(rows)) > 1:
+        frames["ranks"] = pd.DataFrame(across(rows))
+    (folder / "table.md").write_text(markdown(rows, runs))
+    (folder / "table.tex").write_text(latex(rows))
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\r\n")
+    return [folder / name for name in ("table.csv", "table.md", "table.tex", "ranks.csv")[: 2 + len(frames)]]
 
 
 def markdown(rows: Sequence[Row], runs: Sequence[RunRecord] = ()) -> str:
-    """All tables as Markdown, with a list of the runs that are left out and why."""
+    """Return all tables as Markdown, with a list of the runs that are left out and why."""
     parts = []
     for dataset, own in by_dataset(rows).items():
-        winners = best(own)
-        body = [_bold(cells(row), row.strategy in winners) for row in own]
-        parts.append(f"## {dataset}\n\n" + _markdown_table(header(own), body))
-    if len(parts) > 1:
-        parts.append("## Across data sets\n\n" + _markdown_table(RANK_HEADER, [rank_cells(r) for r in across(rows)]))
+        parts.append(f"## {dataset}")
+        parts += [f"{table.caption}.\n\n{table.markdown()}" for table in dataset_tables(dataset, own)]
+    if len(by_dataset(rows)) > 1:
+        parts += ["## Across data sets", ranks_table(across(rows)).markdown()]
     missing = [f"- {run.path}: {run.state}, {run.reason}" for run in runs if run.state != "done"]
     if missing:
-        parts.append("## Left out\n\n" + "\n".join(missing))
+        parts += ["## Left out", "\n".join(missing)]
     return "\n\n".join(parts) + "\n"
 
 
-def _bold(texts: list[str], on: bool) -> list[str]:
-    return [texts[0], f"**{texts[1]}**", *texts[2:]] if on else texts
-
-
-def _markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|"]
-    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in body]
-    return "\n".join(lines)
-
-
 def latex(rows: Sequence[Row]) -> str:
-    """The table of the paper's form: methods × data sets, mean ± half interval, best in bold (booktabs)."""
-    grouped = by_dataset(rows)
-    titles = {row.strategy: row.title for row in rows}
-    cell = {(row.dataset, row.strategy): row for row in rows}
-    ranked = {row.strategy: row.mean_rank for row in across(rows)}
-    lines = [
-        r"\begin{tabular}{l" + "c" * len(grouped) + "r}",
-        r"\toprule",
-        " & ".join(["Method", *map(_escape, grouped), "Mean rank"]) + r" \\",
-        r"\midrule",
+    """Return the table in the paper's form: methods × data sets, mean ± half interval, best in bold (booktabs)."""
+    datasets = by_dataset(rows)
+    cells: dict[tuple[str, str], str] = {}
+    for row in rows:
+        form = MetricFormat(row.metric)
+        number = f"{row.mean * form.factor:.{form.decimals}f}"
+        number = rf"\mathbf{{{number}}}" if row in best(datasets[row.dataset]) else number
+        half = "" if np.isnan(row.ci_low) else rf" \pm {(row.ci_high - row.mean) * form.factor:.{form.decimals}f}"
+        cells[row.strategy, row.dataset] = f"${number}{half}$"
+    body = [
+        [_escape_latex(rank.title), *(cells.get((rank.strategy, d), "--") for d in datasets), f"{rank.mean_rank:.2f}"]
+        for rank in across(rows)
     ]
-    for name in sorted(titles, key=order_key):
-        entries = [_latex_cell(cell.get((d, name)), best(own)) for d, own in grouped.items()]
-        lines.append(" & ".join([_escape(titles[name]), *entries, f"{ranked[name]:.2f}"]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    frame = pd.DataFrame(body, columns=["Method", *map(_escape_latex, datasets), "Mean rank"])
+    return str(frame.to_latex(index=False, escape=False, column_format="l" + "c" * len(datasets) + "r"))
 
 
-def _latex_cell(row: Row | None, winners: set[str]) -> str:
-    if row is None:
-        return "--"
-    factor, decimals, _ = scale(row.metric)
-    number = f"{row.mean * factor:.{decimals}f}"
-    number = rf"\mathbf{{{number}}}" if row.strategy in winners else number
-    half = "" if np.isnan(row.ci_low) else rf" \pm {(row.ci_high - row.mean) * factor:.{decimals}f}"
-    return f"${number}{half}$"
+def _escape_latex(text: str) -> str:
+    """Return ``text`` with the characters escaped that LaTeX would read as commands.
+
+    >>> print(_escape_latex("D&R_2"))
+    D\\&R\\_2
+    """
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def _escape(text: str) -> str:
-    """Characters that LaTeX would read as commands."""
-    for character in "\\&%$#_{}":
-        text = text.replace(character, "\\textbackslash " if character == "\\" else f"\\{character}")
-    return text
+def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print one table a data set, the best methods in bold: the columns that fit a screen."""
+    console = console or Console(width=None if Console().is_terminal else 110)
+    for dataset, own in by_dataset(rows).items():
+        scores, cost = dataset_tables(dataset, own)
+        frame = pd.concat([scores.frame.drop(columns="its 95 % interval"), cost.frame["s in all"]], axis=1)
+        console.print(Table("shown", dataset, frame, scores.best).rich())

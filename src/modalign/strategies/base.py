@@ -270,7 +270,7 @@ class Stepper:
         return loss * self._share
 
     def _epoch_batches(self) -> Sequence[Batch | list[int]]:
-        """The batches of this epoch: as given, or positions in the split."""
+        """Return the batches of this epoch: as given, or positions in the split."""
         if isinstance(self._train, Sequence):
             return self._train
         sampler = ShuffledBatchSampler(len(self._train), self._batch_size, seed=self.seed)

@@ -100,13 +100,13 @@ def blend(parameters: Iterable[nn.Parameter], initial: Tensor, share: Tensor) ->
 
 
 def occasions(epochs: int, period: float, times: int) -> set[int]:
-    """The epochs (from 0) at the end of which encoders are reset."""
+    """Return the epochs (from 0) at the end of which encoders are reset."""
     due = {round(k * period * epochs) for k in range(1, times + 1)}
     return {epoch for epoch in due if 0 < epoch < epochs - 1}
 
 
 def trained(encoder: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training moves: those of a frozen network are not among them."""
+    """Return the parameters that training moves: those of a frozen network are not among them."""
     return [p for p in encoder.parameters() if p.requires_grad]
 
 
@@ -190,7 +190,7 @@ class DiagnoseRelearn(Strategy):
 
     @torch.no_grad()
     def _collect(self, batches: Iterable[Batch], stepper: Stepper) -> dict[str, tuple[Tensor, Tensor]]:
-        """Features and targets of the samples that have each modality, over all processes."""
+        """Return the features and targets of the samples that have each modality, over all processes."""
         parts = [(self.model.encode(batch), batch.present, batch.target) for batch in batches]
         present = stepper.all_gather(torch.cat([present for _, present, _ in parts]))
         target = stepper.all_gather(torch.cat([target for _, _, target in parts]))

@@ -60,7 +60,7 @@ class InfoNCE(Strategy):
         )
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step."""
+        """Take one step."""
         output = self.model(batch)
         task = self.task.loss(output.logits, batch.target)
         contrast = self._contrast(output.features, output.present, stepper)
@@ -68,7 +68,7 @@ class InfoNCE(Strategy):
         return {"task": task, "contrast": contrast}
 
     def _contrast(self, features: dict[str, Tensor], present: Tensor, stepper: Stepper) -> Tensor:
-        """Mean over pairs of modalities of the loss on the samples of all processes that have both."""
+        """Return the mean over pairs of modalities of the loss on the samples of all processes that have both."""
         projected = {
             m: stepper.all_gather(functional.normalize(self.projections[m](z).float(), dim=-1), grad=True)
             for m, z in features.items()

@@ -17,7 +17,7 @@ class Joint(Strategy):
     title = "Joint-Train"
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step of joint training."""
+        """Take one step of joint training."""
         loss = self.task.loss(self.model(batch).logits, batch.target)
         stepper.backward(loss)
         return {"task": loss}

@@ -37,7 +37,7 @@ class JointUnimodal(Strategy):
     options: JointUnimodalOptions
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step."""
+        """Take one step."""
         output = self.model(batch)
         losses = {"task": self.task.loss(output.logits, batch.target)}
         losses |= unimodal_losses(self.task, output, batch)

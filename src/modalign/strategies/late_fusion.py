@@ -45,7 +45,7 @@ class LateFusion(Strategy):
         self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step on all modalities; they share no parameter, so each is trained as if alone."""
+        """Take one step on all modalities; they share no parameter, so each is trained as if alone."""
         losses = unimodal_losses(self.task, self.model(batch), batch)
         stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
         return losses

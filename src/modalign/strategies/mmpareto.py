@@ -69,7 +69,7 @@ def rescaled(direction: Tensor, plain: Tensor, gamma: float) -> Tensor:
 
 
 def combined(joint: Tensor, own: Tensor, gamma: float, sizes: Sequence[int] | None = None) -> Tensor:
-    """The gradient that an encoder takes instead of the plain sum.
+    """Return the gradient that an encoder takes instead of the plain sum.
 
     Args:
         joint, own: (N,) gradients of one encoder.

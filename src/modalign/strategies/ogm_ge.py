@@ -84,7 +84,7 @@ def modulate(gradient: Tensor, coefficient: Tensor, generator: torch.Generator |
 
 
 def modulated_weights(encoder: nn.Module) -> list[nn.Parameter]:
-    """What is modulated of an encoder: weights of two or more dimensions, embeddings excepted."""
+    """Return what is modulated of an encoder: weights of two or more dimensions, embeddings excepted."""
     return [
         p
         for module in encoder.modules()
@@ -164,7 +164,7 @@ class OgmGe(Strategy):
                 index += 1
 
     def metrics(self) -> dict[str, float]:
-        """The latest coefficient of each modality."""
+        """Return the latest coefficient of each modality."""
         values = self.coefficient.tolist()
         return {f"coefficient_{name}": value for name, value in zip(self.model.modalities, values, strict=True)}
 

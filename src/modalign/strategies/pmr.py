@@ -51,7 +51,7 @@ _NEVER = -1e9  # similarity to a class without prototype; finite, so that no 0 *
 
 
 def similarities(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
-    """Minus the Euclidean distance to each prototype.
+    """Return minus the Euclidean distance to each prototype.
 
     Args:
         features: (B, D).
@@ -79,7 +79,7 @@ def weakest_weights(evidence: Tensor) -> Tensor:
 
 
 def entropy(similarity: Tensor) -> Tensor:
-    """Entropy (B,) in nats of softmax(similarity)."""
+    """Return the entropy (B,) in nats of softmax(similarity)."""
     log_p = similarity.log_softmax(1)
     return -(log_p.exp() * log_p).sum(1)
 
@@ -120,7 +120,7 @@ class Prototypes(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Similarities (B, C) of features (B, D)."""
+        """Return the similarities (B, C) of features (B, D)."""
         return similarities(features.float() / self.scale, self.prototypes / self.scale, self.known)
 
 
@@ -198,7 +198,7 @@ class Pmr(Strategy):
         return {"task": joint, "prototype": pull}
 
     def metrics(self) -> dict[str, float]:
-        """The latest weight of each modality."""
+        """Return the latest weight of each modality."""
         values = self.weight.tolist()
         return {f"weight_{name}": value for name, value in zip(self.model.modalities, values, strict=True)}
 

@@ -53,7 +53,7 @@ from modalign.strategies.base import Stepper, Strategy
 
 
 def residual_target(others: Tensor, target: Tensor, residual: float, full: bool = False) -> Tensor:
-    """What the learner of a stage is fitted to.
+    """Return what the learner of a stage is fitted to.
 
     Args:
         others: (B, C) probabilities q of the ensemble of the other modalities.
@@ -74,7 +74,7 @@ def boosting_loss(scores: Tensor, wanted: Tensor) -> Tensor:
 
 
 def consolidation_loss(scores: Tensor, previous: Tensor) -> Tensor:
-    """Mean over classes of (softmax(scores) - softmax(previous))^2 (B,); only ``scores`` gets a gradient."""
+    """Return the mean over classes of (softmax(scores) - softmax(previous))^2 (B,); only ``scores`` gets a gradient."""
     return (scores.float().softmax(1) - previous.detach().float().softmax(1)).square().mean(1)
 
 
@@ -142,13 +142,13 @@ class ReconBoost(Strategy):
         return {"main": [*(p for part in parts for p in part.parameters()), self.scale]}
 
     def forward(self, batch: Batch) -> Output:
-        """The ensemble: ``unimodal`` are the f_m, ``logits`` is F."""
+        """Return the ensemble: ``unimodal`` are the f_m, ``logits`` is F."""
         features = self.model.encode(batch)
         scores = {m: self._score(m, self.model.dropout(z)) for m, z in features.items()}
         return Output(features, scores, self._ensemble(scores, batch.present), batch.present)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step of the phase that the epoch belongs to."""
+        """Take one step of the phase that the epoch belongs to."""
         names, options = self.model.modalities, self.options
         stage, k, boosting = turn(stepper.epoch, len(names), options.boost_epochs, options.rectify_epochs)
         for m, name in enumerate(names):
@@ -163,7 +163,7 @@ class ReconBoost(Strategy):
         return {"boosting": fit, "consolidation": stay}
 
     def metrics(self) -> dict[str, float]:
-        """The learned scale b."""
+        """Return the learned scale b."""
         return {"scale": float(self.scale.detach())}
 
     def _boost(self, batch: Batch, k: int, first: bool) -> tuple[Tensor, Tensor]:

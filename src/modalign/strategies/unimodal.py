@@ -29,7 +29,7 @@ class Unimodal(Strategy):
         self.register_buffer("quality", torch.zeros(len(model.modalities)))
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """One step on all modalities."""
+        """Take one step on all modalities."""
         losses = unimodal_losses(self.task, self.model(batch), batch)
         stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
         return losses
@@ -52,5 +52,5 @@ class Unimodal(Strategy):
         return scores[torch.arange(len(scores), device=scores.device), best]
 
     def metrics(self) -> dict[str, float]:
-        """What each modality reaches on validation."""
+        """Return what each modality reaches on validation."""
         return {f"quality_{m}": float(q) for m, q in zip(self.model.modalities, self.quality, strict=True)}

@@ -337,7 +337,8 @@ def save_objects(folder: Path, objects: Objects) -> None:
 
 def _pickled(objects: Objects, modules: list[ModuleType]) -> bytes:
     """Pickle with the classes of ``modules`` by value, so that they need not be there when the run is loaded."""
-    registered = [module for module in modules if module.__name__ != "__main__"]
+    known = cloudpickle.list_registry_pickle_by_value()
+    registered = [module for module in modules if module.__name__ not in {"__main__", *known}]
     for module in registered:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cloudpickle
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -73,11 +74,11 @@ class Devices:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaler, active in fp16 only."""
+        """Return loss scaler, active in fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sum over processes, without gradient; the input is left as it was."""
+        """Return the sum over processes, without gradient; the input is left as it was."""
         if self.world == 1:
             return tensor.detach()
         total = tensor.detach().clone()
@@ -104,7 +105,7 @@ class Devices:
         return turns[torch.tensor(taken, device=tensor.device)].to(tensor.dtype)
 
     def all_gather_live(self, tensor: Tensor) -> Tensor:
-        """The same, but this process's own rows keep their graph."""
+        """Return the same, but this process's own rows keep their graph."""
         if self.world == 1:
             return tensor
         whole = self.all_gather(tensor)
@@ -112,18 +113,18 @@ class Devices:
         return whole.index_copy(0, own, tensor)
 
     def rows(self, own: int) -> list[int]:
-        """How many rows each process has."""
+        """Return how many rows each process has."""
         sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
         sizes[self.rank] = own
         counts: list[int] = self.all_reduce(sizes).tolist()
         return counts
 
     def broadcast(self, value: Any) -> Any:
-        """A picklable value of rank 0, on all processes."""
+        """Return a picklable value of rank 0, on all processes."""
         return self._fabric.broadcast(value)
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any process."""
+        """Return whether ``flag`` is set on any process."""
         return (self.world > 1 and bool(self.all_reduce(torch.tensor(int(flag), device=self.device)))) or flag
 
     def barrier(self) -> None:
@@ -155,9 +156,17 @@ class _Call:
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by cloudpickle, for classes of a script, a notebook or a file may be among the arguments."""
+        return _restored, (cloudpickle.dumps((self.devices, self.function, self.arguments)),)
+
     def __call__(self, fabric: Fabric) -> Any:
         self.devices._fabric = fabric  # in a spawned process the pickled copy is not the one that was set up
         return self.function(self.devices, *self.arguments)
+
+
+def _restored(packed: bytes) -> _Call:
+    return _Call(*cloudpickle.loads(packed))
 
 
 def _check(accelerator: str, count: int) -> None:

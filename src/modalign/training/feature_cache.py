@@ -57,7 +57,7 @@ def frozen_encoders(model: MultimodalModel) -> dict[str, Backbone]:
 
 
 def frozen_notes(model: MultimodalModel, data: MultimodalData) -> list[str]:
-    """Which frozen encoders have to run at every step of training all the same, and why."""
+    """Return which frozen encoders have to run at every step of training all the same, and why."""
     reason = "its inputs are augmented, so that its features differ from epoch to epoch"
     if not hasattr(data.train, "augment"):
         reason = "the training split does not say, by an attribute 'augment', which inputs stay the same in every epoch"
@@ -179,7 +179,7 @@ def _key(network: str, data: MultimodalData, name: str, part: str, split: Split)
 
 
 def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor."""
+    """Return the bytes of a tensor."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -245,7 +245,7 @@ class FeatureFile:
                 os.replace(self.partial, self.path)
 
     def _opened(self, done: int) -> BinaryIO:
-        """The partial file, cut after its last whole row, at its end."""
+        """Return the partial file, cut after its last whole row, at its end."""
         stream = self.partial.open("ab")
         if done == 0:
             stream.truncate(0)

@@ -27,7 +27,7 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
-        """The peak so far."""
+        """Return the peak so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ CRITIC_LR = 1e-3  # method.md section 4: h has an optimizer of its own, AdamW 1e
 
 
 def make_optimizers(strategy: Strategy, settings: TrainingSettings) -> dict[str, Optimizer]:
-    """One optimizer a parameter group of the strategy: ``main`` from the recipe, any other AdamW 1e-3.
+    """Return one optimizer a parameter group of the strategy: ``main`` from the recipe, any other AdamW 1e-3.
 
     Biases and norms (tensors of fewer than two dimensions) have no weight decay. Each group of the main
     optimizer carries ``factor``, its share of the learning rate (``encoder_lr``).

@@ -127,7 +127,7 @@ class RunFolder:
         return loaded
 
     def spec(self) -> dict[str, Any]:
-        """The run's settings as nested dicts.
+        """Return the run's settings as nested dicts.
 
         Raises:
             RunFolderError: the folder is not a run.
@@ -144,7 +144,7 @@ class RunFolder:
             stream.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All epochs' records."""
+        """Return all epochs' records."""
         path = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -188,7 +188,7 @@ class RunFolder:
         write_whole(self.folder / "done", "")
 
     def result(self) -> dict[str, Any]:
-        """What the finished run reached.
+        """Return what the finished run reached.
 
         Raises:
             RunFolderError: the run is not finished.

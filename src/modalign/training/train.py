@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
+from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
 from modalign.training.build import Objects, build_strategy, check_run, resolve, restore, save_objects
@@ -83,11 +83,18 @@ def train_spec(
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
+    if resume and run.done and data is None:
+        return run.result()
+    loaded = load_data(spec.recipe.data) if data is None else data
+    if run.resumable and (before := run.about("environment.json")["fingerprint"]) != loaded.fingerprint:
+        raise RunFolderError(
+            f"{out} holds a run on other data: fingerprint {before[:12] or 'none'}, now {loaded.fingerprint[:12]}. "
+            "Resume with the data it began with, or choose another out"
+        )
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
     devices = Devices(settings.accelerator, settings.devices, settings.precision)
-    loaded = load_data(spec.recipe.data) if data is None else data
     objects = resolve(spec, objects)
     strategy = build_strategy(spec, DataInfo.of(loaded), loaded.train, objects)
     check_run(spec, loaded, strategy)
@@ -112,8 +119,6 @@ def _train(
 ) -> dict[str, Any]:
     """Train in each process."""
     memory = PeakMemory(devices.device)
-    if devices.spawns:  # tensors that come with a spawned process share their memory with the others'
-        strategy = copy.deepcopy(strategy)
     data = load_data(spec.recipe.data) if data is None else data
     run = RunFolder(out)
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))

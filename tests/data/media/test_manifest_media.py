@@ -13,8 +13,9 @@ from PIL import Image
 
 from modalign.cli import main
 from modalign.data.load import load_data
-from modalign.data.media import decoders, manifest_media, prepare
-from modalign.data.media.manifest_media import decode_folder, prepare_manifest
+from modalign.data.media import decoders, prepare
+from modalign.data.media.decoders import decode_folder
+from modalign.data.media.manifest_media import prepare_manifest
 from modalign.errors import InputError
 from modalign.settings import DataSettings
 
@@ -179,7 +180,7 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     def never(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(manifest_media, "decode_image", never)
+    monkeypatch.setattr(decoders, "decode_image", never)
     again = prepare_manifest(path, out, workers=1)
     assert (again.samples, again.unreadable, again.resumed) == (first.samples, first.unreadable, first.samples)
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()} == before

@@ -12,7 +12,7 @@ from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData, Split, is_augmented
 from modalign.data.features import with_features
 from modalign.data.load import load_data
-from modalign.data.tables.arrays import ArraySplit, from_arrays, new_samples
+from modalign.data.tables.arrays import ArraySplit, from_arrays
 from modalign.data.tables.modalities import Preparation, arrange
 from modalign.errors import InputError
 from modalign.settings import DataSettings
@@ -449,22 +449,3 @@ def test_gbmlgg_without_unknown_grades_and_as_survival(shared: Path) -> None:
     assert data.train.columns["is_female"].names == ("0", "1")
     settings.label, settings.options = "survival_months,event", {"task": "survival"}
     assert load_data(settings).task.kind == "survival"
-
-
-def test_new_samples_are_prepared_as_training_was() -> None:
-    texts = np.array(["red fox", "blue whale", "red whale", "old oak"] * 20)
-    data = from_arrays(made(text=texts), ["a", "b", "text"], kinds={"text": "text"})
-    fresh = {"b": np.ones((3, 5)), "text": np.array(["red oak", "", "green fox"])}
-    fresh["b"][0] = np.nan
-    split = new_samples(fresh, data.train.preparations)
-    batch = split.__getitems__([0, 1, 2])
-    assert list(batch.inputs) == ["a", "b", "text"]
-    assert batch.present.tolist() == [[False, False, True], [False, True, False], [False, True, True]]
-    assert batch.inputs["a"].shape == (3, 3)
-    assert batch.inputs["text"][2].tolist() == [1, 2 + data.train.preparations["text"].words.index("fox")]
-    with pytest.raises(InputError, match=r"no modality is given; expected at least one of a, b, text"):
-        new_samples({"c": np.ones(3)}, data.train.preparations)
-    with pytest.raises(InputError, match=r"'b' has samples of shape \(4,\); expected \(5,\)"):
-        new_samples({"b": np.ones((3, 4))}, data.train.preparations)
-    with pytest.raises(InputError, match=r"'b' has 2 rows; expected 3"):
-        new_samples({"a": np.ones((3, 3)), "b": np.ones((2, 5))}, data.train.preparations)

@@ -129,7 +129,7 @@ def test_files_have_to_be_prepared_first(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     path = write(tmp_path, rows().assign(cough="a.wav"), "modalities: {cough: audio, note: text}\n")
     manifest = Manifest.read(path)
-    assert manifest.sources["cough"].is_file
+    assert manifest.modalities["cough"] == {"kind": "audio"}
     assert manifest.check() == []
     with pytest.raises(InputError, match=r"has files to decode \(cough\); run modalign prepare .*my.csv"):
         load_data(DataSettings(path=str(path)))

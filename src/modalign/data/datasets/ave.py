@@ -19,15 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import load_split, manifest_of
-from modalign.data.media.decoders import decode_audio, decode_video
-from modalign.data.media.pool import Decoder, Sample
+from modalign.data.media.decoders import make_decoder
+from modalign.data.media.pool import Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
-from modalign.data.media.spectrograms import AUDIO_RECIPES
 from modalign.data.task import classification
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError
 from modalign.settings import DataSettings
 
 OFFICIAL = {"train": 3339, "valid": 402, "test": 402}
@@ -60,24 +58,15 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "pmr", frames: int =
     Raises:
         InputError: files are missing or a list cannot be read.
     """
-    if audio not in AUDIO_RECIPES:
-        raise unknown("audio recipe", audio, AUDIO_RECIPES)
+    decoders = {
+        "audio": make_decoder("audio", {"kind": "audio", "recipe": audio}),
+        "video": make_decoder("video", {"kind": "video", "frames": frames, "size": size}),
+    }
     wanted = {"AVE": "4,097 MP4 files"}
     wanted |= {LISTS[split]: f"list of {n:,} events" for split, n in OFFICIAL.items()}
     root = locate(raw, wanted, SOURCE)
     lists = {split: read_list(root / name) for split, name in LISTS.items()}
     warnings = run.expect({f"events in {LISTS[s]}": (len(lists[s]), n) for s, n in OFFICIAL.items()})
-    decoders = {
-        "audio": Decoder(
-            Modality("audio", "image", AUDIO_RECIPES[audio].shape), "<f4", decode_audio, {"recipe": audio}
-        ),
-        "video": Decoder(
-            Modality("video", "clip", (frames, 3, size, size)),
-            "|u1",
-            decode_video,
-            {"frames": frames, "size": size},
-        ),
-    }
     settings = {"audio": audio, "frames": frames, "size": size}
     return decode(
         "ave",
@@ -110,7 +99,7 @@ def read_list(path: Path) -> list[Event]:
             if line.strip() and not header:
                 wrong.append(f"line {number}: {line}")
     if wrong:
-        raise InputError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are no 'Category&VideoID&Quality&StartTime&EndTime': {'; '.join(wrong[:10])}."
         )
     return events

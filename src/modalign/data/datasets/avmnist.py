@@ -20,18 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import hold_out_values, manifest_of
-from modalign.data.media.decoders import decode_audio
-from modalign.data.media.folder import StoredArray
-from modalign.data.media.pool import Decoder, Sample
+from modalign.data.media.decoders import make_decoder
+from modalign.data.media.pool import Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
-from modalign.data.media.spectrograms import AUDIO_RECIPES
+from modalign.data.tables.array_split import StoredArray
 from modalign.data.tables.arrays import from_arrays
 from modalign.data.tables.splits import hold_out, select_rows
 from modalign.data.task import classification
-from modalign.errors import InputError
+from modalign.errors import DataError
 from modalign.settings import DataSettings
 
 DIGITS = tuple("0123456789")
@@ -54,17 +52,16 @@ def prepare(raw: Path, out: Path, *, run: Run) -> PrepareReport:
     files = sorted((root / "fsdd" / "recordings").glob("*.wav"))
     strange = [file.name for file in files if not NAME.fullmatch(file.stem)]
     if strange:
-        raise InputError(f"{len(strange)} recordings are not named <digit>_<speaker>_<index>.wav: {strange[:10]}.")
+        raise DataError(f"{len(strange)} recordings are not named <digit>_<speaker>_<index>.wav: {strange[:10]}.")
     images = read_idx(root / "mnist", "t10k-images-idx3-ubyte")
     digits = read_idx(root / "mnist", "t10k-labels-idx1-ubyte")
     if len(images) != len(digits):
-        raise InputError(f"{root / 'mnist'} holds {len(images)} images but {len(digits)} labels.")
+        raise DataError(f"{root / 'mnist'} holds {len(images)} images but {len(digits)} labels.")
     warnings = run.expect({"recordings": (len(files), 3000), "images": (len(images), 10_000)})
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "images.npy", images)
     np.save(out / "image_digits.npy", digits)
-    audio = Modality("audio", "image", AUDIO_RECIPES["digit"].shape)
-    decoders = {"audio": Decoder(audio, "<f4", decode_audio, {"recipe": "digit"})}
+    decoders = {"audio": make_decoder("audio", {"kind": "audio", "recipe": "digit"})}
     samples = [_sample(file) for file in files]
     return decode("avmnist", samples, decoders, out, run, {}, task=classification(DIGITS), warnings=warnings)
 
@@ -83,17 +80,17 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
     """
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
     if path is None:
-        raise InputError(f"no {name}[.gz] in {folder}; expected MNIST's test half there. Source: {SOURCE}.")
+        raise DataError(f"no {name}[.gz] in {folder}; expected MNIST's test half there. Source: {SOURCE}.")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be decompressed ({error}); download it again.") from None
+        raise DataError(f"{path} cannot be decompressed ({error}); download it again.") from None
     if content[:3] != b"\x00\x00\x08":
-        raise InputError(f"{path} is no IDX file of unsigned bytes; download it again.")
+        raise DataError(f"{path} is no IDX file of unsigned bytes; download it again.")
     rank = content[3]
     shape = tuple(np.frombuffer(content, ">u4", rank, 4).astype(int).tolist())
     if len(content) != 4 + 4 * rank + int(np.prod(shape)):
-        raise InputError(f"{path} has {len(content)} bytes, which do not make {shape}; download it again.")
+        raise DataError(f"{path} has {len(content)} bytes, which do not make {shape}; download it again.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
@@ -166,6 +163,10 @@ def pair(digits: np.ndarray, test: np.ndarray, image_digits: np.ndarray, rng: np
 
     Raises:
         InputError: there is no image of a digit.
+
+    >>> digits, images = np.array([0, 1, 0]), np.repeat([0, 1], 10)
+    >>> images[pair(digits, np.array([False, False, False]), images, np.random.default_rng(0))].tolist()
+    [0, 1, 0]
     """
     rows = np.zeros(len(digits), np.int64)
     test_pool = np.arange(len(image_digits)) >= min(FIRST_TEST_ROW, round(0.85 * len(image_digits)))
@@ -174,6 +175,6 @@ def pair(digits: np.ndarray, test: np.ndarray, image_digits: np.ndarray, rng: np
             wanted = np.flatnonzero((test == part) & (digits == digit))
             pool = np.flatnonzero((test_pool == part) & (image_digits == digit))
             if not len(pool):
-                raise InputError(f"there is no {'test' if part else 'training'} image of the digit {digit}.")
+                raise DataError(f"there is no {'test' if part else 'training'} image of the digit {digit}.")
             rows[wanted] = rng.choice(pool, len(wanted), replace=len(wanted) > len(pool))
     return rows

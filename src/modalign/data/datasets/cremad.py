@@ -22,15 +22,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import hold_out_values, load_split
-from modalign.data.media.decoders import decode_audio, decode_video
-from modalign.data.media.pool import Decoder, Sample
+from modalign.data.media.decoders import make_decoder
+from modalign.data.media.pool import Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
-from modalign.data.media.spectrograms import AUDIO_RECIPES
 from modalign.data.task import classification
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError
 from modalign.settings import DataSettings
 
 CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -57,8 +55,10 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int =
     Raises:
         InputError: files are missing or a list cannot be read.
     """
-    if audio not in AUDIO_RECIPES:
-        raise unknown("audio recipe", audio, AUDIO_RECIPES)
+    decoders = {
+        "audio": make_decoder("audio", {"kind": "audio", "recipe": audio}),
+        "video": make_decoder("video", {"kind": "video", "frames": frames, "size": size}),
+    }
     wanted = {
         "AudioWAV": "7,442 WAV files",
         "VideoFlash": "7,442 FLV files",
@@ -69,20 +69,9 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int =
     lists = {split: read_list(root / f"{split}.csv") for split in OFFICIAL}
     shared = sorted({*dict(lists["train"])} & {*dict(lists["test"])})
     if shared:
-        raise InputError(f"{len(shared)} ids stand in train.csv and test.csv: {', '.join(shared[:10])}.")
+        raise DataError(f"{len(shared)} ids stand in train.csv and test.csv: {', '.join(shared[:10])}.")
     warnings = run.expect({f"ids in {split}.csv": (len(lists[split]), n) for split, n in OFFICIAL.items()})
     samples = [_sample(root, key, split) for split in OFFICIAL for key, _ in lists[split]]
-    decoders = {
-        "audio": Decoder(
-            Modality("audio", "image", AUDIO_RECIPES[audio].shape), "<f4", decode_audio, {"recipe": audio}
-        ),
-        "video": Decoder(
-            Modality("video", "clip", (frames, 3, size, size)),
-            "|u1",
-            decode_video,
-            {"frames": frames, "size": size},
-        ),
-    }
     settings = {"audio": audio, "frames": frames, "size": size}
     return decode("cremad", samples, decoders, out, run, settings, task=classification(CLASSES), warnings=warnings)
 
@@ -97,7 +86,7 @@ def _sample(root: Path, key: str, split: str) -> Sample:
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Ids and labels of a list, whether or not it has a header, a byte-order mark or CRLF.
+    """Return ids and labels of a list, whether or not it has a header, a byte-order mark or CRLF.
 
     Raises:
         InputError: with every line that is no ``id,LABEL``, or whose label is not that of the id.
@@ -112,7 +101,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
         if len(row) != 2 or match is None or match[3] != row[1].strip() or match[3] not in CLASSES:
             wrong.append(f"entry {number}: {','.join(row)}")
     if wrong:
-        raise InputError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are no 'id,LABEL' such as '1001_DFA_ANG_XX,ANG': {'; '.join(wrong[:10])}."
         )
     return [(row[0], row[1].strip()) for row in rows]

@@ -18,11 +18,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import load_split
-from modalign.data.media.decoders import build_vocabulary, decode_image, decode_text, tokenizer
-from modalign.data.media.pool import Decoder, Entry, Sample
+from modalign.data.media.decoders import build_vocabulary, make_decoder, tokenizer
+from modalign.data.media.pool import Entry, Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
 from modalign.data.task import classification
 from modalign.settings import DataSettings
@@ -73,10 +72,9 @@ def prepare(
     known = tokenizer(words)
     if not words.endswith(".txt"):
         known.save_pretrained(out / "tokenizer")  # so that the titles can be read where the folder is taken to
-    text = Modality("text", "text", (length,), vocabulary=len(known), padding=known.pad_token_id)
     decoders = {
-        "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_image, {"size": size}),
-        "text": Decoder(text, "<i4", decode_text, {"vocabulary": words, "length": length}),
+        "image": make_decoder("image", {"kind": "image", "size": size}),
+        "text": make_decoder("text", {"kind": "text", "vocabulary": words, "length": length}),
     }
     settings = {"size": size, "length": length, "vocabulary": vocabulary}
     classes = sorted({sample.label for sample in samples})

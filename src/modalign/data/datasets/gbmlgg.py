@@ -31,11 +31,11 @@ import pandas as pd
 from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.datasets.protocols import load_split
-from modalign.data.media.decoders import check, decode_image
-from modalign.data.media.pool import Decoder, Entry, Sample
+from modalign.data.media.decoders import Decoder, check, decode_image, make_decoder
+from modalign.data.media.pool import Entry, Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode, locate
 from modalign.data.task import classification
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, InputError, unknown
 from modalign.settings import DataSettings
 
 GRADES = ("II", "III", "IV")
@@ -106,13 +106,13 @@ def prepare(
     warnings = run.expect({what: (found, official) for (what, official), found in expected})
     chosen = {key: source for key, source in patches.items() if key[:12] in patients}
     if not chosen:
-        raise InputError(f"{root}: no image belongs to one of the {len(patients)} patients of the tables.")
+        raise DataError(f"{root}: no image belongs to one of the {len(patients)} patients of the tables.")
     samples = [_sample(key, source, patients[key[:12]]) for key, source in chosen.items()]
     without = sorted(set(patients) - {key[:12] for key in chosen})
     lost += [_entry(patient, "image", "no region of this patient") for patient in without]
     width = len(next(iter(patients.values())).features)
     decoders = {
-        "image": Decoder(Modality("image", "image", (3, size, size)), "|u1", decode_patch, {"size": size}),
+        "image": replace(make_decoder("image", {"kind": "image", "size": size}), function=decode_patch),
         "omic": Decoder(Modality("omic", "vector", (width,)), "<f4", keep),
     }
     settings = {"size": size, "rnaseq": rnaseq}
@@ -138,7 +138,11 @@ def _entry(patient: str, modality: str, reason: str) -> Entry:
 
 
 def keep(values: np.ndarray) -> tuple[np.ndarray, str]:
-    """Numbers that need no decoding."""
+    """Return numbers that need no decoding, and no remark.
+
+    >>> keep(np.ones(2))
+    (array([1., 1.]), '')
+    """
     return values, ""
 
 
@@ -161,7 +165,7 @@ def find_patches(root: Path) -> dict[str, tuple[Any, ...]]:
                 for row in OFFSETS
                 for column in OFFSETS
             }
-    raise InputError(
+    raise DataError(
         f"no TCGA-*.png in {root / 'gbmlgg' / 'all_st_patches_512'} or {root / 'gbmlgg' / 'all_st'}; put the "
         f"patches or the regions there. Source: {SOURCE}."
     )
@@ -191,7 +195,7 @@ def read_folds(root: Path) -> dict[str, tuple[str, ...]]:
     table = pd.read_csv(root / "pnas_splits.csv", index_col=0)
     parts = table.apply(lambda column: column.astype(str).str.strip().str.lower())
     if table.shape[1] != FOLDS or not parts.isin(["train", "test"]).all(axis=None):
-        raise InputError(
+        raise DataError(
             f"{root / 'pnas_splits.csv'}: expected an id and {FOLDS} columns of Train or Test in each line."
         )
     return {str(patient): tuple(row) for patient, row in zip(parts.index, parts.to_numpy(), strict=True)}
@@ -207,12 +211,12 @@ def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entr
     """
     path = _main_table(root)
     if path is None or not (root / "grade_data.csv").is_file():
-        raise InputError(f"{root} lacks {TABLES[0]} or grade_data.csv; expected both. Source: {SOURCE}.")
+        raise DataError(f"{root} lacks {TABLES[0]} or grade_data.csv; expected both. Source: {SOURCE}.")
     main, grades = pd.read_csv(check(path)), pd.read_csv(check(root / "grade_data.csv"))
     needs = (NOT_FEATURES - {"indexes"}, {"TCGA ID", "Grade", "Molecular subtype"})
     for table, needed in zip((main, grades), needs, strict=True):
         if not needed <= set(table.columns):
-            raise InputError(f"the tables in {root} lack the columns {sorted(needed - set(table.columns))}.")
+            raise DataError(f"the tables in {root} lack the columns {sorted(needed - set(table.columns))}.")
     main, grades = main.set_index("TCGA ID"), grades.set_index("TCGA ID")
     genes = main.drop(columns=[name for name in NOT_FEATURES if name in main.columns])
     if rnaseq:
@@ -265,7 +269,7 @@ def find_splits(root: Path, rnaseq: bool) -> Path:
     for name in names:
         if (root / "splits" / name).is_file():
             return root / "splits" / name
-    raise InputError(f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}.")
+    raise DataError(f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}.")
 
 
 def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
@@ -296,7 +300,7 @@ def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
     except InputError:
         raise
     except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
+        raise DataError(
             f"{path} has not the published form cv_splits[fold][train|test] ({type(error).__name__}: "
             f"{error}); use the tables (all_dataset.csv, grade_data.csv, pnas_splits.csv) instead."
         ) from error
@@ -349,7 +353,7 @@ class DataUnpickler(pickle.Unpickler):
         plain = (module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name)
         if plain in ALLOWED:
             return ALLOWED[plain]
-        raise InputError(
+        raise DataError(
             f"{self.path} asks for {module}.{name}, which a data file has no need of; nothing in it was run. "
             "Use the tables (all_dataset.csv, grade_data.csv, pnas_splits.csv) instead."
         )
@@ -396,7 +400,7 @@ def load(
     if target not in ("grade", "survival"):
         raise unknown("target", target, ["grade", "survival"])
     if fold not in range(1, FOLDS + 1):
-        raise InputError(f"fold {fold} does not exist; expected 1 to {FOLDS}.")
+        raise DataError(f"fold {fold} does not exist; expected 1 to {FOLDS}.")
     if settings.split in (None, "official"):
         settings = replace(settings, split=f"fold_{fold}")
     if target == "survival":

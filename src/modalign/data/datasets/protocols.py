@@ -12,7 +12,8 @@ import pandas as pd
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.folder import load_prepared, read_meta
-from modalign.errors import InputError
+from modalign.data.tables.rows import RowOptions
+from modalign.errors import DataError
 from modalign.settings import DataSettings
 
 
@@ -24,13 +25,13 @@ def manifest_of(settings: DataSettings) -> pd.DataFrame:
     """
     name = settings.name
     if settings.path is None:
-        raise InputError(
+        raise DataError(
             f"{name} has no path; expected the folder that `modalign prepare {name} --raw DOWNLOAD --out FOLDER` "
             "wrote: give it as data.path."
         )
     meta = read_meta(Path(settings.path))
     if meta["name"] != name:
-        raise InputError(f"{settings.path} holds {meta['name']}, prepared; expected {name}.")
+        raise DataError(f"{settings.path} holds {meta['name']}, prepared; expected {name}.")
     return pd.read_parquet(Path(settings.path) / "manifest.parquet")
 
 
@@ -44,7 +45,7 @@ def hold_out_values(settings: DataSettings, column: str, count: int, seed: int) 
     """
     values = sorted(manifest_of(settings)[column].astype(str).unique())
     if not 0 < count <= len(values) - 2:
-        raise InputError(
+        raise DataError(
             f"{settings.name}: cannot hold {count} of {len(values)} values of {column!r} out; expected between 1 "
             f"and {len(values) - 2}."
         )
@@ -59,10 +60,10 @@ def load_split(settings: DataSettings, augment: Sequence[str] = (), **options: A
     Args:
         settings: with the path of the folder.
         augment: modalities that are cropped and flipped at random in training, of those used.
-        options: of ``load_prepared``.
+        options: fields of ``RowOptions``.
     """
     manifest_of(settings)
     if settings.split in (None, "official"):
         settings = replace(settings, split="split")
     used = [name for name in augment if settings.modalities is None or name in settings.modalities]
-    return load_prepared(str(settings.path), settings, augment=used, **options)
+    return load_prepared(str(settings.path), settings, RowOptions(augment=used, **options))

@@ -6,33 +6,50 @@ text) is decoded and remarked on; what cannot be decoded raises ``Unreadable``, 
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modalign.data.batch import Modality
 from modalign.data.media.spectrograms import AUDIO_RECIPES
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 
 LFS = b"version https://git-lfs.github.com/spec/"
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "audio": {"recipe": "ogm"},
+    "image": {"size": 224},
+    "video": {"frames": 3, "size": 224},
+    "frames": {"frames": 3, "size": 224},
+    "text": {"vocabulary": "", "length": 64},
+}
+"""Options of each kind of decoder. Text is decoded only where ``vocabulary`` names a tokenizer."""
 DECLARED_SHARE = 0.5  # a file that holds less than this share of the length it declares was cut off
 
 
-class Unreadable(InputError):
+class Unreadable(DataError):
     """One file cannot be decoded; the message is the reason, for the list of unreadable samples."""
 
 
 def check(path: str | Path) -> Path:
-    """The path, if a file lies there that can hold data.
+    """Return the path, if a file lies there that can hold data.
 
     Raises:
         Unreadable: nothing is there, it is empty, or it is a git-LFS pointer of some 130 bytes in place
             of the file.
+
+    >>> check("nowhere.wav")
+    Traceback (most recent call last):
+        ...
+    modalign.data.media.decoders.Unreadable: no such file: nowhere.wav
     """
     path = Path(path)
     if not path.is_file():
@@ -214,6 +231,21 @@ def decode_image(path: str | Path, size: int, box: tuple[int, int, int, int] | N
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), tiny
 
 
+def decode_folder(path: str | Path, frames: int, size: int) -> tuple[np.ndarray, str]:
+    """``frames`` images of a folder, (frames, 3, size, size) uint8, and a remark or "".
+
+    The images are sorted by name and taken from the middle of equal segments.
+
+    Raises:
+        Unreadable: the folder has no images, or one cannot be read.
+    """
+    files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise Unreadable(f"no images in the folder {path}; expected files that end in {', '.join(PICTURES)}")
+    chosen = [decode_image(files[i], size)[0] for i in segment_centers(len(files), frames)]
+    return np.stack(chosen), f"only {len(files)} frames" if len(files) < frames else ""
+
+
 def decode_text(text: str, vocabulary: str, length: int) -> tuple[np.ndarray, str]:
     """Token ids of a text, (length,) int64, padded; the attention mask is ``ids != padding``. And a
     remark or "".
@@ -231,26 +263,135 @@ def tokenizer(vocabulary: str, fetch: bool = True) -> Any:
     pieces).
 
     Args:
-        vocabulary: see above.
+        vocabulary: see above; or what ``export_tokenizer`` gave.
         fetch: from the hub, where it is not on this machine.
 
     Raises:
         InputError: it can neither be found here nor fetched.
     """
-    from transformers import AutoTokenizer, BertTokenizer
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if vocabulary.startswith("{"):
+        kept = json.loads(vocabulary)
+        backend = Tokenizer.from_str(kept["tokenizer"])
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=kept["pad_token"])
     if vocabulary.endswith(".txt"):
         if not Path(vocabulary).is_file():
-            raise InputError(f"no vocabulary file at {vocabulary}.")
+            raise DataError(f"no vocabulary file at {vocabulary}.")
         return BertTokenizer(vocab=vocabulary)
     try:
         return AutoTokenizer.from_pretrained(vocabulary, local_files_only=not fetch)
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise DataError(
             f"no tokenizer {vocabulary!r}: it is no local folder and could not be fetched from the hub. Give "
             "a folder that holds one, a vocab.txt, or 'train' to build one from the training texts."
         ) from error
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How one modality is decoded.
+
+    Attributes:
+        modality: what it becomes.
+        dtype: of the array.
+        function: called with a sample's source; gives an array of the modality's shape, and a remark or "".
+            At the top level of a module, so that other processes find it.
+        options: further keyword arguments of ``function``.
+        gaps: an empty cell is decoded to zeros: the modality is absent there.
+        described: ``kind`` and options as ``make_decoder`` takes them; empty where that cannot make it.
+
+    >>> make_decoder("voice", {"kind": "audio"}, gaps=True)(("",))[0].shape
+    (1, 257, 188)
+    """
+
+    modality: Modality
+    dtype: str
+    function: Callable[..., tuple[np.ndarray, str]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gaps: bool = False
+    described: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, source: Sequence[Any]) -> tuple[np.ndarray, str]:
+        """Return the array of one sample, its shape checked, and a remark."""
+        if self.gaps and not source[0]:
+            return np.zeros(self.modality.shape, self.dtype), ""
+        array, remark = self.function(*source, **self.options)
+        if array.shape != self.modality.shape:
+            raise Unreadable(f"decoded to shape {array.shape}; expected {self.modality.shape}")
+        return array, remark
+
+
+def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) -> Decoder:
+    """Return the decoder of a modality by its kind and options, as a manifest's YAML or a run describes it.
+
+    Args:
+        name: of the modality.
+        described: ``kind`` (``audio``, ``image``, ``video``, ``frames``, ``text``) and options (see ``DEFAULTS``).
+        gaps: an empty cell means that the modality is absent.
+
+    Raises:
+        InputError: an option that does not exist or is outside its range.
+
+    >>> make_decoder("face", {"kind": "image", "size": 32}).modality
+    Modality(name='face', kind='image', shape=(3, 32, 32), vocabulary=0, padding=0)
+    """
+    kind = described["kind"]
+    given = {key: value for key, value in described.items() if key != "kind"}
+    for option in given:
+        if option not in DEFAULTS[kind]:
+            raise unknown(f"option of {kind} modality {name!r}:", option, DEFAULTS[kind])
+    options = {**DEFAULTS[kind], **given}
+    for option in ("size", "frames", "length"):
+        if not (isinstance(options.get(option, 1), int) and options.get(option, 1) >= 1):
+            raise DataError(f"{option} of modality {name!r} is {options[option]!r}; expected a whole number from 1")
+    size, frames = options.get("size", 0), options.get("frames", 0)
+    form: tuple[Modality, str, Callable[..., tuple[np.ndarray, str]]]
+    if kind == "audio":
+        if options["recipe"] not in AUDIO_RECIPES:
+            raise unknown("audio recipe", options["recipe"], AUDIO_RECIPES)
+        form = Modality(name, "image", AUDIO_RECIPES[options["recipe"]].shape), "<f4", decode_audio
+    elif kind == "image":
+        form = Modality(name, "image", (3, size, size)), "|u1", decode_image
+    elif kind == "text":
+        tokens = tokenizer(options["vocabulary"])
+        form = Modality(name, "text", (options["length"],), len(tokens), tokens.pad_token_id), "<i4", decode_text
+    else:
+        form = (
+            Modality(name, "clip", (frames, 3, size, size)),
+            "|u1",
+            decode_video if kind == "video" else decode_folder,
+        )
+    return Decoder(*form, options, gaps, {"kind": kind, **options})
+
+
+@lru_cache(maxsize=4)
+def token_reader(vocabulary: str) -> Callable[[list[int]], str] | None:
+    """Return what turns the token ids of a pretrained tokenizer back into text, without its marks of begin and end.
+
+    Args:
+        vocabulary: as for ``tokenizer``: name of a pretrained model, local folder, or ``vocab.txt``.
+
+    Returns:
+        The reader; None where the vocabulary is not on this machine, for nothing is fetched to show a text.
+    """
+    try:
+        known = tokenizer(vocabulary, fetch=False)
+    except (OSError, ValueError):
+        return None
+    return lambda ids: str(known.decode(ids, skip_special_tokens=True))
+
+
+def export_tokenizer(vocabulary: str) -> str:
+    """Return a tokenizer as text that ``tokenizer`` reads on any machine; its name where it is not on this one."""
+    try:
+        found = tokenizer(vocabulary, fetch=False)
+    except DataError:
+        return vocabulary
+    backend = getattr(found, "backend_tokenizer", None)
+    return vocabulary if backend is None else json.dumps({"tokenizer": backend.to_str(), "pad_token": found.pad_token})
 
 
 def build_vocabulary(texts: Iterable[str], path: Path, size: int = 30_522) -> Path:

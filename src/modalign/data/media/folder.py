@@ -6,7 +6,8 @@ A prepared folder holds
   ``modalities``: name to ``kind``, ``shape``, ``vocabulary``, ``padding``, ``dtype`` and ``sha256`` of the file;
   ``plain``: modalities whose values stand in the manifest, name to ``text``, ``vector`` or ``categories`` (they are
   prepared when loaded, because words and categories are learned from the training rows); ``columns``: those that
-  are loaded as contexts unless a recipe names others; ``about``: whatever the reader of the data set wants to keep.
+  are loaded as contexts unless a recipe names others; ``decoders``: how files become arrays
+  (``decoders.make_decoder``), so that a model predicts new files; ``about``: what the reader of the data set keeps.
   Written last: a folder without it is not finished.
 - ``manifest.parquet``: a row a sample, in the order of the arrays, with ``id`` and ``label`` (name of the class,
   or a number; ``time`` and ``event`` for survival), ``present_<modality>`` where one may be absent, ``split``
@@ -28,12 +29,13 @@ import yaml
 
 from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
-from modalign.data.tables.arrays import Rows, assemble, find_modality
-from modalign.data.tables.files import table_arrays
-from modalign.data.tables.modalities import Preparation, fit_preparation
-from modalign.data.tables.rows import RowOptions, keep_rows, read_rows, unknown_columns
+from modalign.data.tables.array_split import Rows, StoredArray
+from modalign.data.tables.files import join_columns, table_arrays
+from modalign.data.tables.modalities import Preparation
+from modalign.data.tables.reader import Source, read_source
+from modalign.data.tables.rows import RowOptions
 from modalign.data.task import Task
-from modalign.errors import InputError, Problems, unknown
+from modalign.errors import DataError, Problems, unknown
 from modalign.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -41,29 +43,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SURVIVAL = "time,event"
-
-
-class StoredArray:
-    """A ``.npy`` file as ``Rows``: opened on first use and again in each process, never copied into one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._map: np.ndarray | None = None
-        self.shape, self.dtype = self._open().shape, self._open().dtype
-
-    def _open(self) -> np.ndarray:
-        if self._map is None:
-            self._map = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return self._map
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self._open()[rows])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
+_MODALITY = ("kind", "shape", "vocabulary", "padding")
 
 
 def open_array(folder: str | Path, name: str, shape: Sequence[int], dtype: Any) -> np.memmap:
@@ -82,6 +62,7 @@ def write_prepared(
     plain: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
+    decoders: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write (or, after ``open_array``, finish) a prepared folder; see the head of this file.
 
@@ -95,9 +76,18 @@ def write_prepared(
         plain: modalities that are columns of the manifest, with their kinds.
         columns: columns of the manifest that are contexts by default.
         about: further facts for ``meta.yaml`` (options of the decoding), plain values.
+        decoders: modality name to how its files were decoded, as ``decoders.make_decoder`` takes it.
 
     Raises:
         InputError: an array is missing or disagrees with its description or with the manifest.
+
+    >>> import tempfile, pandas as pd
+    >>> rows = pd.DataFrame({"id": list("abcdefgh"), "label": ["no", "yes"] * 4})
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     labs = {"labs": Modality("labs", "vector", (3,))}
+    ...     made = write_prepared(place, "toy", Task(classes=("no", "yes")), labs, rows, {"labs": np.eye(8, 3)})
+    ...     len(load_prepared(made, DataSettings()).train)
+    4
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +108,10 @@ def write_prepared(
         "plain": dict(plain or {}),
         "columns": list(columns),
         "about": dict(about or {}),
+        "decoders": {
+            key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in described.items()}
+            for key, described in (decoders or {}).items()
+        },
     }
     unfinished = folder / "meta.yaml.part"
     unfinished.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True), "utf-8")
@@ -129,11 +123,11 @@ def _describe(folder: Path, modality: Modality, rows: int) -> dict[str, Any]:
     """Entry of one modality in ``meta.yaml``."""
     path = folder / f"{modality.name}.npy"
     if not path.exists():
-        raise InputError(f"modality {modality.name!r} has no array; expected {str(path)!r}")
+        raise DataError(f"modality {modality.name!r} has no array; expected {str(path)!r}")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     expected = (rows, *modality.shape)
     if array.shape != expected:
-        raise InputError(
+        raise DataError(
             f"{path.name} has shape {array.shape}; expected {expected}: as many rows as the manifest, samples of "
             f"kind {modality.kind}"
         )
@@ -153,68 +147,69 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_prepared(
-    folder: str | Path,
-    settings: DataSettings,
-    augment: Sequence[str] = (),
-    **options: Any,
-) -> MultimodalData:
-    """A prepared folder as a data set; arrays stay on disk.
+def load_prepared(folder: str | Path, settings: DataSettings, options: RowOptions | None = None) -> MultimodalData:
+    """Return a prepared folder as a data set; arrays stay on disk.
 
     Modalities, label, split, group and columns of ``settings`` are as in ``from_arrays``; where they are absent,
     all modalities, ``label``, ``split`` and ``group`` of the manifest and the columns of ``meta.yaml`` are used.
 
     Args:
-        augment: images or clips to crop and flip at random in training.
-        options: fields of ``RowOptions``.
+        folder: what ``write_prepared`` wrote.
+        settings: data settings of the recipe.
+        options: how rows are read.
 
     Raises:
         InputError: the folder is not finished or does not agree with itself; see also ``from_arrays``.
     """
+    folder, options = Path(folder), options or RowOptions()
+    meta = read_meta(folder)
+    decoded, plain = meta["modalities"], meta["plain"]
+    names = settings.modalities or [*decoded, *plain]
+    name = settings.name or meta["name"]
+    problems = Problems(name)
+    problems += [str(unknown("modality", m, [*decoded, *plain])) for m in names if m not in decoded and m not in plain]
+    if settings.kinds:
+        problems.append("kinds are fixed in a prepared folder; leave them out, or prepare it anew")
+    if options.impute:
+        problems.append("impute does not apply to a prepared folder; impute the table before preparing it")
+    source = read_folder(folder, names, problems)
+    if settings.label is None:
+        options = replace(
+            options, task=options.task or meta["task"], classes=options.classes or meta["classes"] or None
+        )
+    chosen = replace(
+        settings,
+        modalities=names,
+        kinds={m: plain[m] for m in names if m in plain},
+        label=settings.label or (SURVIVAL if meta["task"] == "survival" else "label"),
+        group=settings.group or ("group" if "group" in source.columns else None),
+        columns=settings.columns or meta.get("columns", []),
+    )
+    return read_source(source, chosen, options, problems, name)
+
+
+def read_folder(folder: Path, names: Sequence[str], problems: Problems) -> Source:
+    """Return the columns of a prepared folder and the arrays of ``names`` in it, which stay on disk.
+
+    Raises:
+        InputError: the folder is not finished, or with ``problems`` and what is wrong with its arrays.
+    """
     import pandas as pd
 
-    folder = Path(folder)
     meta = read_meta(folder)
     manifest = pd.read_parquet(folder / "manifest.parquet")
     decoded, plain = meta["modalities"], meta["plain"]
-    names = settings.modalities or [*decoded, *plain]
-    problems = Problems(settings.name or meta["name"])
-    problems += [str(unknown("modality", m, [*decoded, *plain])) for m in names if m not in decoded and m not in plain]
-    opened = {m: problems.trying(_open_checked, folder, m, meta, len(manifest)) for m in names if m in decoded}
-    if settings.kinds:
-        problems.append("kinds are fixed in a prepared folder; leave them out, or prepare it anew")
-    columns = problems.trying(table_arrays, manifest, [m for m in names if m in plain]) or {}
+    stored = {m: problems.trying(_open_checked, folder, m, meta, len(manifest)) for m in names if m in decoded}
+    columns = problems.trying(table_arrays, manifest)
+    joined = problems.trying(join_columns, columns or {}, {m: [] for m in names if m in plain})
     problems.stop()
-    chosen = _chosen(settings, meta, columns)
-    problems += unknown_columns(columns, chosen)
-    problems.stop()
-    if settings.label is None:
-        options["task"] = options.get("task") or meta["task"]
-        options["classes"] = options.get("classes") or meta["classes"] or None
-    how = RowOptions(**options)
-    kept, flat, notes = keep_rows(columns, chosen, how, problems)
-    full = np.ones(len(kept), bool)
-    present = {m: flat.get(f"present_{m}", full).astype(bool) for m in names if m in decoded}
-    present |= {m: find_modality(m, flat, impute=False) for m in names if m in plain}
-    table = read_rows(flat, present, chosen, how, problems, kept, notes)
-    stored: dict[str, Rows] = {m: array for m, array in opened.items() if array is not None}
-    preparations = {m: Preparation(_modality(m, decoded[m])) for m in stored}
-    for m in [m for m in names if m in plain]:
-        rows = np.flatnonzero((table.parts == "train") & present[m])
-        preparations[m] = fit_preparation(m, flat[m], plain[m], rows, impute=False)
-        stored[m] = preparations[m].apply(columns[m])
     contents = file_digest(folder / "manifest.parquet")
     contents += "".join(f" {m} {decoded[m]['sha256'] if m in decoded else plain[m]}" for m in names)
-    return assemble(
-        problems.subject,
-        stored,
-        {m: preparations[m] for m in names},
-        np.stack([present[m] for m in names], 1),
-        table,
-        contents,
-        augment,
-        settings.split_seed,
-    )
+    opened: dict[str, Rows] = {m: array for m, array in stored.items() if array is not None}
+    about = {m: Modality(**{k: v for k, v in decoded[m].items() if k in _MODALITY}, name=m) for m in opened}
+    decoders = _decoders(folder, meta)
+    preparations = {m: Preparation(replace(a, shape=tuple(a.shape)), decoder=decoders[m]) for m, a in about.items()}
+    return Source(columns or {}, opened, preparations, joined or {}, contents)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -225,35 +220,33 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / "meta.yaml"
     if not path.exists():
-        raise InputError(
+        raise DataError(
             f"{str(folder)!r} is no finished prepared folder; expected {path.name} in it: run prepare again"
         )
     meta: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     if meta.get("version") != VERSION:
-        raise InputError(f"{str(path)!r} has version {meta.get('version')}; expected {VERSION}: run prepare again")
+        raise DataError(f"{str(path)!r} has version {meta.get('version')}; expected {VERSION}: run prepare again")
     return meta
 
 
 def _open_checked(folder: Path, name: str, meta: Mapping[str, Any], rows: int) -> StoredArray:
     path, about = folder / f"{name}.npy", meta["modalities"][name]
     if not path.exists():
-        raise InputError(f"{str(path)!r} is missing; run prepare again")
+        raise DataError(f"{str(path)!r} is missing; run prepare again")
     try:
         array = StoredArray(path)
     except ValueError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}); run prepare again") from None
+        raise DataError(f"{str(path)!r} cannot be read ({error}); run prepare again") from None
     expected = (rows, *about["shape"])
     if array.shape != expected:
-        raise InputError(f"{str(path)!r} has shape {array.shape}; expected {expected}: run prepare again")
+        raise DataError(f"{str(path)!r} has shape {array.shape}; expected {expected}: run prepare again")
     return array
 
 
-def _modality(name: str, about: Mapping[str, Any]) -> Modality:
-    return Modality(name, about["kind"], tuple(about["shape"]), about["vocabulary"], about["padding"])
-
-
-def _chosen(settings: DataSettings, meta: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> DataSettings:
-    """The settings with what the folder says where they say nothing."""
-    label = settings.label or (SURVIVAL if meta["task"] == "survival" else "label")
-    group = settings.group or ("group" if "group" in columns else None)
-    return replace(settings, label=label, group=group, columns=settings.columns or meta.get("columns", []))
+def _decoders(folder: Path, meta: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """How files of each modality were decoded; the folder's own tokenizer goes before the name it had elsewhere."""
+    told = meta.get("decoders") or (meta.get("about") or {}).get("modalities") or {}
+    found: dict[str, Mapping[str, Any]] = {m: told.get(m, {}) for m in meta["modalities"]}
+    for own in [path for path in (folder / "vocab.txt", folder / "tokenizer") if path.exists()]:
+        found |= {m: {**d, "vocabulary": str(own)} for m, d in found.items() if d.get("kind") == "text"}
+    return found

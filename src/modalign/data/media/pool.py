@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modalign.data.batch import Modality
-from modalign.data.media.decoders import Unreadable
+from modalign.data.media.decoders import Decoder
 from modalign.data.media.folder import open_array
 from modalign.errors import InputError
 
@@ -38,6 +37,9 @@ class Sample:
         sources: modality name to the arguments of its decoder (a path, a path and times, a text, an array).
         columns: further facts (actor, fold, time and event) by name, the same names for all samples;
             ``group`` is what no split may divide.
+
+    >>> Sample("s1", "train", "ill", {"cough": ("s1.wav",)}).columns
+    {}
     """
 
     id: str
@@ -45,31 +47,6 @@ class Sample:
     label: str | float
     sources: Mapping[str, tuple[Any, ...]]
     columns: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """How one modality is decoded.
-
-    Attributes:
-        modality: what it becomes.
-        dtype: of the array.
-        function: called with a sample's source; gives an array of the modality's shape, and a remark or "".
-            At the top level of a module, so that other processes find it.
-        options: further keyword arguments of ``function``.
-    """
-
-    modality: Modality
-    dtype: str
-    function: Callable[..., tuple[np.ndarray, str]]
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, source: Sequence[Any]) -> tuple[np.ndarray, str]:
-        """The array of one sample, its shape checked, and a remark."""
-        array, remark = self.function(*source, **self.options)
-        if array.shape != self.modality.shape:
-            raise Unreadable(f"decoded to shape {array.shape}; expected {self.modality.shape}")
-        return array, remark
 
 
 class DecodePool:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
+from modalign.data.media.decoders import Decoder
 from modalign.data.media.folder import write_prepared
-from modalign.data.media.pool import DecodePool, Decoder, Entry, Sample
+from modalign.data.media.pool import DecodePool, Entry, Sample
 from modalign.data.task import Task
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 
 VERSION = 1  # of what is decoded; a change makes earlier unfinished work unusable
 DATASETS = ("cremad", "ave", "food101", "gbmlgg", "avmnist")
@@ -73,6 +74,9 @@ class Run:
         workers: processes that decode; 0 for one a core.
         resume: go on where an interrupted run with the same settings stopped; otherwise start again.
         strict: counts that differ from the official ones are an error, not a warning.
+
+    >>> Run().expect({"recordings": (2998, 3000)})
+    ['2998 recordings; officially 3000']
     """
 
     workers: int = 0
@@ -87,7 +91,7 @@ class Run:
         """
         differing = [f"{found} {what}; officially {n}" for what, (found, n) in counts.items() if found != n]
         if differing and self.strict:
-            raise InputError(
+            raise DataError(
                 f"the download is not the official one: {'; '.join(differing)}. Complete it, or leave strict "
                 "off to prepare what is there."
             )
@@ -136,13 +140,13 @@ def locate(raw: Path, wanted: Mapping[str, str], source: str) -> Path:
     """
     if not raw.is_dir():
         places = "; ".join(f"{raw / name} ({what})" for name, what in wanted.items())
-        raise InputError(f"no folder at {raw}; expected {places}. Source: {source}.")
+        raise DataError(f"no folder at {raw}; expected {places}. Source: {source}.")
     for root in [raw, *sorted(path for path in raw.iterdir() if path.is_dir())]:
         if all((root / name).exists() for name in wanted):
             return root
     missing = [f"{raw / name} ({what})" for name, what in wanted.items() if not (raw / name).exists()]
     present = sorted(path.name for path in raw.iterdir())
-    raise InputError(
+    raise DataError(
         f"the download in {raw} lacks {'; '.join(missing)}. Found there: {', '.join(present[:12]) or 'nothing'}"
         f"{', ...' if len(present) > 12 else ''}. Put what is missing there, or give the folder that holds it. "
         f"Source: {source}."
@@ -189,7 +193,7 @@ def decode(
     pool.decode_rest(run.workers, f"{name}: decoding")
     failed, remarks = pool.entries()
     if not pool.done.any():
-        raise InputError(f"{name}: none of {len(samples)} samples can be read; the first: {failed[0]['reason']}.")
+        raise DataError(f"{name}: none of {len(samples)} samples can be read; the first: {failed[0]['reason']}.")
     pool.seal()
     kept = [sample for sample, done in zip(samples, pool.done, strict=True) if done]
     found = Counter(sample.split for sample in kept)
@@ -205,6 +209,7 @@ def decode(
         plain=plain,
         columns=columns,
         about=settings,
+        decoders={name: decoder.described for name, decoder in decoders.items() if decoder.described},
     )
     pool.close()
     return report
@@ -233,10 +238,10 @@ def _write_report(report: PrepareReport, key: str) -> None:
 
 def _check_samples(name: str, samples: Sequence[Sample]) -> None:
     if not samples:
-        raise InputError(f"{name}: the lists of the download name no sample.")
+        raise DataError(f"{name}: the lists of the download name no sample.")
     twice = [key for key, count in Counter(sample.id for sample in samples).items() if count > 1]
     if twice:
-        raise InputError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
+        raise DataError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
 
 
 def _key(name: str, settings: Mapping[str, Any], samples: Sequence[Sample]) -> str:

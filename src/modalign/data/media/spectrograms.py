@@ -7,6 +7,7 @@ silent one gives the finite value that each recipe states.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,13 +19,12 @@ FLOOR = 1e-7
 
 
 def fill(wave: Wave, length: int) -> Wave:
-    """Repeat a waveform until it has ``length`` samples, cut there, and clip to [-1, 1]."""
+    """Repeat a waveform until it has ``length`` samples, cut there, and clip to [-1, 1].
+
+    >>> fill(np.array([0.5, 2.0]), 5).tolist()
+    [0.5, 1.0, 0.5, 1.0, 0.5]
+    """
     return np.clip(np.resize(wave, length), -1.0, 1.0).astype(np.float32)
-
-
-def windows(wave: Wave, size: int, hop: int) -> np.ndarray:
-    """All frames of ``size`` samples that start every ``hop`` and lie wholly inside: (frames, size)."""
-    return np.lib.stride_tricks.sliding_window_view(wave, size)[::hop]
 
 
 def log_stft(wave: Wave) -> np.ndarray:
@@ -33,11 +33,14 @@ def log_stft(wave: Wave) -> np.ndarray:
     Repeated or cut to 3 s, clipped, 512-point STFT every 353 samples under a periodic Hann window, frames
     centered with reflected ends. Silence gives log(1e-7) everywhere. Source: OGM-GE (Peng et al., CVPR
     2022), code; ReconBoost uses the same.
+
+    >>> log_stft(np.zeros(22050)).shape
+    (1, 257, 188)
     """
-    padded = np.pad(fill(wave, 3 * 22050), 256, mode="reflect")
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
-    spectrum = np.abs(np.fft.rfft(windows(padded, 512, 353) * hann, axis=1))
-    return np.log(spectrum.T[None] + FLOOR).astype(np.float32)
+    from transformers.audio_utils import spectrogram, window_function
+
+    spectrum = spectrogram(fill(wave, 3 * 22050), window_function(512, "hann"), 512, 353, power=1.0)
+    return np.log(spectrum[None] + FLOOR).astype(np.float32)
 
 
 def standardized_spectrogram(wave: Wave) -> np.ndarray:
@@ -45,6 +48,9 @@ def standardized_spectrogram(wave: Wave) -> np.ndarray:
 
     Windows of 512 samples (Tukey, mean removed) that overlap by 353. Silence has no spread and gives zeros.
     Source: PMR (Fan et al., CVPR 2023), code.
+
+    >>> standardized_spectrogram(np.zeros(16000)).shape
+    (1, 257, 1004)
     """
     from scipy.signal import spectrogram
 
@@ -62,14 +68,19 @@ def kaldi_fbank(wave: Wave) -> np.ndarray:
     triangles between 20 Hz and 8 kHz; zero frames up to 1,024 (10.24 s) or cut there; then (x + 4.503877)
     / (2 * 5.141276). Silence gives the log of the smallest float32 step. Source: MMPareto (Wei & Hu, ICML
     2024) and Diagnosing & Re-learning (Wei et al., ECCV 2024), code; Kaldi's ``compute-fbank-feats``.
+
+    >>> kaldi_fbank(np.zeros(16000)).shape
+    (1, 1024, 128)
     """
+    from transformers.audio_utils import spectrogram, window_function
+
     wave = np.asarray(wave, np.float64)
-    frames = windows(np.pad(wave - wave.mean(), (0, max(0, 400 - len(wave)))), 400, 160)[:1024]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399))
-    power = np.abs(np.fft.rfft(frames, 512, axis=1)) ** 2
-    energy = np.log(np.maximum(power @ mel_bank(128, 512, 16_000, 20.0).T, np.finfo(np.float32).eps))
+    wave = np.pad(wave - wave.mean(), (0, max(0, 400 - len(wave))))[: 1023 * 160 + 400]
+    energy = spectrogram(
+        wave, window_function(400, "hann", periodic=False), 400, 160, fft_length=512, power=2.0, center=False,
+        preemphasis=0.97, remove_dc_offset=True, log_mel="log", mel_filters=mel_bank(128, 512, 16_000, 20.0),
+        mel_floor=float(np.finfo(np.float32).eps), dtype=np.float64,
+    ).T  # fmt: skip
     energy = np.pad(energy, ((0, 1024 - len(energy)), (0, 0)))
     return ((energy + 4.503877) / (2 * 5.141276))[None].astype(np.float32)
 
@@ -80,30 +91,37 @@ def log_mel(wave: Wave) -> np.ndarray:
     A shorter recording is centered in silence, not repeated: a repeated digit would be another word. 256-point
     power spectrum under a periodic Hann window, triangles between 0 and 4 kHz, log(x + 1e-7), so silence
     gives log(1e-7).
+
+    >>> log_mel(np.zeros(8000)).shape
+    (1, 40, 50)
     """
     wave = np.clip(wave[:8000], -1.0, 1.0)
     before = (8000 - len(wave)) // 2
+    from transformers.audio_utils import spectrogram, window_function
+
     padded = np.pad(wave, (before + 48, 8000 - len(wave) - before + 48))
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)
-    power = np.abs(np.fft.rfft(windows(padded, 256, 160) * hann, axis=1)) ** 2
-    return np.log(mel_bank(40, 256, 8000, 0.0) @ power.T + FLOOR)[None].astype(np.float32)
+    bank = mel_bank(40, 256, 8000, 0.0)
+    energy = spectrogram(
+        padded, window_function(256, "hann"), 256, 160, power=2.0, center=False, mel_filters=bank, mel_floor=0.0
+    )
+    return np.log(energy + FLOOR)[None].astype(np.float32)
 
 
 def mel_bank(bands: int, points: int, rate: int, lowest: float) -> np.ndarray:
-    """Triangles of equal width on Kaldi's mel scale, 1127 ln(1 + f/700), as (bands, points/2 + 1).
+    """Return triangles of equal width on Kaldi's mel scale from ``lowest`` Hz to half the rate, (points/2 + 1, bands).
 
-    They reach from ``lowest`` to half the rate (Hz); the highest bin lies on the last triangle's foot and
-    is zero.
+    >>> mel_bank(40, 256, 8000, 0.0).shape
+    (129, 40)
     """
+    from transformers.audio_utils import mel_filter_bank
 
-    def mel(hertz: np.ndarray) -> np.ndarray:
-        return np.asarray(1127.0 * np.log1p(np.asarray(hertz) / 700.0))
-
-    corners = np.linspace(mel(np.array(lowest)), mel(np.array(rate / 2)), bands + 2)
-    position = mel(np.arange(points // 2 + 1) * rate / points)[None]
-    left, center, right = (corners[i : i + bands, None] for i in range(3))
-    rising, falling = (position - left) / (center - left), (right - position) / (right - center)
-    return np.maximum(np.minimum(rising, falling), 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Kaldi's lowest triangles may lie between two frequencies
+        return np.asarray(
+            mel_filter_bank(
+                points // 2 + 1, bands, lowest, rate / 2, rate, None, "kaldi", triangularize_in_mel_space=True
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,9 @@ class AudioRecipe:
         rate: samples per second that ``transform`` expects.
         transform: waveform (N,) to an array of ``shape``.
         shape: of the result.
+
+    >>> AUDIO_RECIPES["fbank"].shape
+    (1, 1024, 128)
     """
 
     rate: int

@@ -1,20 +1,16 @@
-"""Read ``.npz``, Parquet and CSV files as named arrays, and choose the reader of a path."""
+"""Read ``.npz``, Parquet and CSV files as named arrays, and join columns to modalities."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalign.data.dataset import MultimodalData
-from modalign.data.tables.arrays import from_settings
 from modalign.data.tables.modalities import show
-from modalign.data.task import TaskKind
-from modalign.errors import InputError, unknown
-from modalign.settings import DataSettings
+from modalign.errors import DataError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,52 +18,14 @@ if TYPE_CHECKING:
 TABLES = (".parquet", ".csv")
 
 
-def load_path(
-    settings: DataSettings,
-    task: TaskKind | None = None,
-    classes: Sequence[object] | None = None,
-    drop: str | None = None,
-    drop_unlabelled: bool = False,
-    group_pattern: str | None = None,
-    impute: Literal["mean"] | None = None,
-    augment: Sequence[str] = (),
-) -> MultimodalData:
-    """The data of ``settings.path``: arrays, a manifest, or a folder that ``modalign prepare`` wrote.
-
-    The options are those of ``from_arrays`` and ``RowOptions``.
-
-    Raises:
-        InputError: the path cannot be read, or the data has problems (all are named).
-    """
-    path = Path(settings.path or "")
-    if not path.exists():
-        raise InputError(f"no file or folder {str(path)!r}; expected the data there: check the path")
-    rows: dict[str, Any] = {
-        "task": task, "classes": classes, "drop": drop, "drop_unlabelled": drop_unlabelled,
-        "group_pattern": group_pattern,
-    }  # fmt: skip
-    if path.is_dir():
-        from modalign.data.media.folder import load_prepared
-
-        if impute is not None:
-            raise InputError("impute does not apply to a prepared folder; impute the table before preparing it")
-        return load_prepared(path, settings, augment=augment, **rows)
-    if path.suffix in TABLES and path.with_suffix(".yaml").exists():
-        from modalign.data.tables.manifest import load_manifest
-
-        return load_manifest(path, settings, impute=impute, augment=augment, **rows)
-    arrays = read_arrays(path, settings.modalities)
-    return from_settings(settings, arrays, path.stem, impute=impute, augment=augment, **rows)
-
-
 def read_arrays(path: str | Path, modalities: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of a file by name.
+    """Return the arrays of a file by name.
 
     In a table, modality ``audio`` is the column ``audio`` (text, a number or a list a row), or, side by side,
     the numeric columns ``audio_*`` or ``audio.*`` in their order.
 
     Raises:
-        InputError: another kind of file, one that cannot be read, or an array of Python objects.
+        DataError: another kind of file, one that cannot be read, or an array of Python objects.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -75,7 +33,7 @@ def read_arrays(path: str | Path, modalities: Sequence[str] | None = None) -> di
     if path.suffix in TABLES:
         return table_arrays(read_table(path), modalities or [])
     known = ", ".join([".npz", *TABLES])
-    raise InputError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
+    raise DataError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -83,56 +41,93 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: _read_member(archive, name, path) for name in archive.files}
     except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, DataError):
             raise
-        raise InputError(f"cannot read {str(path)!r} as .npz ({error}); expected what numpy.savez writes") from None
+        raise DataError(f"cannot read {str(path)!r} as .npz ({error}); expected what numpy.savez writes") from None
 
 
 def _read_member(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
     try:
         return archive[name]
     except ValueError:
-        raise InputError(
+        raise DataError(
             f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
             "save it as numbers or as fixed-width text (array.astype(str))"
         ) from None
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV or Parquet file as a table.
+    """Return a CSV or Parquet file as a table.
 
     Raises:
-        InputError: it does not exist, is empty or cannot be read.
+        DataError: it does not exist, is empty or cannot be read.
     """
     import pandas as pd
 
     path = Path(path)
     if path.suffix not in TABLES:
-        raise InputError(f"{str(path)!r} is no table; expected a file that ends in {' or '.join(TABLES)}")
+        raise DataError(f"{str(path)!r} is no table; expected a file that ends in {' or '.join(TABLES)}")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the table {str(path)!r}: {error}") from None
+        raise DataError(f"cannot read the table {str(path)!r}: {error}") from None
     if not len(table):
-        raise InputError(f"the table {str(path)!r} has no rows")
+        raise DataError(f"the table {str(path)!r} has no rows")
     return table
 
 
-def table_arrays(table: pd.DataFrame, modalities: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of a table as arrays; those of a modality side by side are joined to (N, F)."""
+def table_arrays(table: pd.DataFrame, modalities: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return the columns of a table as arrays; those of a modality side by side are joined to (N, F).
+
+    >>> import pandas as pd
+    >>> table_arrays(pd.DataFrame({"labs_a": [1.0, 2.0], "labs_b": [3.0, 4.0]}), ["labs"])["labs"].tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
     arrays = {str(name): _column_array(str(name), table[name].to_numpy()) for name in table.columns}
-    for name in [m for m in modalities if m not in arrays]:
-        parts = [key for key in arrays if re.fullmatch(re.escape(name) + r"[_.].+", key)]
-        texts = [key for key in parts if arrays[key].dtype.kind not in "fiub"]
+    join_columns(arrays, {m: [] for m in modalities})
+    return arrays
+
+
+def join_columns(
+    arrays: dict[str, np.ndarray], modalities: Mapping[str, str | Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Add modalities that are made of columns to ``arrays``, and return what each was made of.
+
+    Args:
+        arrays: columns by name; changed.
+        modalities: modality name to a column of another name, to columns of numbers that are put side by side, or
+            to nothing: where there is no column of its name, the columns ``<name>_*`` and ``<name>.*`` in their order.
+
+    Raises:
+        DataError: no such columns, or one that cannot be put beside others: text, or several values a row.
+
+    >>> arrays = {"age": np.array([30, 40]), "sex": np.array([0, 1]), "title": np.array(["a", "b"])}
+    >>> join_columns(arrays, {"table": ["age", "sex"], "text": "title"})
+    {'table': ('age', 'sex'), 'text': ('title',)}
+    >>> arrays["table"].tolist(), arrays["text"].tolist()
+    ([[30.0, 0.0], [40.0, 1.0]], ['a', 'b'])
+    """
+    joined: dict[str, tuple[str, ...]] = {}
+    for name, given in modalities.items():
+        if given == name or (not given and name in arrays):
+            continue
+        named = [given] if isinstance(given, str) else list(given)
+        parts = named or [key for key in arrays if re.fullmatch(re.escape(name) + r"[_.].+", key)]
+        for lost in [part for part in parts or [name] if part not in arrays]:
+            raise unknown(f"column of modality {name!r}:" if named else "modality", lost, arrays)
+        if isinstance(given, str):
+            arrays[name], joined[name] = arrays[given], (given,)
+            continue
+        texts = [key for key in parts if arrays[key].dtype.kind not in "fiub" or arrays[key].ndim != 1]
         if texts:
-            raise InputError(
-                f"modality {name!r} would be the columns {name}_*, of which {show(texts)} hold no numbers; "
+            columns = f"{name}_*" if not named else ", ".join(parts)
+            raise DataError(
+                f"modality {name!r} would be the columns {columns}, of which {show(texts)} hold no numbers; "
                 "expected numbers: name a text column as a modality of its own"
             )
-        if not parts:
-            raise unknown("modality", name, arrays)
+        joined[name] = tuple(parts)
         arrays[name] = np.stack([arrays[key].astype(np.float32) for key in parts], 1)
-    return arrays
+    return joined
 
 
 def _column_array(name: str, column: np.ndarray) -> np.ndarray:
@@ -151,7 +146,7 @@ def _column_array(name: str, column: np.ndarray) -> np.ndarray:
             else:
                 wrong.append(i)
     if wrong:
-        raise InputError(
+        raise DataError(
             f"column {name!r} has lists of another length than {shape} in rows {show(wrong)}; expected the "
             "same length in every row: pad or cut them"
         )

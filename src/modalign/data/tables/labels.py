@@ -12,7 +12,7 @@ from torch import Tensor
 from modalign.data.dataset import Column
 from modalign.data.tables.modalities import as_strings, is_text, show
 from modalign.data.task import Task, TaskKind, classification
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 
 MOST_CODES = 1000
 MOST_WHOLE_FLOATS = 20
@@ -26,6 +26,9 @@ class Labels:
         task: what is predicted.
         target: as in ``Batch.target``.
         strata: (N,) codes that splits are stratified by: class, tenth of the target, or event.
+
+    >>> read_labels("y", [np.array(["no", "yes", "no"])]).task.classes
+    ('no', 'yes')
     """
 
     task: Task
@@ -34,7 +37,11 @@ class Labels:
 
 
 def missing_values(values: np.ndarray) -> np.ndarray:
-    """Rows (N,) bool without a value: NaN, None or an empty string."""
+    """Return the rows (N,) bool without a value: NaN, None or an empty string.
+
+    >>> missing_values(np.array([1.0, np.nan])).tolist()
+    [False, True]
+    """
     if is_text(values) or values.dtype == object:
         return np.asarray(as_strings(values) == "")
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
@@ -46,24 +53,27 @@ def read_labels(
     task: TaskKind | None = None,
     classes: Sequence[object] | None = None,
 ) -> Labels:
-    """Targets from the label column (survival: from the columns of time and event).
+    """Return targets from the label column (survival: from the columns of time and event).
 
     Without ``task``, text, truth values and whole numbers are classes, in sorted order; ``classes`` fixes the
     order and the range (whole numbers then index into it if they are not themselves its members).
 
     Raises:
         InputError: a label is missing or outside its range, or has a fraction while no task is given.
+
+    >>> read_labels("y", [np.array([2, 0, 2])]).target.tolist()
+    [1, 0, 1]
     """
     if task == "survival":
         return _survival(name, values)
     (column,) = values if len(values) == 1 else (None,)
     if column is None:
-        raise InputError(f"label {name!r} names {len(values)} columns; expected one, or the option task: survival")
+        raise DataError(f"label {name!r} names {len(values)} columns; expected one, or the option task: survival")
     if column.ndim != 1:
-        raise InputError(f"label {name!r} has shape {column.shape}; expected one value a row")
+        raise DataError(f"label {name!r} has shape {column.shape}; expected one value a row")
     lost = np.flatnonzero(missing_values(column))
     if len(lost):
-        raise InputError(
+        raise DataError(
             f"label {name!r} is missing in {len(lost)} rows ({show(lost)}); expected a label in every row: fill "
             "them in, or set the option drop_unlabelled: true"
         )
@@ -80,7 +90,7 @@ def _classes(name: str, column: np.ndarray, task: TaskKind | None, classes: Sequ
     elif column.dtype.kind == "f":
         whole = bool((column == np.round(column)).all())
         if not whole and task is None:
-            raise InputError(
+            raise DataError(
                 f"label {name!r} has {len(np.unique(column))} different values with fractions; expected classes: "
                 "set the option task: regression, or task: classification if each value is a class"
             )
@@ -92,14 +102,14 @@ def _classes(name: str, column: np.ndarray, task: TaskKind | None, classes: Sequ
     else:
         if column.dtype.kind == "i" and found[0] < 0 and found != [-1, 1]:
             rows = np.flatnonzero(column < 0)
-            raise InputError(
+            raise DataError(
                 f"label {name!r} is negative in rows {show(rows)}; expected class numbers from 0: if it marks "
                 f"rows without a label set the option drop: '{name}<0', otherwise name the classes as text"
             )
         codes = np.searchsorted(found, column)
         names = [str(value) for value in found]
     if len(names) < 2:
-        raise InputError(f"label {name!r} has one class only, {names[0]!r}; expected at least two")
+        raise DataError(f"label {name!r} has one class only, {names[0]!r}; expected at least two")
     return Labels(classification(names), torch.from_numpy(codes.astype(np.int64)), codes)
 
 
@@ -111,7 +121,7 @@ def _codes_in(name: str, column: np.ndarray, found: list[object], classes: list[
     outside = [value for value in found if value not in positions]
     if outside:
         rows = [row for row, value in enumerate(column.tolist()) if value in outside]
-        raise InputError(
+        raise DataError(
             f"label {name!r} is outside its range in rows {show(rows)}: {show(outside)}; expected one of "
             f"{show(classes)}, or a number below {len(classes)}"
         )
@@ -122,58 +132,61 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     try:
         numbers = column.astype(np.float64)
     except ValueError:
-        raise InputError(f"label {name!r} holds text; expected numbers for this task") from None
+        raise DataError(f"label {name!r} holds text; expected numbers for this task") from None
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        raise InputError(f"label {name!r} is missing or infinite in rows {show(bad)}; expected a number in every row")
+        raise DataError(f"label {name!r} is missing or infinite in rows {show(bad)}; expected a number in every row")
     return numbers
 
 
 def _regression(name: str, column: np.ndarray) -> Labels:
     numbers = _numbers(name, column)
     if len(np.unique(numbers)) < 2:
-        raise InputError(f"label {name!r} has one value only; expected numbers that vary")
+        raise DataError(f"label {name!r} has one value only; expected numbers that vary")
     edges = np.quantile(numbers, np.linspace(0, 1, 11)[1:-1])
     return Labels(Task("regression"), torch.from_numpy(numbers).float(), np.searchsorted(edges, numbers))
 
 
 def _survival(name: str, values: Sequence[np.ndarray]) -> Labels:
     if len(values) != 2:
-        raise InputError(f"label {name!r} names {len(values)} column(s); survival expects two: 'TIME,EVENT'")
+        raise DataError(f"label {name!r} names {len(values)} column(s); survival expects two: 'TIME,EVENT'")
     first, second = name.split(",")
     time, event = _numbers(first, values[0]), _numbers(second, values[1])
     late = np.flatnonzero(time < 0)
     if len(late):
-        raise InputError(f"time {first!r} is negative in rows {show(late)}; expected times from 0")
+        raise DataError(f"time {first!r} is negative in rows {show(late)}; expected times from 0")
     strange = np.flatnonzero((event != 0) & (event != 1))
     if len(strange):
-        raise InputError(f"event {second!r} is neither 0 nor 1 in rows {show(strange)}; expected 1 where it happened")
+        raise DataError(f"event {second!r} is neither 0 nor 1 in rows {show(strange)}; expected 1 where it happened")
     if not event.any():
-        raise InputError(f"event {second!r} never happened; survival needs at least some events")
+        raise DataError(f"event {second!r} never happened; survival needs at least some events")
     target = torch.from_numpy(np.stack([time, event], 1)).float()
     return Labels(Task("survival"), target, event.astype(np.int64))
 
 
 def read_column(name: str, values: np.ndarray) -> Column:
-    """A further column: codes for text, truth values and whole numbers, float32 otherwise.
+    """Return a further column: codes for text, truth values and whole numbers, float32 otherwise.
 
     Whole numbers of more than 1,000 different values are taken as continuous, and so are floats unless they
     hold at most 20 different whole numbers. Text that is missing is a value of its own, ``(none)``.
 
     Raises:
         InputError: text of more than 1,000 values, or numbers that are NaN or infinite.
+
+    >>> read_column("site", np.array(["south", "north", "south"]))
+    Column(values=tensor([1, 0, 1]), names=('north', 'south'))
     """
     if is_text(values) or values.dtype == object:
         texts = np.array([text or "(none)" for text in as_strings(values)])
         names, codes = np.unique(texts, return_inverse=True)
         if len(names) > MOST_CODES:
-            raise InputError(
+            raise DataError(
                 f"column {name!r} has {len(names)} different texts; expected at most {MOST_CODES}: leave it out"
             )
         return Column(torch.from_numpy(codes.astype(np.int64)), tuple(names.tolist()))
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(1))
     if len(bad):
-        raise InputError(f"column {name!r} is NaN or infinite in rows {show(bad)}; expected a number in every row")
+        raise DataError(f"column {name!r} is NaN or infinite in rows {show(bad)}; expected a number in every row")
     if values.ndim == 1:
         names, codes = np.unique(values, return_inverse=True)
         whole = values.dtype.kind in "iub" or (names == np.round(names)).all()

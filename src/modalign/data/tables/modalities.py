@@ -6,36 +6,44 @@ only and kept in a ``Preparation``, so that new samples are treated alike. Scali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from modalign.data.batch import KINDS, Kind, Modality
 from modalign.data.tables import words
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 
 CHANNELS = (1, 3, 4)
 MOST_CATEGORIES = 100
 
 
 def is_text(array: np.ndarray) -> bool:
-    """Whether the array holds strings."""
+    """Return whether the array holds strings.
+
+    >>> is_text(np.array(["a", "b"])), is_text(np.ones(2))
+    (True, False)
+    """
     return array.dtype.kind in "UST" or (
         array.dtype == object and array.ndim == 1 and any(isinstance(x, str) for x in array)
     )
 
 
 def as_strings(array: np.ndarray) -> np.ndarray:
-    """Stripped strings; what stands for a missing value (None, NaN, ``nan``) becomes the empty string."""
+    """Return stripped strings; what stands for a missing value (None, NaN, ``nan``) becomes the empty string.
+
+    >>> as_strings(np.array([" a", None, "nan"], object)).tolist()
+    ['a', '', '']
+    """
     missing = {"", "nan", "none", "null", "<na>"}
     texts = [x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()]
     return np.array(["" if t.strip().lower() in missing else t.strip() for t in texts], dtype=object)
 
 
 def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.ndarray]:
-    """Kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
+    """Return the kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
 
     Without ``kind``: (N,) and (N, F) are vectors, (N, T, F) a sequence (an image if uint8), (N, C, H, W) with
     1, 3 or 4 channels an image, other (N, T, H, W) a gray clip, (N, T, C, H, W) a clip. Images and clips with
@@ -43,6 +51,10 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
 
     Raises:
         InputError: the shape does not fit the kind.
+
+    >>> kind, array = arrange("photo", np.zeros((2, 8, 8, 3), np.uint8), None)
+    >>> kind, array.shape
+    ('image', (2, 3, 8, 8))
     """
     if kind is not None and kind not in KINDS:
         raise unknown(f"kind of modality {name!r}:", kind, [*KINDS, "categories"])
@@ -58,7 +70,7 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
         return "image", _channels_first(array if len(sample) == 3 else array[:, None], 1)
     if kind == "clip" and len(sample) in (3, 4):
         return "clip", _channels_first(array if len(sample) == 4 else array[:, :, None], 2)
-    raise InputError(
+    raise DataError(
         f"modality {name!r} has samples of shape {sample} and type {array.dtype}, which is no "
         f"{kind or 'known kind'}; expected vector (F,), sequence (T, F), image (C, H, W), clip (T, C, H, W) or "
         "text (L,) of integers: reshape the array, or name its kind in kinds"
@@ -78,38 +90,68 @@ def _channels_first(array: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(array, -1, axis) if last else array
 
 
-def find_present(name: str, array: np.ndarray, mark: np.ndarray, impute: bool) -> tuple[np.ndarray, list[str]]:
-    """Which rows of a modality are there, (N,) bool, and what is wrong with the others.
+def find_modality(
+    name: str, arrays: Mapping[str, np.ndarray], impute: bool = False, numbers: Sequence[object] | None = None
+) -> np.ndarray:
+    """Return the rows (N,) bool in which a modality is there, by its values and by ``present_<name>``.
 
-    A row that ``mark`` denies, that is NaN throughout, or an empty string, is absent. A row that is NaN in part
+    A row that is marked False there, that is NaN throughout, or an empty string, is absent. A row that is NaN in part
     is a problem unless it will be imputed; one with a number that float32 cannot hold always is.
+
+    Args:
+        name: of the modality.
+        arrays: all arrays by name.
+        impute: gaps in a row are filled later.
+        numbers: what rows are called in messages, where not by their position.
+
+    Raises:
+        DataError: such rows, or values that are neither numbers nor text.
+
+    >>> find_modality("a", {"a": np.array([[1.0, 2.0], [np.nan, np.nan]])}).tolist()
+    [True, False]
     """
+    array = arrays[name]
+    present: np.ndarray = arrays.get(f"present_{name}", np.ones(len(array), bool)).astype(bool)
     if is_text(array):
-        return mark & (as_strings(array) != ""), []
+        return np.asarray(present & (as_strings(array) != ""))
+    if array.dtype == object:
+        raise DataError(
+            f"modality {name!r} holds objects of type {type(array.flat[0]).__name__}; expected numbers or text "
+            "of one shape: pad sequences to one length and save them as a numeric array"
+        )
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"modality {name!r} has type {array.dtype}; expected numbers or text")
     if array.dtype.kind != "f":
-        return mark, []
+        return present
     flat = array.reshape(len(array), -1)
     missing = np.isnan(flat)
-    present = mark & ~missing.all(1)
+    present = present & ~missing.all(1)
+    rows = np.arange(len(array)) if numbers is None else np.asarray(numbers)
+    partly = rows[missing.any(1) & present]
+    infinite = rows[(np.abs(flat) > np.finfo(np.float32).max).any(1) & present]
     problems = []
-    partly = np.flatnonzero(missing.any(1) & present)
     if len(partly) and not impute:
         problems.append(
             f"modality {name!r} has NaN in a part of {len(partly)} rows ({show(partly)}); expected numbers, or "
             "NaN in the whole row where the modality is absent: repair the rows, or set the option impute: mean"
         )
-    infinite = np.flatnonzero((np.abs(flat) > np.finfo(np.float32).max).any(1) & present)
     if len(infinite):
         problems.append(
             f"modality {name!r} has infinite or enormous values in {len(infinite)} rows ({show(infinite)}); "
             "expected finite numbers below 3e38: repair the rows, or set them to NaN throughout, which means "
             "absent"
         )
-    return present, problems
+    if problems:
+        raise DataError("; ".join(problems))
+    return present
 
 
 def show(items: Any, most: int = 20) -> str:
-    """The first items of a list, as in messages."""
+    """Return the first items of a list, as in messages.
+
+    >>> show(range(5), most=2)
+    '0, 1, ... (5 in all)'
+    """
     shown = ", ".join(str(item) for item in items[:most])
     return f"{shown}, ... ({len(items)} in all)" if len(items) > most else shown
 
@@ -123,12 +165,20 @@ class Preparation:
         words: vocabulary of a text modality given as strings.
         categories: values of a modality of categories, in the order of the one-hot vector.
         fill: training mean of each entry, flat, that replaces NaN; empty without imputation.
+        columns: names of the columns that are joined to the modality; empty where it is one of its name.
+        decoder: how raw files become the stored array (``decoders.make_decoder``); empty where there are none.
+
+    >>> made = fit_preparation("site", np.array(["south", "north", "south"]), None, np.arange(3), False)
+    >>> made.apply(np.array(["north", "west"])).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
     """
 
     modality: Modality
     words: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     fill: tuple[float, ...] = ()
+    columns: tuple[str, ...] = ()
+    decoder: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """The stored form (N, *shape) of a raw array: float32, uint8, or int64 for text.
@@ -144,7 +194,7 @@ class Preparation:
         arranged = arrange(name, array, self.modality.kind)[1]
         stored = arranged.astype(np.int64) if self.modality.kind == "text" else store(arranged)
         if stored.shape[1:] != shape:
-            raise InputError(
+            raise DataError(
                 f"modality {name!r} has samples of shape {stored.shape[1:]}; expected {shape} as in training"
             )
         if stored.dtype == np.float32 and np.isnan(stored).any():
@@ -161,12 +211,16 @@ class Preparation:
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
         """The inverse of ``to_dict``."""
         about = {**values["modality"], "shape": tuple(values["modality"]["shape"])}
-        rest = {key: tuple(value) for key, value in values.items() if key != "modality"}
-        return cls(Modality(**about), **rest)
+        rest = {key: tuple(value) for key, value in values.items() if key not in ("modality", "decoder")}
+        return cls(Modality(**about), **rest, decoder=values.get("decoder", {}))
 
 
 def store(array: np.ndarray) -> np.ndarray:
-    """uint8 and float32 as they are, every other number as float32."""
+    """Return uint8 and float32 as they are, every other number as float32.
+
+    >>> store(np.arange(2)).dtype
+    dtype('float32')
+    """
     return array if array.dtype in (np.uint8, np.float32) else array.astype(np.float32)
 
 
@@ -175,6 +229,9 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
 
     Raises:
         InputError: shape and kind disagree, or token ids are negative.
+
+    >>> fit_preparation("a", np.zeros((4, 3)), None, np.arange(4), False).modality.kind
+    'vector'
     """
     if is_text(array) or kind == "categories":
         return _fit_strings(name, as_strings(array), kind, rows)
@@ -182,7 +239,7 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
     shape = tuple(int(n) for n in arranged.shape[1:])
     if found == "text":
         if arranged.min() < 0:
-            raise InputError(f"modality {name!r} has negative token ids; expected ids from 0, with 0 as padding")
+            raise DataError(f"modality {name!r} has negative token ids; expected ids from 0, with 0 as padding")
         return Preparation(Modality(name, found, shape, vocabulary=int(arranged.max()) + 1))
     fill: tuple[float, ...] = ()
     if impute and array.dtype.kind == "f" and np.isnan(arranged[rows]).any():
@@ -199,9 +256,9 @@ def _fit_strings(name: str, texts: np.ndarray, kind: str | None, rows: np.ndarra
     if kind in ("vector", "categories") or (kind is None and few):
         return Preparation(Modality(name, "vector", (len(values),)), categories=tuple(values))
     if kind not in (None, "text"):
-        raise InputError(f"modality {name!r} holds strings, which are no {kind}; its kind can be text or categories")
+        raise DataError(f"modality {name!r} holds strings, which are no {kind}; its kind can be text or categories")
     vocabulary = words.build_vocabulary(known)
     if not vocabulary:
-        raise InputError(f"modality {name!r} holds texts without a single word")
+        raise DataError(f"modality {name!r} holds texts without a single word")
     length = words.longest(known)
     return Preparation(Modality(name, "text", (length,), vocabulary=len(vocabulary) + 2), words=vocabulary)

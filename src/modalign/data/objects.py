@@ -1,0 +1,553 @@
+"""Objects as data sets: arrays by name, data frames, and torch data sets or loaders that yield dictionaries.
+
+A torch data set stays lazy. Its items are read once when it is loaded, to learn targets, shapes and which modalities
+are there; only numbers and texts are kept, and arrays are read again, item by item, when a batch needs them. That first
+reading is spared where all there is to be known are attributes of the data set (``targets``, ``<name>`` or ``<name>s``:
+one value a sample) and its items hold nothing but arrays beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
+
+from modalign.data.dataset import MultimodalData
+from modalign.data.tables.array_split import ArraySplit, Rows
+from modalign.data.tables.files import join_columns, table_arrays
+from modalign.data.tables.modalities import find_modality, fit_preparation, is_text, show
+from modalign.data.tables.reader import Source, read_source
+from modalign.data.tables.rows import RowOptions, label_columns
+from modalign.data.tables.splits import SPLITS
+from modalign.errors import DataError, Problems, SettingsError
+from modalign.settings import DataSettings
+
+TARGETS = ("y", "target", "label", "targets", "labels")
+_BLOCK = 64
+_EXAMPLE = "{'image': tensor of shape (3, 32, 32), 'age': 41.0, 'note': 'a text', 'y': 1}"
+_FORMS = (
+    "a dict of arrays, a pandas DataFrame, a map-style torch.utils.data.Dataset or a DataLoader that yields "
+    "dictionaries, or {'train': ..., 'valid': ..., 'test': ...} of these"
+)
+
+
+class Samples:
+    """Items of map-style data sets one after the other, read by row.
+
+    Args:
+        parts: name of each part ("" for a single one) to a ``Dataset`` of dictionaries, a ``DataLoader``, or arrays by
+            name. Of a loader the data set, the ``collate_fn`` and the choice of samples are used; their order and
+            number in a batch are the training's.
+        name: what messages call them.
+
+    Attributes:
+        keys: what an item may hold; known after ``scan``.
+        forms: key of arrays that are read when needed to shape and whether it is bytes; known after ``scan``.
+
+    Raises:
+        DataError: an object of another kind.
+
+    >>> items = torch.utils.data.StackDataset(x=torch.eye(4), age=torch.arange(4), y=torch.tensor([0, 1, 0, 1]))
+    >>> samples = Samples({"": items}, "toy")
+    >>> sorted(samples.scan(["y"], ["x"], {})), samples.forms
+    (['age', 'present_x', 'y'], {'x': ((4,), False)})
+    """
+
+    def __init__(self, parts: Mapping[str, Any], name: str) -> None:
+        self.name = f"{name} ({', '.join(dict.fromkeys(type(part).__name__ for part in parts.values()))})"
+        self.parts = {
+            key: _Part(part if is_dataset(part) else columns_of(part), self.name) for key, part in parts.items()
+        }
+        self.starts = np.cumsum([0, *(len(part) for part in self.parts.values())])
+        self.keys: set[str] = set()
+        self.forms: dict[str, tuple[tuple[int, ...], bool]] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def called(self, row: int) -> str:
+        """Return the name of a row in messages."""
+        part = int(np.searchsorted(self.starts, row, "right")) - 1
+        key = list(self.parts)[part]
+        return f"{row - self.starts[part]} of {key}" if key else str(row)
+
+    def items(self, rows: np.ndarray) -> dict[str, list[Any]]:
+        """Return some samples as key to values, None where a sample has none.
+
+        Raises:
+            DataError: an item is no dictionary, or a collated batch is no dictionary of as many values.
+        """
+        found: dict[str, list[Any]] = {}
+        for part, start in zip(self.parts.values(), self.starts, strict=False):
+            mine = np.flatnonzero((rows >= start) & (rows < start + len(part)))
+            if len(mine):
+                for key, values in part.items(rows[mine] - start).items():
+                    column = found.setdefault(key, [None] * len(rows))
+                    for at, value in zip(mine.tolist(), values, strict=True):
+                        column[at] = _value(value)
+        return found
+
+    def scan(self, roles: Sequence[str], modalities: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Learn the forms of the samples, and return what is small enough to be kept: numbers, texts, token ids.
+
+        Args:
+            roles: what has to be known of all samples (target, group, columns).
+            modalities: what else they may hold beside the keys of the first sample.
+            kinds: modality to kind where given; ``text`` in numbers is kept, to know the largest.
+
+        Raises:
+            DataError: a sample differs from those before in keys, shapes or types.
+        """
+        first = self.items(np.arange(1))
+        self.keys = {*first, *roles, *modalities, *kinds, "id"}
+        columns = {key: known for key in roles if (known := self.attribute(key)) is not None}
+        small = {*roles, *(key for key, kind in kinds.items() if kind == "text")}
+        large = {key for key, (value,) in first.items() if _is_large(value)} - small
+        if {*roles, *modalities, *first} <= {*columns, *large}:
+            self.forms = {key: _form(first[key][0]) for key in large}
+            return columns
+        kept: dict[str, list[Any]] = {}
+        for start in range(0, len(self), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self)))
+            batch = self.items(rows)
+            for key in [key for key in batch if key in self.keys and key not in {*self.forms, *small}]:
+                large_ones = [value for value in batch[key] if _is_large(value)]
+                if large_ones and all(value is None for value in kept.get(key, [])):
+                    self.forms[key] = _form(large_ones[0])
+            self._check(rows, batch)
+            for key in self.keys:
+                found = batch.get(key, [None] * len(rows))
+                there = [None if value is None or _is_nan(value) else 1 for value in found]
+                kept.setdefault(key, []).extend(there if key in self.forms else found)
+        for key, whole in kept.items():
+            if key in self.forms:
+                columns[f"present_{key}"] = np.array([value is not None for value in whole])
+            elif key not in columns and not all(value is None for value in whole):
+                columns[key] = self._column(key, whole)
+        return columns
+
+    def read(self, rows: np.ndarray, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Return raw arrays (B, ...) of modalities, and ``present_<modality>``.
+
+        Args:
+            rows: (B,) rows.
+            wanted: modality to the key of the items that it is.
+
+        Raises:
+            DataError: a sample has other keys, shapes or types than those of ``scan``.
+        """
+        batch = self.items(rows)
+        self._check(rows, batch)
+        arrays = {}
+        for name, key in wanted.items():
+            shape, pixels = self.forms[key]
+            values = batch.get(key, [None] * len(rows))
+            arrays[name] = np.zeros((len(rows), *shape), np.uint8 if pixels else np.float32)
+            arrays[f"present_{name}"] = np.array([value is not None for value in values])
+            for at, value in enumerate(values):
+                if value is not None:
+                    arrays[name][at] = value
+        return arrays
+
+    def attribute(self, name: str) -> np.ndarray | None:
+        """Return one value a sample, where all parts have an attribute for it."""
+        found = [part.attribute(name) for part in self.parts.values()]
+        return None if any(values is None for values in found) else np.concatenate(found)  # type: ignore[arg-type]
+
+    def _check(self, rows: np.ndarray, batch: Mapping[str, Sequence[Any]]) -> None:
+        """Refuse samples of other keys, shapes or types than those before; all of the batch are named."""
+        problems = Problems(self.name)
+        for key, values in batch.items():
+            there = [(int(row), value) for row, value in zip(rows, values, strict=True) if value is not None]
+            if key not in self.keys and there:
+                problems.append(
+                    f"sample {self.called(there[0][0])} has the key {key!r}; expected {show(sorted(self.keys))}: yield "
+                    "the same keys for every sample, with None where a modality is absent"
+                )
+            expected = self.forms.get(key)
+            for row, value in there:
+                if expected is not None and _form(value) != expected:
+                    problems.append(
+                        f"{key!r} of sample {self.called(row)} is {_said(value)}; expected "
+                        f"{'bytes' if expected[1] else 'numbers'} of shape {expected[0]}, as in the others: pad, cut "
+                        "or convert it"
+                    )
+        problems.stop()
+
+    def _column(self, key: str, values: Sequence[Any]) -> np.ndarray:
+        """Small values as one array; None becomes NaN, or stays where they are text."""
+        there = [value for value in values if value is not None]
+        forms = {np.shape(value) for value in there}
+        if len(forms) > 1 or len({isinstance(value, str) for value in there}) > 1:
+            examples = {repr(_said(value)): value for value in there}
+            raise DataError(
+                f"{self.name}: {key!r} is {' and '.join(_said(v) for v in list(examples.values())[:2])} in different "
+                "samples; expected values of one shape and type: pad, cut or convert them"
+            )
+        if len(there) < len(values) and not isinstance(there[0], str):
+            values = [np.full(forms.pop(), np.nan) if value is None else value for value in values]
+        return np.array(values, dtype=object if isinstance(there[0], str) else None)
+
+
+class _Part:
+    """One data set or loader, or arrays by name, as a list of dictionaries."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.name, self.source, self.collate = name, source, None
+        self.chosen: np.ndarray | None = None
+        if isinstance(source, DataLoader):
+            self.source = source.dataset
+            if source.batch_sampler is None:
+                raise DataError(f"{name} has batch_size=None; expected batches of samples: give a batch_size")
+            self.collate = None if source.collate_fn is default_collate else source.collate_fn
+        if isinstance(self.source, IterableDataset) or not hasattr(self.source, "__len__"):
+            raise DataError(
+                f"{name} can only be read from its beginning; expected a map-style torch.utils.data.Dataset (with "
+                "__len__ and __getitem__), because samples are split and shuffled: read the stream into arrays first"
+            )
+        if isinstance(source, DataLoader):
+            self.chosen = _chosen(source, name)
+        if len(self) == 0:
+            raise DataError(f"{name} has no samples; expected at least one in each split")
+
+    def __len__(self) -> int:
+        if self.chosen is not None:
+            return len(self.chosen)
+        return len(next(iter(self.source.values()), ())) if isinstance(self.source, dict) else len(self.source)
+
+    def items(self, rows: np.ndarray) -> Mapping[str, Sequence[Any]]:
+        """Key to values of some samples."""
+        if isinstance(self.source, dict):
+            return {key: list(values[rows]) for key, values in self.source.items()}
+        at = rows.tolist() if self.chosen is None else self.chosen[rows].tolist()
+        items = [self.source[i] for i in at]
+        if self.collate is not None:
+            batch = self.collate(items)
+            if not isinstance(batch, Mapping):
+                raise DataError(f"{self.name} collates to {_said(batch)}; expected a dictionary, such as {_EXAMPLE}")
+            for key, values in batch.items():
+                if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(at):
+                    raise DataError(
+                        f"{self.name} collates {key!r} of {len(at)} samples to {_said(values)}; expected one each"
+                    )
+            return {str(key): list(values) for key, values in batch.items()}
+        for row, item in zip(rows.tolist(), items, strict=True):
+            if not isinstance(item, Mapping):
+                raise DataError(
+                    f"{self.name}: sample {row} is {_said(item)}; expected a dictionary of modalities and target, such "
+                    f"as {_EXAMPLE}"
+                )
+        keys = dict.fromkeys(key for item in items for key in item)
+        return {str(key): [item.get(key) for item in items] for key in keys}
+
+    def attribute(self, name: str) -> np.ndarray | None:
+        """One value a sample, where the data set has an attribute (arrays: an entry) for it."""
+        if isinstance(self.source, dict):
+            values = self.source.get(name)
+            return values if values is not None and values.ndim == 1 else None
+        for key in (name, f"{name}s", *(("targets", "labels") if name in TARGETS else ())):
+            values = getattr(self.source, key, None)
+            if isinstance(values, (Tensor, np.ndarray, list, tuple)) and len(values) == len(self.source):
+                array = to_array(values)
+                if array.ndim == 1:
+                    return array if self.chosen is None else array[self.chosen]
+        return None
+
+
+class DatasetSplit(ArraySplit):
+    """A split of torch data sets, whose arrays are read when a batch needs them.
+
+    Args:
+        samples: where they are read.
+        wanted: modality to its key in the items, of those that are read when needed.
+        rest: as ``ArraySplit``.
+    """
+
+    def __init__(self, samples: Samples, wanted: Mapping[str, str], **rest: Any) -> None:
+        super().__init__(**rest)
+        self.samples, self.wanted = samples, wanted
+        self.augment = None  # nobody knows whether the data set gives the same twice
+
+    def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
+        """Prepared values; keys, shapes and types of every sample are checked."""
+        wanted = {m: key for m, key in self.wanted.items() if m not in self.features}
+        values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.features}}
+        raw = self.samples.read(rows, wanted)
+        numbers = [self.samples.called(int(row)) for row in rows]
+        problems = Problems(self.samples.name)
+        for m, (name, preparation) in enumerate(self.preparations.items()):
+            if name in wanted:
+                found = problems.trying(find_modality, name, raw, False, numbers)
+                if found is not None:
+                    present[:, m] &= torch.from_numpy(found)
+                    values[name] = preparation.apply(raw[name])
+        empty = [number for number, any_ in zip(numbers, present.any(1).tolist(), strict=True) if not any_]
+        if empty:
+            problems.append(f"samples {show(empty)} have no modality at all; expected at least one in each")
+        problems.stop()
+        return values
+
+
+class _ReadByItem:
+    """What stands for rows that only ``DatasetSplit`` reads."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        raise TypeError("these rows are read by DatasetSplit")
+
+
+def load_object(
+    source: Any,
+    settings: DataSettings,
+    options: RowOptions | None = None,
+    made_of: Mapping[str, str | Sequence[str]] | None = None,
+) -> MultimodalData:
+    """Return an object as a data set, split and checked as arrays are.
+
+    Args:
+        source: arrays by name, a pandas data frame, a map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` of
+            dictionaries, or ``{"train": ..., "valid": ..., "test": ...}`` of any of these (without ``valid``, it is
+            taken out of ``train`` at random).
+        settings: modalities, label, split, group, columns and kinds, as in ``from_arrays``.
+        options: how rows are read.
+        made_of: modality name to the column or columns it is made of.
+
+    Raises:
+        InputError: the object is of another kind; see also ``from_arrays``.
+
+    >>> from torch.utils.data import StackDataset
+    >>> pairs = StackDataset(image=torch.rand(20, 3, 4, 4), age=torch.arange(20.0), y=torch.arange(20) % 2)
+    >>> data = load_object(pairs, DataSettings(modalities=["image", "age"]))
+    >>> data.train.__getitems__([0, 1]).inputs["image"].shape
+    torch.Size([2, 3, 4, 4])
+    """
+    options, name = options or RowOptions(), settings.name or "data"
+    parts, made_of = split_parts(source, name), dict(made_of or {})
+    divided = "" not in parts
+    if divided and settings.split:
+        raise SettingsError(f"{name} is split already into {', '.join(parts)}; leave the setting split out")
+    columns, samples = gather(parts, settings, made_of, name)
+    settings = replace(settings, label=_target(settings, columns))
+    if divided:
+        lengths = np.diff(samples.starts) if samples else [_length(columns_of(part)) for part in parts.values()]
+        columns["split"], settings.split = np.repeat(list(parts), lengths), "split"
+    names = list(settings.modalities or made_of)
+    if not names:
+        taken = {*label_columns(settings), settings.group, *settings.columns, "id", "split", settings.split}
+        forms = samples.forms if samples else {}
+        texts = [key for key, array in columns.items() if samples and array.ndim == 1 and is_text(array)]
+        known = [*forms, *(key for key, array in columns.items() if array.ndim >= 2 or key in texts)]
+        order = samples.items(np.arange(1)) if samples else columns
+        names = [key for key in order if key in known and key not in taken]
+    table = make_source(columns, samples, {m: made_of.get(m, []) for m in names}, settings.kinds)
+    return read_source(table, replace(settings, modalities=names), options, Problems(name), name)
+
+
+def gather(
+    parts: Mapping[str, Any], settings: DataSettings, made_of: Mapping[str, str | Sequence[str]], name: str
+) -> tuple[dict[str, np.ndarray], Samples | None]:
+    """Return the columns that are in memory, and where a torch data set is among the parts, what reads the rest."""
+    if not any(is_dataset(part) for part in parts.values()):
+        return _concatenated({key: columns_of(part) for key, part in parts.items()}, name), None
+    samples = Samples(parts, name)
+    first = samples.items(np.arange(1))
+    known = [*first, *(key for key in TARGETS if samples.attribute(key) is not None)]
+    roles = [*_target(settings, known).split(","), *settings.columns, *([settings.group] if settings.group else [])]
+    roles += [settings.split] if settings.split and settings.split.isidentifier() else []
+    keys = [key for given in made_of.values() for key in ([given] if isinstance(given, str) else given)]
+    keys += [m for m in settings.modalities or [] if m not in made_of and not _beside(m, first)]
+    return samples.scan(roles, keys, settings.kinds), samples
+
+
+def make_source(
+    columns: dict[str, np.ndarray],
+    samples: Samples | None,
+    made_of: Mapping[str, str | Sequence[str]],
+    kinds: Mapping[str, str],
+) -> Source:
+    """Return the source of modalities in memory and of those that are read when needed.
+
+    Args:
+        columns: what is in memory; modalities that are joined are added.
+        samples: what reads the rest.
+        made_of: every modality to the column or columns it is made of; nothing for that of its name, or those beside.
+        kinds: modality to kind where given.
+    """
+    forms = samples.forms if samples else {}
+    keys = {m: given if isinstance(given, str) else m for m, given in made_of.items()}
+    wanted = {m: key for m, key in keys.items() if key in forms and made_of[m] in ([], key, (key,), [key])}
+    rest = {m: given for m, given in made_of.items() if m not in wanted and (given or _beside(m, columns))}
+    joined = join_columns(columns, rest) | {m: (key,) for m, key in wanted.items() if key != m}
+    if samples is None:
+        return Source(columns, joined=joined)
+    columns |= {f"present_{m}": columns[f"present_{key}"] for m, key in wanted.items() if f"present_{key}" in columns}
+    digest = hashlib.sha256()
+    for part in samples.parts.values():
+        digest.update(f"{type(part.source).__name__}{getattr(part.source, 'fingerprint', '')}".encode())
+    for key, array in sorted(columns.items()):
+        digest.update(f"{key}{[str(value) for value in array.tolist()]}".encode())
+    preparations, stored = {}, dict[str, Rows]()
+    for m, key in wanted.items():
+        shape, pixels = forms[key]
+        raw = np.zeros((1, *shape), np.uint8 if pixels else np.float32)
+        fitted = fit_preparation(m, raw, kinds.get(m), np.arange(1), False)
+        preparations[m], stored[m] = replace(fitted, columns=tuple(joined.get(m, ()))), _ReadByItem()
+        digest.update(f"{m}{forms[key]}".encode())
+    return Source(
+        columns, stored, preparations, joined, digest.hexdigest(), split=partial(DatasetSplit, samples, wanted)
+    )
+
+
+def split_parts(source: Any, name: str) -> dict[str, Any]:
+    """Return the parts of ``{"train": ..., "test": ...}``; anything else is one part of the name "".
+
+    Raises:
+        DataError: there is no training or no test part, or the object is none that data can be read from.
+
+    >>> split_parts({"train": {"x": [1]}, "val": {"x": [2]}, "test": {"x": [3]}}, "data")
+    {'train': {'x': [1]}, 'valid': {'x': [2]}, 'test': {'x': [3]}}
+    """
+    if isinstance(source, Mapping) and source and all(_is_table(part) for part in source.values()):
+        unknown = [key for key in source if key not in SPLITS]
+        parts = {SPLITS[key]: part for key, part in source.items() if key in SPLITS}
+        if unknown or "train" not in parts or "test" not in parts:
+            raise DataError(
+                f"{name} has the parts {', '.join(map(str, source))}; expected train and test, and best valid (to have "
+                "samples split at random, give them as one)"
+            )
+        return parts
+    if not _is_table(source):
+        raise DataError(f"{name} is {_said(source)}; expected {_FORMS}")
+    return {"": source}
+
+
+def columns_of(source: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a data frame, or arrays by name, as NumPy arrays.
+
+    >>> columns_of({"a": torch.ones(2, 3), "y": [0, 1]})["a"].shape
+    (2, 3)
+    """
+    if isinstance(source, Mapping):
+        return {str(key): to_array(values) for key, values in source.items()}
+    return table_arrays(source)
+
+
+def to_array(values: Any) -> np.ndarray:
+    """Return a tensor, a pandas column or a list as an array.
+
+    >>> to_array(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def is_dataset(source: Any) -> bool:
+    """Return whether an object is a torch data set or loader, or has the methods of one.
+
+    >>> is_dataset(torch.utils.data.StackDataset(a=torch.ones(2))), is_dataset([1, 2])
+    (True, False)
+    """
+    if isinstance(source, (Mapping, str, bytes, list, tuple, np.ndarray, Tensor)) or _is_frame(source):
+        return False
+    return isinstance(source, (Dataset, DataLoader)) or (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
+
+
+def _is_frame(source: Any) -> bool:
+    return type(source).__name__ == "DataFrame"
+
+
+def _is_table(source: Any) -> bool:
+    return isinstance(source, Mapping) or _is_frame(source) or is_dataset(source)
+
+
+def _beside(name: str, columns: Mapping[str, Any]) -> bool:
+    return any(key.startswith((f"{name}_", f"{name}.")) for key in columns)
+
+
+def _length(table: Mapping[str, np.ndarray]) -> int:
+    return max((len(array) for array in table.values() if array.ndim), default=0)
+
+
+def _target(settings: DataSettings, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The label that the settings name, or the first of the usual names that is there."""
+    return settings.label or next((key for key in TARGETS if key in known), "y")
+
+
+def _concatenated(tables: Mapping[str, dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:
+    """The columns of several tables one after the other; where one lacks a column its rows are NaN or empty."""
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    columns = {}
+    for key in dict.fromkeys(key for table in tables.values() for key in table):
+        there = {part: table[key] for part, table in tables.items() if key in table}
+        first = next(iter(there.values()))
+        for part, array in there.items():
+            if array.shape[1:] != first.shape[1:] or is_text(array) != is_text(first):
+                raise DataError(
+                    f"{name}: {key!r} of {part} has samples of shape {array.shape[1:]} and type {array.dtype}; "
+                    f"expected {first.shape[1:]} and {first.dtype}, as in {next(iter(there))}"
+                )
+        blank = "" if is_text(first) else np.nan
+        columns[key] = np.concatenate(
+            [there.get(part, np.full((_length(table), *first.shape[1:]), blank)) for part, table in tables.items()]
+        )
+    return columns
+
+
+def _chosen(loader: DataLoader[Any], name: str) -> np.ndarray | None:
+    """Rows of the data set that a loader reads; None for all.
+
+    Raises:
+        DataError: it reads some more than once.
+    """
+    sampler = loader.sampler
+    whole = isinstance(sampler, SequentialSampler)
+    whole |= (
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
+    )
+    if whole and type(loader.batch_sampler).__name__ == "BatchSampler":
+        return None
+    rows = np.sort([row for batch in loader.batch_sampler or [] for row in batch])
+    if len(np.unique(rows)) < len(rows):
+        raise DataError(
+            f"{name} draws samples more than once in an epoch; expected each at most once: give the Dataset itself, "
+            "and choose the order of the training by training.sampler"
+        )
+    return rows
+
+
+def _value(value: Any) -> Any:
+    """A value of an item: an array, a number, a text or None."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    array = to_array(value)
+    return array.item() if array.ndim == 0 else array
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and bool(np.isnan(value).all())
+
+
+def _form(value: Any) -> tuple[tuple[int, ...], bool]:
+    return (np.shape(value), isinstance(value, np.ndarray) and value.dtype == np.uint8)
+
+
+def _said(value: Any) -> str:
+    """What an object is, in messages."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return f"{value!r}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"

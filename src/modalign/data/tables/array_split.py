@@ -1,0 +1,151 @@
+"""A split of arrays: sliced into batches out of memory, or out of files through memory maps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalign.data.augment import random_crop_flip
+from modalign.data.batch import Batch
+from modalign.data.dataset import Column
+from modalign.data.tables.modalities import Preparation
+
+
+class Rows(Protocol):
+    """An array in memory or on disk of which single rows can be taken."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+class StoredArray:
+    """A ``.npy`` file as ``Rows``: opened on first use and again in each process, never copied into one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._map: np.ndarray | None = None
+        self.shape, self.dtype = self._open().shape, self._open().dtype
+
+    def _open(self) -> np.ndarray:
+        if self._map is None:
+            self._map = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return self._map
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self._open()[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+
+class ArraySplit:
+    """One split of arrays; fulfils ``Split``. A batch is sliced out of the arrays, without a loop.
+
+    Args:
+        stored: modality name to all rows of the data (not of the split alone), as ``Preparation.apply`` left
+            them.
+        preparations: modality name to how its raw rows became the stored ones.
+        rows: (N,) rows of the arrays that make up this split.
+        present: (N, M) bool.
+        target, columns, ids, groups: as in ``Split``, (N,) each.
+        augment: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
+        seed: of augmentation.
+
+    >>> from modalign.data.tables.arrays import from_arrays
+    >>> split = from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train
+    >>> isinstance(split, ArraySplit), split.__getitems__([0, 1]).inputs["a"].shape
+    (True, torch.Size([2, 8]))
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[str, Rows],
+        preparations: Mapping[str, Preparation],
+        rows: np.ndarray,
+        present: np.ndarray,
+        target: Tensor,
+        columns: dict[str, Column],
+        ids: Sequence[str],
+        groups: np.ndarray | None,
+        augment: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.stored = stored
+        self.preparations = preparations
+        self.rows = rows
+        self.present = torch.from_numpy(present)
+        self.target = target
+        self.columns = columns
+        self.ids = ids
+        self.groups = groups
+        self.cropped = augment
+        self.augment: Sequence[str] | None = augment
+        self.seed = seed
+        self.epoch: int | None = None
+        self.features: Mapping[str, Rows] = {}
+
+    def with_features(self, features: Mapping[str, Rows]) -> ArraySplit:
+        """This split with computed features of some modalities, whose own rows are then not read.
+
+        Args:
+            features: modality name to (N, D) float32, a row a sample of this split, zeros where it is absent.
+        """
+        made = copy.copy(self)
+        made.features = {**self.features, **features}
+        return made
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Fix augmentation to ``epoch``; None switches it off."""
+        self.epoch = epoch
+
+    def __getitems__(self, index: list[int]) -> Batch:
+        """The batch of the samples at ``index``."""
+        chosen = torch.as_tensor(index, dtype=torch.int64)
+        present = self.present[chosen]
+        values = self._read(self.rows[chosen.numpy()], present)
+        inputs = {}
+        for m, (name, preparation) in enumerate(self.preparations.items()):
+            if name in self.features:
+                inputs[name] = torch.from_numpy(self.features[name][chosen.numpy()])
+                continue
+            tensor = _tensor(values[name], preparation.modality.kind)
+            if self.epoch is not None and name in self.cropped:
+                tensor = random_crop_flip(tensor, [(self.seed, self.epoch, i) for i in chosen.tolist()])
+            if not present[:, m].all():
+                tensor[~present[:, m]] = preparation.modality.padding
+            inputs[name] = tensor
+        return Batch(
+            inputs=inputs,
+            present=present,
+            target=self.target[chosen],
+            index=chosen,
+            columns={name: column.values[chosen] for name, column in self.columns.items()},
+            encoded=frozenset(self.features),
+        )
+
+    def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
+        """Prepared values of some rows of the data; what is found to be absent is taken out of ``present`` (B, M)."""
+        return {name: array[rows] for name, array in self.stored.items() if name not in self.features}
+
+    def __getitem__(self, index: int) -> Batch:
+        """The sample at ``index`` as a batch of one."""
+        return self.__getitems__([index])
+
+
+def _tensor(values: np.ndarray, kind: str) -> Tensor:
+    """Stored rows as the model takes them: int64 for text, uint8 as it is, everything else float32."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if kind == "text":
+        return tensor.long()
+    return tensor if tensor.dtype == torch.uint8 else tensor.float()

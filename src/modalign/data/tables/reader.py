@@ -1,0 +1,248 @@
+"""The one reader of tables: from named columns and modalities to checked splits, whatever they come from.
+
+Arrays (``arrays``), manifests (``manifest``), prepared folders (``media.folder``) and objects (``objects``) are
+``Source``s: columns in memory, and modalities that are prepared already or read when they are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from modalign.data.dataset import Column, MultimodalData
+from modalign.data.tables.array_split import ArraySplit, Rows
+from modalign.data.tables.labels import Labels, read_column, read_labels
+from modalign.data.tables.modalities import Preparation, find_modality, fit_preparation, show
+from modalign.data.tables.rows import (
+    RowOptions,
+    keep_rows,
+    label_columns,
+    named_columns,
+    read_groups,
+    read_ids,
+    unknown_columns,
+)
+from modalign.data.tables.splits import assign_splits, check_groups
+from modalign.errors import Problems, unknown
+from modalign.settings import DataSettings
+
+
+@dataclass
+class Source:
+    """Samples before they are checked.
+
+    Attributes:
+        columns: name to array (N, ...): raw modalities, labels and further columns.
+        stored: modality name to rows that need no preparation any more (on disk, or read when needed), with
+            ``Preparation``s of the same names.
+        preparations: how the stored modalities became what they are.
+        joined: modality name to the columns it was put together from.
+        contents: hash of what is stored and not in ``columns``; None: the prepared modalities are hashed.
+        present: rows (N,) bool in which a modality of ``columns`` is there, by its name, all columns and whether
+            gaps are filled; raises ``InputError``.
+        split: class of the splits.
+
+    >>> sorted(Source({"a": np.ones((8, 2)), "y": np.arange(8) % 2}).columns)
+    ['a', 'y']
+    """
+
+    columns: Mapping[str, np.ndarray]
+    stored: Mapping[str, Rows] = field(default_factory=dict)
+    preparations: Mapping[str, Preparation] = field(default_factory=dict)
+    joined: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    contents: str | None = None
+    present: Callable[[str, Mapping[str, np.ndarray], bool], np.ndarray] = find_modality
+    split: Callable[..., ArraySplit] = ArraySplit
+
+
+@dataclass
+class Table:
+    """What all rows that are kept have in common, whatever their modalities.
+
+    Attributes:
+        kept: (N,) rows of the arrays that were not dropped; everything else here has N rows too.
+        labels: targets.
+        parts: (N,) names of the splits.
+        ids: (N,) names of the samples.
+        groups: (N,) text, or None.
+        present: modality name to rows (N,) bool in which it is there.
+        columns: further columns.
+        notes: what was dropped or found.
+    """
+
+    kept: np.ndarray
+    labels: Labels
+    parts: np.ndarray
+    ids: list[str]
+    groups: np.ndarray | None
+    present: Mapping[str, np.ndarray]
+    columns: dict[str, Column]
+    notes: list[str] = field(default_factory=list)
+
+
+def check_table(source: Source, settings: DataSettings, options: RowOptions, problems: Problems) -> Table:
+    """Return what the rows of a source have in common, checked as a whole.
+
+    Args:
+        source: columns and modalities.
+        settings: modalities, label, split, group and columns, all of which must exist.
+        options: how rows are read.
+        problems: found so far; everything found here is added.
+
+    Raises:
+        DataError: with every problem.
+
+    >>> source = Source({"a": np.ones((8, 2)), "y": np.arange(8) % 2})
+    >>> check_table(source, DataSettings(modalities=["a"]), RowOptions(), Problems("data")).labels.task.classes
+    ('0', '1')
+    """
+    names = settings.modalities or []
+    _check_names(source, names, settings, problems)
+    problems.stop()
+    kept, columns, notes = keep_rows(source.columns, settings, options, problems)
+    present = {}
+    for m in names:
+        if m in source.stored:
+            present[m] = columns.get(f"present_{m}", np.ones(len(kept), bool)).astype(bool)
+        else:
+            found = problems.trying(source.present, m, columns, options.impute is not None)
+            present |= {} if found is None else {m: found}
+    targets = [columns[column] for column in label_columns(settings)]
+    labels = problems.trying(read_labels, settings.label or "y", targets, options.task, options.classes)
+    groups = problems.trying(read_groups, columns, settings, options)
+    ids = problems.trying(read_ids, columns, kept)
+    contexts = {c: problems.trying(read_column, c, columns[c]) for c in settings.columns}
+    parts = None
+    if labels is not None and (groups is not None or not settings.group):
+        how = settings.split, settings.valid_fraction, settings.split_seed
+        parts = problems.trying(assign_splits, columns, labels.strata, groups, *how)
+    if labels is not None and parts is not None and labels.task.kind == "classification":
+        codes = labels.target.numpy()
+        lost = [labels.task.classes[code] for code in np.setdiff1d(codes, codes[parts == "train"])]
+        if lost:
+            problems.append(
+                f"classes without a training sample: {show(lost)}; expected at least one of each: move rows to the "
+                "training split, or leave the classes out with the option drop"
+            )
+    if groups is not None and parts is not None:
+        notes += problems.trying(check_groups, parts, groups, settings.split) or []
+    notes += _check_presence(present, parts, problems)
+    if problems and len(kept) <= kept[-1]:
+        problems.append("(rows are counted from 0 among those that were not left out)")
+    problems.stop()
+    assert labels is not None
+    assert parts is not None
+    assert ids is not None
+    whole = {name: column for name, column in contexts.items() if column is not None}
+    return Table(kept, labels, parts, ids, groups, present, whole, notes)
+
+
+def read_source(
+    source: Source, settings: DataSettings, options: RowOptions, problems: Problems, name: str
+) -> MultimodalData:
+    """Return the data set of a source: rows kept, presence found, labels and splits read, preparations fitted.
+
+    Args:
+        source, settings, options, problems: as in ``check_table``.
+        name: name of the data set.
+
+    Raises:
+        DataError: with every problem found.
+
+    >>> source = Source({"a": np.arange(16.0).reshape(8, 2), "y": np.arange(8) % 2})
+    >>> len(read_source(source, DataSettings(modalities=["a"]), RowOptions(), Problems("toy"), "toy").train)
+    4
+    """
+    table = check_table(source, settings, options, problems)
+    names, kept = settings.modalities or [], table.kept
+    preparations: dict[str, Preparation] = {}
+    stored: dict[str, Rows] = {}
+    digest = hashlib.sha256()
+    for m in names:
+        if m in source.stored:
+            preparations[m], stored[m] = source.preparations[m], source.stored[m]
+            continue
+        array, rows = source.columns[m], np.flatnonzero((table.parts == "train") & table.present[m])
+        whole = len(kept) == len(array)
+        used = array if whole else array[kept]
+        fitted = problems.trying(fit_preparation, m, used, settings.kinds.get(m), rows, options.impute is not None)
+        if fitted is not None:
+            values = fitted.apply(array)
+            preparations[m], stored[m] = replace(fitted, columns=tuple(source.joined.get(m, ()))), values
+            if source.contents is None:
+                used = values if whole else values[kept]
+                digest.update(f"{m}{used.dtype}{used.shape}".encode())
+                digest.update(np.ascontiguousarray(used).data)
+    problems.stop()
+    pixels = [m for m in names if preparations[m].modality.kind in ("image", "clip")]
+    for wrong in [m for m in options.augment if m not in pixels]:
+        raise unknown("image or clip to augment", wrong, pixels)
+    present = np.stack([table.present[m] for m in names], 1)
+    contents = digest.hexdigest() if source.contents is None else source.contents
+    digest = hashlib.sha256(contents.encode())
+    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids)):
+        digest.update(values.tobytes())
+
+    def split(part: str) -> ArraySplit:
+        rows = np.flatnonzero(table.parts == part)
+        return source.split(
+            stored=stored,
+            preparations=preparations,
+            rows=kept[rows],
+            present=present[rows],
+            target=table.labels.target[rows],
+            columns={key: replace(c, values=c.values[rows]) for key, c in table.columns.items()},
+            ids=[table.ids[row] for row in rows],
+            groups=None if table.groups is None else table.groups[rows],
+            augment=options.augment if part == "train" else (),
+            seed=settings.split_seed,
+        )
+
+    parts: dict[str, Any] = {part: split(part) for part in ("train", "valid", "test")}
+    modalities = {m: about.modality for m, about in preparations.items()}
+    task, fingerprint = table.labels.task, digest.hexdigest()
+    return MultimodalData(name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes)
+
+
+def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:
+    """Everything that is named exists, and everything that exists has as many rows."""
+    columns = source.columns
+    if not names:
+        problems.append(f"no modality is named and no array has two axes; name them, of: {show(list(columns))}")
+    wanted = [("modality", m) for m in names]
+    wanted += [("modality in kinds", m) for m in settings.kinds if m not in names]
+    known = [*source.stored, *columns]
+    problems += [str(unknown(what, name, known)) for what, name in wanted if name not in known]
+    problems += unknown_columns(columns, settings)
+    problems += [f"modality {m!r} has a dot in its name; rename it" for m in names if "." in m]
+    used = [name for _, name in (*wanted, *named_columns(settings)) if name in columns]
+    scalars = [key for key in used if columns[key].ndim == 0]
+    problems += [f"{key!r} is a single value; expected one row a sample" for key in scalars]
+    lengths = {key: len(columns[key]) for key in used if key not in scalars}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        problems.append(f"the arrays have different numbers of rows: {shown}; expected the same in all: align them")
+    elif 0 in lengths.values():
+        problems.append("the arrays have no rows; expected at least one sample in each split")
+
+
+def _check_presence(present: Mapping[str, np.ndarray], parts: np.ndarray | None, problems: Problems) -> list[str]:
+    """Notes on absent modalities; problems where nothing is left."""
+    notes = []
+    for name, rows in present.items():
+        where = "everywhere" if not rows.any() else ""
+        if parts is not None and not where and not rows[parts == "train"].any():
+            where = "in the whole training split"
+        if where:
+            problems.append(f"modality {name!r} is absent {where}; expected some rows: leave it out of the modalities")
+        elif not rows.all():
+            notes.append(f"{name} is absent in {int((~rows).sum())} of {len(rows)} samples")
+    if present:
+        empty = np.flatnonzero(~np.logical_or.reduce(list(present.values())))
+        if len(empty):
+            problems.append(f"rows {show(empty)} have no modality at all; expected at least one: leave those rows out")
+    return notes
