@@ -267,6 +267,11 @@ def _neural(
     samples: Samples, name: str, method: Method, critic: str, folds: int, random: np.random.Generator
 ) -> Estimate:
     fold = _folds(samples, random)
+    if samples.t is None and max(np.bincount(samples.codes[fold == k]).max() for k in range(folds)) < 2:
+        raise InputError(
+            "no context has two samples in a fifth of the data, so nothing can be compared; give more samples of "
+            "each context, merge contexts, or use method='ksg'."
+        )
     objective = method.objective or method.value
     contexts = int(samples.codes.max()) + 1
     tested: list[_Block] = []
@@ -283,11 +288,6 @@ def _neural(
         n_train = min(n_train, len(train))
         if method.kind == "plug-in":  # the offset has the error of the samples on which it was calibrated
             calibration += _pooled_stderr(_evaluate(ratio, valid, parts[1], method, random), samples.groups) ** 2
-    if not tested:
-        raise InputError(
-            "no context has two samples in a fifth of the data, so nothing can be compared; give more samples of "
-            "each context, merge contexts, or use method='ksg'."
-        )
     sizes = [len(block.rows) for block in tested]
     values = [block.value for block in tested]
     value = float(np.average(values, weights=sizes))
