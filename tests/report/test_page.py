@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from modalign.report.page import write_report
+from modalign.report.page import run_html, write_report
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]
@@ -141,12 +141,30 @@ def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: D
         assert (" ?</td>" in table[: table.index("</table>")]) == marked
 
 
-def test_names_are_escaped(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run(tmp_path / "run", title="<script>alert(1)</script>", dataset="a & <b>", warnings=["x < y"])
+def test_names_are_escaped(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
+    nasty = '"><script>alert(1)</script>'
+    run = make_run(tmp_path / "run", nasty, title=nasty, dataset=nasty, warnings=["x < y"], options={"a": nasty})
+    found = json.loads(json.dumps(diagnose(run)).replace("class a", nasty.replace('"', "'")))
+    (run / "evaluation.json").write_text(json.dumps(found | {"warnings": [nasty]}))
     text = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
+    assert text.count("alert(1)") > 10
     assert "x &lt; y" in text
     Outline(text)
+    small = run_html(run)
+    assert "<script>alert" not in small
+    assert small.count("alert(1)") >= 3
+    Outline(small)
+
+
+def test_a_run_in_a_notebook_says_what_it_reached(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", accuracy=0.75, warnings=["more epochs may give more"])
+    text = run_html(run)
+    for said in ("ModAlign", "letters", "accuracy (%)", "75.0", "Validation", "epochs 12", "alpha=3.0", str(run)):
+        assert said in text
+    assert "more epochs may give more" in text
+    (run / "done").unlink()
+    assert "unfinished: stopped after 12 epochs" in run_html(run)
 
 
 def test_only_broken_runs_still_give_a_page(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ def random_crop_flip(values: Tensor, seeds: list[tuple[int, ...]]) -> Tensor:
     bilinearly; all frames of a clip get the same. Bytes stay bytes, which is many times faster than float32.
     Sample b is changed by random numbers of ``seeds[b]`` alone, so the result depends neither on the batch nor
     on the process that it is in.
+
+    >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> random_crop_flip(images, [(0, 1), (0, 2)]).shape
+    torch.Size([2, 3, 8, 8])
     """
     changed = [_crop_flip(x, np.random.default_rng(seed)) for x, seed in zip(values, seeds, strict=True)]
     return torch.stack(changed)

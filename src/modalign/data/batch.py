@@ -24,6 +24,9 @@ class Modality:
             ``clip (T, C, H, W)``, ``text (L,)`` (token ids, int64, padded with ``padding``).
         vocabulary: number of token ids (text only).
         padding: the id that marks no token (text only); the attention mask is ``ids != padding``.
+
+    >>> Modality("photo", "image", (3, 32, 32)).shape
+    (3, 32, 32)
     """
 
     name: str
@@ -45,6 +48,11 @@ class Batch:
         columns: further columns of the data by name, (B,) int64 codes or (B,) / (B, F) float32: sources of T.
         index: (B,) int64, position of each sample in its split.
         encoded: modalities whose inputs are (B, D) features that a frozen network gave before, not raw inputs.
+
+    >>> ones = torch.ones(2, 1, dtype=torch.bool)
+    >>> batch = Batch({"a": torch.zeros(2, 3)}, ones, torch.tensor([0, 1]), torch.arange(2))
+    >>> len(batch), batch.mask([]).present.any().item()
+    (2, False)
     """
 
     inputs: dict[str, Tensor]
@@ -83,6 +91,10 @@ class Output:
         unimodal: modality name -> (B, C) logits of the head on that modality alone.
         logits: (B, C) logits of the head on the fused features (C is 1 for regression and survival).
         present: (B, M) bool, as in the batch.
+
+    >>> output = Output({"a": torch.zeros(2, 8)}, {"a": torch.zeros(2, 3)}, torch.zeros(2, 3), torch.ones(2, 1).bool())
+    >>> Output.cat([output, output]).logits.shape
+    torch.Size([4, 3])
     """
 
     features: dict[str, Tensor]

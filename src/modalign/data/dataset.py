@@ -22,6 +22,9 @@ class Column:
     Attributes:
         values: (N,) int64 codes if discrete, else (N,) or (N, F) float32.
         names: the names behind the codes; empty for a continuous column.
+
+    >>> Column(torch.tensor([0, 1]), ("north", "south")).discrete
+    True
     """
 
     values: Tensor
@@ -57,7 +60,12 @@ class Split(Protocol):
 
 
 def is_augmented(split: Split, modality: str) -> bool:
-    """Whether the inputs of a modality may differ between epochs; a split that does not say so may change all."""
+    """Return whether the inputs of a modality may differ between epochs; a split that does not say so may change all.
+
+    >>> from modalign.data.tables.arrays import from_arrays
+    >>> is_augmented(from_arrays({"a": np.ones((8, 2)), "y": np.arange(8) % 2}).train, "a")
+    False
+    """
     named: Collection[str] | None = getattr(split, "augment", None)
     return named is None or modality in named
 
@@ -70,6 +78,10 @@ class SampleGroups:
         member: (N,) int64 unit of each sample; units are numbered in the order in which they first come.
         first: (U,) int64 first sample of each unit: what all its samples share (the target) is read there.
         names: names of the units.
+
+    >>> groups = SampleGroups(torch.tensor([0, 0, 1]), torch.tensor([0, 2]), ["p1", "p2"])
+    >>> groups.mean(torch.tensor([[1.0], [3.0], [5.0]])).tolist()
+    [[2.0], [5.0]]
     """
 
     member: Tensor
@@ -107,6 +119,11 @@ class MultimodalData:
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
+
+    >>> from modalign.data.load import load_data
+    >>> data = load_data("digits")
+    >>> list(data.modalities), len(data.train), len(data.valid), len(data.test)
+    (['left', 'right'], 1078, 270, 449)
     """
 
     name: str
@@ -144,5 +161,9 @@ class MultimodalData:
 
 
 def class_counts(target: Tensor, classes: int) -> Tensor:
-    """Number of samples of each class, (C,) int64."""
+    """Return the number of samples of each class, (C,) int64.
+
+    >>> class_counts(torch.tensor([0, 2, 2]), 3).tolist()
+    [1, 0, 2]
+    """
     return torch.bincount(target.long(), minlength=classes)

@@ -23,7 +23,11 @@ DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "syntheti
 
 
 def available() -> list[str]:
-    """Return the names of the data sets of the package."""
+    """Return the names of the data sets of the package.
+
+    >>> "digits" in available()
+    True
+    """
     return list(DATASETS)
 
 

@@ -53,6 +53,11 @@ class Samples:
 
     Raises:
         DataError: an object of another kind.
+
+    >>> items = torch.utils.data.StackDataset(x=torch.eye(4), age=torch.arange(4), y=torch.tensor([0, 1, 0, 1]))
+    >>> samples = Samples({"": items}, "toy")
+    >>> sorted(samples.scan(["y"], ["x"], {})), samples.forms
+    (['age', 'present_x', 'y'], {'x': ((4,), False)})
     """
 
     def __init__(self, parts: Mapping[str, Any], name: str) -> None:
@@ -434,7 +439,11 @@ def columns_of(source: Any) -> dict[str, np.ndarray]:
 
 
 def to_array(values: Any) -> np.ndarray:
-    """Return a tensor, a pandas column or a list as an array."""
+    """Return a tensor, a pandas column or a list as an array.
+
+    >>> to_array(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
     if isinstance(values, Tensor):
         return values.detach().cpu().numpy()
     return np.asarray(values)

@@ -56,6 +56,9 @@ class ShuffledBatchSampler(_BatchSampler):
 
     Raises:
         InputError: there are fewer samples, or smaller batches, than processes.
+
+    >>> [len(batch) for batch in ShuffledBatchSampler(10, 4)]
+    [4, 4, 2]
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -91,6 +94,10 @@ class BalancedBatchSampler(_BatchSampler):
 
     Raises:
         InputError: there are fewer samples, or smaller batches, than processes, or K is below 1.
+
+    >>> sampler = BalancedBatchSampler([0, 0, 0, 0, 1, 1, 1, 1], batch_size=4, samples_per_context=2)
+    >>> [len(batch) for batch in sampler]
+    [4, 4]
     """
 
     def __init__(

@@ -20,6 +20,9 @@ class Task:
     Attributes:
         kind: ``classification`` (one of C classes), ``regression`` (one number), ``survival`` (log risk).
         classes: names of the classes, in the order of their indices; empty for the other kinds.
+
+    >>> Task("classification", ("no", "yes")).loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0])).item()
+    0.6931...
     """
 
     kind: TaskKind = "classification"
@@ -62,5 +65,9 @@ def _cox(risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
 
 
 def classification(classes: Sequence[object]) -> Task:
-    """A classification task over ``classes``."""
+    """Return a classification task over ``classes``.
+
+    >>> classification(["no", "yes"]).outputs
+    2
+    """
     return Task("classification", tuple(str(name) for name in classes))

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from modalign.errors import InputError, unknown
 from modalign.estimators.ksg import conditional_ksg_terms, ksg_terms
-from modalign.estimators.neural import LogRatio, Prepared, evaluation_blocks, fit_log_ratio, prepare, score
+from modalign.estimators.neural import LogRatio, Prepared, fit_log_ratio, pair_blocks, prepare, score
 from modalign.estimators.samples import Array, Codes, Samples, Values, paired_samples
 from modalign.estimators.transforms import NormalScores
 from modalign.information import objectives
 from modalign.information.critics import CRITICS
+from modalign.information.objectives import Form
 
 Kind = Literal["lower bound", "upper bound", "plug-in", "nearest-neighbor"]
 
@@ -171,7 +172,7 @@ def estimate(
         method: ``nce3``, ``nce2``, ``infonce``, ``mine``, ``nwj``, ``smile``, or ``ksg``, which trains nothing.
         seed: of folds and training; one seed gives one number.
         groups: (N,) samples of one group (patient, speaker) stay in one fold and count as one in the error.
-        critic: ``separable``, ``bilinear`` or ``mlp`` (slow), on top of a Gaussian start (``ratio.LogRatio``).
+        critic: ``separable``, ``bilinear`` or ``mlp`` (slow), on top of a Gaussian start (``neural.LogRatio``).
         folds: how many fifths of the samples serve for evaluation, 1 to 5; all up to 10,000 samples, else one.
         tau: clip of ``smile``.
         neighbors: k of ``ksg``.
@@ -239,7 +240,8 @@ def _neural(
         parts = [np.flatnonzero(others & ~stop), np.flatnonzero(stop), np.flatnonzero(~others)]
         (train, valid, test), correlations = prepare(samples, *parts)
         trainer = method.trainer() if method.trainer else objective
-        ratio = fit_log_ratio(train, valid, correlations, critic, contexts, trainer, objective, random)
+        form: Form = "nce2" if name == "nce2" else "nce3"
+        ratio = fit_log_ratio(train, valid, correlations, critic, contexts, trainer, objective, form, random)
         tested += _evaluate(ratio, test, parts[2], method, random)
         n_train = min(n_train, len(train))
         if method.kind == "plug-in":  # the offset has the error of the samples on which it was calibrated
@@ -276,7 +278,7 @@ def _evaluate(
 ) -> list[_Block]:
     """The value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
     blocks = []
-    for block, positive, negative in evaluation_blocks(ratio, part, random):
+    for block, positive, negative in pair_blocks(part, ratio.block, random):
         used = positive.diagonal() > 0
         if used.any():
             value, influence = _jackknife(score(ratio, part, block), positive, negative, method.value)

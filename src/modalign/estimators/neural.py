@@ -8,8 +8,8 @@ to reach several nats, and its miss is what an estimate would report as missing 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +22,7 @@ from modalign.estimators.calibration import calibrate
 from modalign.estimators.samples import Array, Codes, Samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
 from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
+from modalign.information.objectives import Form
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(scores, positive, negative) -> scalar to be maximized; see ``objectives``."""
@@ -150,11 +151,12 @@ def fit_log_ratio(
     contexts: int,
     train_objective: Objective,
     valid_objective: Objective,
+    form: Form,
     random: np.random.Generator,
 ) -> LogRatio:
-    """Train on ``train``, keep the weights best on ``valid``, then calibrate scale and offset there.
+    """Train on ``train``, keep the weights best on ``valid``, then calibrate scale and offset there by ``form``.
 
-    Weights are averaged over steps (Polyak and Juditsky 1992). Calibration (Platt 1999) matters because objectives
+    Weights are averaged over steps (Polyak and Juditsky 1992). Calibration (``calibrate``) matters because objectives
     that saturate, three-term NCE above all, leave the size of large logits loose.
     """
     torch.manual_seed(int(random.integers(2**31)))
@@ -168,13 +170,14 @@ def fit_log_ratio(
     )
     mean = copy.deepcopy(live)
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
-    blocks = list(evaluation_blocks(live, valid, random))
+    blocks = list(pair_blocks(valid, live.block, random))
     optimizer = torch.optim.AdamW(live.parameters(), lr=2e-3, weight_decay=1e-2)
-    batches = _batches(train, BATCH[critic], random)
+    batches = itertools.chain.from_iterable(pair_blocks(train, BATCH[critic], random) for _ in itertools.count())
     for step in range(STEPS):
         if step % CHECK == 0:
             with torch.no_grad():
-                value = _mean_over_blocks(mean, valid, blocks, valid_objective).item()
+                values = [valid_objective(score(mean, valid, rows), p, n) * len(rows) for rows, p, n in blocks]
+                value = (torch.stack(values).sum() / len(valid)).item()
             if value > best_value + 1e-4:
                 best, best_value, waited = copy.deepcopy(mean.state_dict()), value, 0
             else:
@@ -193,11 +196,11 @@ def fit_log_ratio(
                 slow.lerp_(fast, 1 - keep)
     mean.load_state_dict(best)
     mean.requires_grad_(False)
-    scored = [(score(mean, valid, rows).double(), p > 0, n > 0, n.double()) for rows, p, n in blocks]
-    positive = torch.cat([s[p] for s, p, _, _ in scored])
+    scored = [(score(mean, valid, rows).double(), p > 0, n) for rows, p, n in blocks]
+    positive = torch.cat([s[p] for s, p, _ in scored])
     if len(positive):
-        negative, weight = (torch.cat([(s, w)[i][n] for s, _, n, w in scored]) for i in (0, 1))
-        scale, offset = calibrate(positive, negative, weight, os.environ.get("FORM", "nce3"))
+        negative, weight = torch.cat([torch.stack([s, n.double()])[:, n > 0] for s, _, n in scored], dim=1)
+        scale, offset = calibrate(positive, negative, weight, form)
         mean.scale, mean.offset = min(float(scale), 3.0), float(offset)
     return mean
 
@@ -207,26 +210,7 @@ def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
     return cast(Tensor, ratio(part.x[rows], part.y[rows], part.given()[rows]))
 
 
-def evaluation_blocks(
-    ratio: LogRatio, part: Prepared, random: np.random.Generator
-) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    """(rows, positive, negative) covering a part, contexts together, in blocks that memory can hold."""
-    return _blocks(part, ratio.block, random)
-
-
-def _mean_over_blocks(
-    ratio: LogRatio, part: Prepared, blocks: list[tuple[Codes, Tensor, Tensor]], objective: Objective
-) -> Tensor:
-    values = [objective(score(ratio, part, rows), p, n) * len(rows) for rows, p, n in blocks]
-    return torch.stack(values).sum() / len(part)
-
-
-def _batches(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    while True:
-        yield from _blocks(part, size, random)
-
-
-def _blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
+def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
     """Shuffled blocks of about ``size`` rows in which samples of one context come together.
 
     Negatives weigh 1/m_i, with m_i their number in row i, so that positives and negatives have the same share of

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from modalign.errors import InputError
-from modalign.evaluation.probe import probe
 from modalign.evaluation.statistics import bootstrap_weights
+from modalign.evaluation.target import probe
 
 # Least number of samples per cell of the tables (x1, y) and (x2, y) for which their parts are taken seriously.
 SAMPLES_PER_CELL = 4

@@ -16,11 +16,11 @@ from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
-from modalign.experiments.display import BenchDisplay
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, load_strategy, make_options, strategy_name
 from modalign.training.build import Objects, build_strategy, check_run, resolve
+from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from modalign.data.dataset import MultimodalData, Split
+from modalign.data.media.decoders import token_reader
 from modalign.data.media.folder import StoredArray, file_digest, read_meta
 from modalign.data.tables.arrays import ArraySplit
-from modalign.data.tables.words import UNKNOWN, token_reader
+from modalign.data.tables.words import UNKNOWN
 from modalign.data.task import Task
 from modalign.errors import InputError, unknown
 from modalign.estimators.estimate import METHODS, estimate

@@ -33,6 +33,10 @@ COLUMNS = {
         ("is_test==True", [0, 3]),
         ("is_test==0", [1, 2]),
         ("is_test!=true", [1, 2]),
+        ("rep==3 and who=='Bill'", [3]),
+        ("age<2 or (rep==3 and not is_test)", [0, 2]),
+        ("who in ['Anya', 'Faye'] and age > 2", [2]),
+        ("1 < rep and age <= 4", [1, 3]),
     ],
 )
 def test_expressions(expression: str, rows: list[int]) -> None:
@@ -50,6 +54,10 @@ def test_expressions(expression: str, rows: list[int]) -> None:
         ("is_test==maybe", r"expected True or False"),
         ("who<B", r"holds text, which '<' cannot order"),
         ("pair==0", r"has shape \(4, 2\); expected one value a row"),
+        ("rep==3 and whom=='Bill'", r"unknown column in .*: 'whom'; did you mean 'who'"),
+        ("rep==3 and who.str.len() > 3", r"cannot read the expression .*calls are not allowed.*expected comparisons"),
+        ("rep==3 and @__import__('os')", r"cannot read the expression"),
+        ("rep==3 and age > 900", r"holds for no row"),
     ],
 )
 def test_expressions_that_cannot_be_used(expression: str, message: str) -> None:
@@ -152,3 +160,9 @@ def test_divided_groups_are_refused_unless_all_are_by_design() -> None:
 def test_nothing_to_hold_out(strata, groups, fraction: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         hold_out(strata, groups, fraction, np.random.default_rng(0), "test")
+
+
+def test_a_value_may_have_the_words_of_an_expression_in_it() -> None:
+    kinds = {"kind": np.array(["rock and roll", "not (yet) named", "pop"])}
+    assert select_rows("kind==rock and roll", kinds).tolist() == [True, False, False]
+    assert select_rows("kind in pop|not (yet) named", kinds).tolist() == [False, True, True]

@@ -163,6 +163,10 @@ def pair(digits: np.ndarray, test: np.ndarray, image_digits: np.ndarray, rng: np
 
     Raises:
         InputError: there is no image of a digit.
+
+    >>> digits, images = np.array([0, 1, 0]), np.repeat([0, 1], 10)
+    >>> images[pair(digits, np.array([False, False, False]), images, np.random.default_rng(0))].tolist()
+    [0, 1, 0]
     """
     rows = np.zeros(len(digits), np.int64)
     test_pool = np.arange(len(image_digits)) >= min(FIRST_TEST_ROW, round(0.85 * len(image_digits)))

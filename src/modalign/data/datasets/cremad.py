@@ -86,7 +86,7 @@ def _sample(root: Path, key: str, split: str) -> Sample:
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Ids and labels of a list, whether or not it has a header, a byte-order mark or CRLF.
+    """Return ids and labels of a list, whether or not it has a header, a byte-order mark or CRLF.
 
     Raises:
         InputError: with every line that is no ``id,LABEL``, or whose label is not that of the id.

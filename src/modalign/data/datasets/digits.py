@@ -12,7 +12,11 @@ from modalign.settings import DataSettings
 
 
 def load(settings: DataSettings) -> MultimodalData:
-    """Digits as modalities ``left`` and ``right``, images (1, 8, 4)."""
+    """Return digits as modalities ``left`` and ``right``, images (1, 8, 4).
+
+    >>> load(DataSettings(name="digits")).modalities["left"].shape
+    (1, 8, 4)
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -48,6 +48,9 @@ class Truth:
         conditional: I(X_1; X_2 | Y).
         label_alone: I(X_m; Y) of a single modality.
         label_pair: I(X_1, X_2; Y) where these two are all modalities (M = 2), else without synergy.
+
+    >>> round(truth().conditional, 3)
+    0.847
     """
 
     mutual: float
@@ -57,10 +60,13 @@ class Truth:
 
 
 def load(settings: DataSettings, **options: Any) -> MultimodalData:
-    """Synthetic data with modalities ``x1`` to ``x<M>``; the options are the arguments of ``generate``.
+    """Return synthetic data with modalities ``x1`` to ``x<M>``; the options are the arguments of ``generate``.
 
     Raises:
         InputError: an option that does not exist or is outside its range.
+
+    >>> list(load(DataSettings(), samples=60, count=3).modalities)
+    ['x1', 'x2', 'x3']
     """
     arrays = generate(**options)
     return from_settings(settings, arrays, "synthetic", [name for name in arrays if name[1:].isdigit()])
@@ -98,6 +104,10 @@ def generate(
 
     Raises:
         InputError: an argument outside its range.
+
+    >>> arrays = generate(samples=30, features=6)
+    >>> arrays["x1"].shape, arrays["y"].shape
+    ((30, 6), (30,))
     """
     _check(samples, count, (redundant, unique, synergy), shared, correlation, features, missing, groups)
     rng = np.random.default_rng(seed)
@@ -126,7 +136,11 @@ def generate(
 
 
 def rotations(count: int, features: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """A random orthogonal matrix (F, F) for each modality."""
+    """Return a random orthogonal matrix (F, F) for each modality.
+
+    >>> bool(np.allclose((q := rotations(1, 4, np.random.default_rng(0))[0]) @ q.T, np.eye(4)))
+    True
+    """
     return [np.linalg.qr(rng.standard_normal((features, features)))[0] for _ in range(count)]
 
 
@@ -166,7 +180,11 @@ def truth(
     shared: int = 2,
     correlation: float = 0.7,
 ) -> Truth:
-    """What is known of ``generate`` with these options (no modality missing), by the formulas of this module."""
+    """Compute what is known of ``generate`` with these options (no modality missing), by the formulas of this module.
+
+    >>> round(truth(synergy=0.0, shared=0).conditional, 9)
+    0.0
+    """
     useless = -shared / 2 * log(1 - correlation**2)
     together = _common(synergy) if count == 2 else 0.0
     return Truth(

@@ -40,11 +40,16 @@ class Unreadable(DataError):
 
 
 def check(path: str | Path) -> Path:
-    """The path, if a file lies there that can hold data.
+    """Return the path, if a file lies there that can hold data.
 
     Raises:
         Unreadable: nothing is there, it is empty, or it is a git-LFS pointer of some 130 bytes in place
             of the file.
+
+    >>> check("nowhere.wav")
+    Traceback (most recent call last):
+        ...
+    modalign.data.media.decoders.Unreadable: no such file: nowhere.wav
     """
     path = Path(path)
     if not path.is_file():
@@ -297,6 +302,9 @@ class Decoder:
         options: further keyword arguments of ``function``.
         gaps: an empty cell is decoded to zeros: the modality is absent there.
         described: ``kind`` and options as ``make_decoder`` takes them; empty where that cannot make it.
+
+    >>> make_decoder("voice", {"kind": "audio"}, gaps=True)(("",))[0].shape
+    (1, 257, 188)
     """
 
     modality: Modality
@@ -357,6 +365,23 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
             decode_video if kind == "video" else decode_folder,
         )
     return Decoder(*form, options, gaps, {"kind": kind, **options})
+
+
+@lru_cache(maxsize=4)
+def token_reader(vocabulary: str) -> Callable[[list[int]], str] | None:
+    """Return what turns the token ids of a pretrained tokenizer back into text, without its marks of begin and end.
+
+    Args:
+        vocabulary: as for ``tokenizer``: name of a pretrained model, local folder, or ``vocab.txt``.
+
+    Returns:
+        The reader; None where the vocabulary is not on this machine, for nothing is fetched to show a text.
+    """
+    try:
+        known = tokenizer(vocabulary, fetch=False)
+    except (OSError, ValueError):
+        return None
+    return lambda ids: str(known.decode(ids, skip_special_tokens=True))
 
 
 def export_tokenizer(vocabulary: str) -> str:

@@ -80,6 +80,14 @@ def write_prepared(
 
     Raises:
         InputError: an array is missing or disagrees with its description or with the manifest.
+
+    >>> import tempfile, pandas as pd
+    >>> rows = pd.DataFrame({"id": list("abcdefgh"), "label": ["no", "yes"] * 4})
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     labs = {"labs": Modality("labs", "vector", (3,))}
+    ...     made = write_prepared(place, "toy", Task(classes=("no", "yes")), labs, rows, {"labs": np.eye(8, 3)})
+    ...     len(load_prepared(made, DataSettings()).train)
+    4
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from modalign.data.media.pool import Sample
 from modalign.data.media.prepare import PrepareReport, Run, decode
 from modalign.data.tables.manifest import MEDIA, PLAIN, Manifest
 from modalign.data.tables.modalities import as_strings
-from modalign.data.tables.rows import Table
+from modalign.data.tables.reader import Table
 from modalign.errors import DataError, Problems
 
 

@@ -37,6 +37,9 @@ class Sample:
         sources: modality name to the arguments of its decoder (a path, a path and times, a text, an array).
         columns: further facts (actor, fold, time and event) by name, the same names for all samples;
             ``group`` is what no split may divide.
+
+    >>> Sample("s1", "train", "ill", {"cough": ("s1.wav",)}).columns
+    {}
     """
 
     id: str

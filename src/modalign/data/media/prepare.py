@@ -74,6 +74,9 @@ class Run:
         workers: processes that decode; 0 for one a core.
         resume: go on where an interrupted run with the same settings stopped; otherwise start again.
         strict: counts that differ from the official ones are an error, not a warning.
+
+    >>> Run().expect({"recordings": (2998, 3000)})
+    ['2998 recordings; officially 3000']
     """
 
     workers: int = 0

@@ -19,7 +19,11 @@ FLOOR = 1e-7
 
 
 def fill(wave: Wave, length: int) -> Wave:
-    """Repeat a waveform until it has ``length`` samples, cut there, and clip to [-1, 1]."""
+    """Repeat a waveform until it has ``length`` samples, cut there, and clip to [-1, 1].
+
+    >>> fill(np.array([0.5, 2.0]), 5).tolist()
+    [0.5, 1.0, 0.5, 1.0, 0.5]
+    """
     return np.clip(np.resize(wave, length), -1.0, 1.0).astype(np.float32)
 
 
@@ -29,6 +33,9 @@ def log_stft(wave: Wave) -> np.ndarray:
     Repeated or cut to 3 s, clipped, 512-point STFT every 353 samples under a periodic Hann window, frames
     centered with reflected ends. Silence gives log(1e-7) everywhere. Source: OGM-GE (Peng et al., CVPR
     2022), code; ReconBoost uses the same.
+
+    >>> log_stft(np.zeros(22050)).shape
+    (1, 257, 188)
     """
     from transformers.audio_utils import spectrogram, window_function
 
@@ -41,6 +48,9 @@ def standardized_spectrogram(wave: Wave) -> np.ndarray:
 
     Windows of 512 samples (Tukey, mean removed) that overlap by 353. Silence has no spread and gives zeros.
     Source: PMR (Fan et al., CVPR 2023), code.
+
+    >>> standardized_spectrogram(np.zeros(16000)).shape
+    (1, 257, 1004)
     """
     from scipy.signal import spectrogram
 
@@ -58,6 +68,9 @@ def kaldi_fbank(wave: Wave) -> np.ndarray:
     triangles between 20 Hz and 8 kHz; zero frames up to 1,024 (10.24 s) or cut there; then (x + 4.503877)
     / (2 * 5.141276). Silence gives the log of the smallest float32 step. Source: MMPareto (Wei & Hu, ICML
     2024) and Diagnosing & Re-learning (Wei et al., ECCV 2024), code; Kaldi's ``compute-fbank-feats``.
+
+    >>> kaldi_fbank(np.zeros(16000)).shape
+    (1, 1024, 128)
     """
     from transformers.audio_utils import spectrogram, window_function
 
@@ -78,6 +91,9 @@ def log_mel(wave: Wave) -> np.ndarray:
     A shorter recording is centered in silence, not repeated: a repeated digit would be another word. 256-point
     power spectrum under a periodic Hann window, triangles between 0 and 4 kHz, log(x + 1e-7), so silence
     gives log(1e-7).
+
+    >>> log_mel(np.zeros(8000)).shape
+    (1, 40, 50)
     """
     wave = np.clip(wave[:8000], -1.0, 1.0)
     before = (8000 - len(wave)) // 2
@@ -116,6 +132,9 @@ class AudioRecipe:
         rate: samples per second that ``transform`` expects.
         transform: waveform (N,) to an array of ``shape``.
         shape: of the result.
+
+    >>> AUDIO_RECIPES["fbank"].shape
+    (1, 1024, 128)
     """
 
     rate: int

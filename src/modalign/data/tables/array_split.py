@@ -58,6 +58,11 @@ class ArraySplit:
         target, columns, ids, groups: as in ``Split``, (N,) each.
         augment: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
         seed: of augmentation.
+
+    >>> from modalign.data.tables.arrays import from_arrays
+    >>> split = from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train
+    >>> isinstance(split, ArraySplit), split.__getitems__([0, 1]).inputs["a"].shape
+    (True, torch.Size([2, 8]))
     """
 
     def __init__(

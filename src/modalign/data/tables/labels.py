@@ -26,6 +26,9 @@ class Labels:
         task: what is predicted.
         target: as in ``Batch.target``.
         strata: (N,) codes that splits are stratified by: class, tenth of the target, or event.
+
+    >>> read_labels("y", [np.array(["no", "yes", "no"])]).task.classes
+    ('no', 'yes')
     """
 
     task: Task
@@ -34,7 +37,11 @@ class Labels:
 
 
 def missing_values(values: np.ndarray) -> np.ndarray:
-    """Rows (N,) bool without a value: NaN, None or an empty string."""
+    """Return the rows (N,) bool without a value: NaN, None or an empty string.
+
+    >>> missing_values(np.array([1.0, np.nan])).tolist()
+    [False, True]
+    """
     if is_text(values) or values.dtype == object:
         return np.asarray(as_strings(values) == "")
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
@@ -46,13 +53,16 @@ def read_labels(
     task: TaskKind | None = None,
     classes: Sequence[object] | None = None,
 ) -> Labels:
-    """Targets from the label column (survival: from the columns of time and event).
+    """Return targets from the label column (survival: from the columns of time and event).
 
     Without ``task``, text, truth values and whole numbers are classes, in sorted order; ``classes`` fixes the
     order and the range (whole numbers then index into it if they are not themselves its members).
 
     Raises:
         InputError: a label is missing or outside its range, or has a fraction while no task is given.
+
+    >>> read_labels("y", [np.array([2, 0, 2])]).target.tolist()
+    [1, 0, 1]
     """
     if task == "survival":
         return _survival(name, values)
@@ -155,13 +165,16 @@ def _survival(name: str, values: Sequence[np.ndarray]) -> Labels:
 
 
 def read_column(name: str, values: np.ndarray) -> Column:
-    """A further column: codes for text, truth values and whole numbers, float32 otherwise.
+    """Return a further column: codes for text, truth values and whole numbers, float32 otherwise.
 
     Whole numbers of more than 1,000 different values are taken as continuous, and so are floats unless they
     hold at most 20 different whole numbers. Text that is missing is a value of its own, ``(none)``.
 
     Raises:
         InputError: text of more than 1,000 values, or numbers that are NaN or infinite.
+
+    >>> read_column("site", np.array(["south", "north", "south"]))
+    Column(values=tensor([1, 0, 1]), names=('north', 'south'))
     """
     if is_text(values) or values.dtype == object:
         texts = np.array([text or "(none)" for text in as_strings(values)])

@@ -33,8 +33,8 @@ import yaml
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.files import join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import as_strings, find_modality, is_text, show
-from modalign.data.tables.reader import Source, check_table, read_source
-from modalign.data.tables.rows import RowOptions, Table, unknown_columns
+from modalign.data.tables.reader import Source, Table, check_table, read_source
+from modalign.data.tables.rows import RowOptions, unknown_columns
 from modalign.data.tables.words import split_words
 from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.settings import DataSettings

@@ -21,21 +21,29 @@ MOST_CATEGORIES = 100
 
 
 def is_text(array: np.ndarray) -> bool:
-    """Whether the array holds strings."""
+    """Return whether the array holds strings.
+
+    >>> is_text(np.array(["a", "b"])), is_text(np.ones(2))
+    (True, False)
+    """
     return array.dtype.kind in "UST" or (
         array.dtype == object and array.ndim == 1 and any(isinstance(x, str) for x in array)
     )
 
 
 def as_strings(array: np.ndarray) -> np.ndarray:
-    """Stripped strings; what stands for a missing value (None, NaN, ``nan``) becomes the empty string."""
+    """Return stripped strings; what stands for a missing value (None, NaN, ``nan``) becomes the empty string.
+
+    >>> as_strings(np.array([" a", None, "nan"], object)).tolist()
+    ['a', '', '']
+    """
     missing = {"", "nan", "none", "null", "<na>"}
     texts = [x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()]
     return np.array(["" if t.strip().lower() in missing else t.strip() for t in texts], dtype=object)
 
 
 def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.ndarray]:
-    """Kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
+    """Return the kind of a numeric array (N, ...) and the array with its axes in the order of that kind.
 
     Without ``kind``: (N,) and (N, F) are vectors, (N, T, F) a sequence (an image if uint8), (N, C, H, W) with
     1, 3 or 4 channels an image, other (N, T, H, W) a gray clip, (N, T, C, H, W) a clip. Images and clips with
@@ -43,6 +51,10 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
 
     Raises:
         InputError: the shape does not fit the kind.
+
+    >>> kind, array = arrange("photo", np.zeros((2, 8, 8, 3), np.uint8), None)
+    >>> kind, array.shape
+    ('image', (2, 3, 8, 8))
     """
     if kind is not None and kind not in KINDS:
         raise unknown(f"kind of modality {name!r}:", kind, [*KINDS, "categories"])
@@ -135,7 +147,11 @@ def find_modality(
 
 
 def show(items: Any, most: int = 20) -> str:
-    """The first items of a list, as in messages."""
+    """Return the first items of a list, as in messages.
+
+    >>> show(range(5), most=2)
+    '0, 1, ... (5 in all)'
+    """
     shown = ", ".join(str(item) for item in items[:most])
     return f"{shown}, ... ({len(items)} in all)" if len(items) > most else shown
 
@@ -151,6 +167,10 @@ class Preparation:
         fill: training mean of each entry, flat, that replaces NaN; empty without imputation.
         columns: names of the columns that are joined to the modality; empty where it is one of its name.
         decoder: how raw files become the stored array (``decoders.make_decoder``); empty where there are none.
+
+    >>> made = fit_preparation("site", np.array(["south", "north", "south"]), None, np.arange(3), False)
+    >>> made.apply(np.array(["north", "west"])).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
     """
 
     modality: Modality
@@ -196,7 +216,11 @@ class Preparation:
 
 
 def store(array: np.ndarray) -> np.ndarray:
-    """uint8 and float32 as they are, every other number as float32."""
+    """Return uint8 and float32 as they are, every other number as float32.
+
+    >>> store(np.arange(2)).dtype
+    dtype('float32')
+    """
     return array if array.dtype in (np.uint8, np.float32) else array.astype(np.float32)
 
 
@@ -205,6 +229,9 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
 
     Raises:
         InputError: shape and kind disagree, or token ids are negative.
+
+    >>> fit_preparation("a", np.zeros((4, 3)), None, np.arange(4), False).modality.kind
+    'vector'
     """
     if is_text(array) or kind == "categories":
         return _fit_strings(name, as_strings(array), kind, rows)

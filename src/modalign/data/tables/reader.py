@@ -13,10 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from modalign.data.dataset import MultimodalData
+from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows
+from modalign.data.tables.labels import Labels, read_column, read_labels
 from modalign.data.tables.modalities import Preparation, find_modality, fit_preparation, show
-from modalign.data.tables.rows import RowOptions, Table, keep_rows, named_columns, read_rows, unknown_columns
+from modalign.data.tables.rows import (
+    RowOptions,
+    keep_rows,
+    label_columns,
+    named_columns,
+    read_groups,
+    read_ids,
+    unknown_columns,
+)
+from modalign.data.tables.splits import assign_splits, check_groups
 from modalign.errors import Problems, unknown
 from modalign.settings import DataSettings
 
@@ -35,6 +45,9 @@ class Source:
         present: rows (N,) bool in which a modality of ``columns`` is there, by its name, all columns and whether
             gaps are filled; raises ``InputError``.
         split: class of the splits.
+
+    >>> sorted(Source({"a": np.ones((8, 2)), "y": np.arange(8) % 2}).columns)
+    ['a', 'y']
     """
 
     columns: Mapping[str, np.ndarray]
@@ -44,6 +57,31 @@ class Source:
     contents: str | None = None
     present: Callable[[str, Mapping[str, np.ndarray], bool], np.ndarray] = find_modality
     split: Callable[..., ArraySplit] = ArraySplit
+
+
+@dataclass
+class Table:
+    """What all rows that are kept have in common, whatever their modalities.
+
+    Attributes:
+        kept: (N,) rows of the arrays that were not dropped; everything else here has N rows too.
+        labels: targets.
+        parts: (N,) names of the splits.
+        ids: (N,) names of the samples.
+        groups: (N,) text, or None.
+        present: modality name to rows (N,) bool in which it is there.
+        columns: further columns.
+        notes: what was dropped or found.
+    """
+
+    kept: np.ndarray
+    labels: Labels
+    parts: np.ndarray
+    ids: list[str]
+    groups: np.ndarray | None
+    present: Mapping[str, np.ndarray]
+    columns: dict[str, Column]
+    notes: list[str] = field(default_factory=list)
 
 
 def check_table(source: Source, settings: DataSettings, options: RowOptions, problems: Problems) -> Table:
@@ -56,7 +94,11 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         problems: found so far; everything found here is added.
 
     Raises:
-        InputError: with every problem.
+        DataError: with every problem.
+
+    >>> source = Source({"a": np.ones((8, 2)), "y": np.arange(8) % 2})
+    >>> check_table(source, DataSettings(modalities=["a"]), RowOptions(), Problems("data")).labels.task.classes
+    ('0', '1')
     """
     names = settings.modalities or []
     _check_names(source, names, settings, problems)
@@ -69,7 +111,34 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         else:
             found = problems.trying(source.present, m, columns, options.impute is not None)
             present |= {} if found is None else {m: found}
-    return read_rows(columns, present, settings, options, problems, kept, notes)
+    targets = [columns[column] for column in label_columns(settings)]
+    labels = problems.trying(read_labels, settings.label or "y", targets, options.task, options.classes)
+    groups = problems.trying(read_groups, columns, settings, options)
+    ids = problems.trying(read_ids, columns, kept)
+    contexts = {c: problems.trying(read_column, c, columns[c]) for c in settings.columns}
+    parts = None
+    if labels is not None and (groups is not None or not settings.group):
+        how = settings.split, settings.valid_fraction, settings.split_seed
+        parts = problems.trying(assign_splits, columns, labels.strata, groups, *how)
+    if labels is not None and parts is not None and labels.task.kind == "classification":
+        codes = labels.target.numpy()
+        lost = [labels.task.classes[code] for code in np.setdiff1d(codes, codes[parts == "train"])]
+        if lost:
+            problems.append(
+                f"classes without a training sample: {show(lost)}; expected at least one of each: move rows to the "
+                "training split, or leave the classes out with the option drop"
+            )
+    if groups is not None and parts is not None:
+        notes += problems.trying(check_groups, parts, groups, settings.split) or []
+    notes += _check_presence(present, parts, problems)
+    if problems and len(kept) <= kept[-1]:
+        problems.append("(rows are counted from 0 among those that were not left out)")
+    problems.stop()
+    assert labels is not None
+    assert parts is not None
+    assert ids is not None
+    whole = {name: column for name, column in contexts.items() if column is not None}
+    return Table(kept, labels, parts, ids, groups, present, whole, notes)
 
 
 def read_source(
@@ -82,7 +151,11 @@ def read_source(
         name: name of the data set.
 
     Raises:
-        InputError: with every problem found.
+        DataError: with every problem found.
+
+    >>> source = Source({"a": np.arange(16.0).reshape(8, 2), "y": np.arange(8) % 2})
+    >>> len(read_source(source, DataSettings(modalities=["a"]), RowOptions(), Problems("toy"), "toy").train)
+    4
     """
     table = check_table(source, settings, options, problems)
     names, kept = settings.modalities or [], table.kept
@@ -155,3 +228,21 @@ def _check_names(source: Source, names: Sequence[str], settings: DataSettings, p
         problems.append(f"the arrays have different numbers of rows: {shown}; expected the same in all: align them")
     elif 0 in lengths.values():
         problems.append("the arrays have no rows; expected at least one sample in each split")
+
+
+def _check_presence(present: Mapping[str, np.ndarray], parts: np.ndarray | None, problems: Problems) -> list[str]:
+    """Notes on absent modalities; problems where nothing is left."""
+    notes = []
+    for name, rows in present.items():
+        where = "everywhere" if not rows.any() else ""
+        if parts is not None and not where and not rows[parts == "train"].any():
+            where = "in the whole training split"
+        if where:
+            problems.append(f"modality {name!r} is absent {where}; expected some rows: leave it out of the modalities")
+        elif not rows.all():
+            notes.append(f"{name} is absent in {int((~rows).sum())} of {len(rows)} samples")
+    if present:
+        empty = np.flatnonzero(~np.logical_or.reduce(list(present.values())))
+        if len(empty):
+            problems.append(f"rows {show(empty)} have no modality at all; expected at least one: leave those rows out")
+    return notes

@@ -7,15 +7,17 @@ two gives at most one of them away at a time.
 
 from __future__ import annotations
 
+import ast
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from modalign.data.tables.modalities import as_strings, is_text, show
-from modalign.errors import DataError, unknown
+from modalign.errors import DataError, InputError, unknown
 
 SPLITS = {
     "train": "train",
@@ -38,10 +40,19 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Rows (N,) bool for which ``COLUMN==VALUE`` holds; also ``!= < <= > >=`` and ``COLUMN in a|b|c``.
+    """Return the rows (N,) bool for which an expression holds.
+
+    ``COLUMN==VALUE``, also ``!= < <= > >=`` and ``COLUMN in a|b|c``, text without quotation marks; or several
+    comparisons with ``and``, ``or``, ``not`` and brackets, as ``pandas.DataFrame.query`` reads them.
 
     Raises:
         InputError: no such form, no such column, a value of another type, or it holds for no row or all rows.
+
+    >>> columns = {"rep": np.array([1, 2, 3]), "who": np.array(["Anya", "Bill", "Faye"])}
+    >>> select_rows("who in Anya|Faye", columns).tolist()
+    [True, False, True]
+    >>> select_rows("rep > 1 and not who == 'Bill'", columns).tolist()
+    [False, False, True]
     """
     match = re.fullmatch(r"\s*(.+?)\s*(==|!=|<=|>=|<|>|\sin\s)\s*(.*?)\s*", expression)
     if not match:
@@ -49,41 +60,65 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
             f"cannot read the expression {expression!r}; expected COLUMN==VALUE (or != < <= > >=) or COLUMN in a|b|c"
         )
     column, sign, text = match[1], match[2].strip(), match[3]
-    if column not in arrays:
+    joined = re.search(r"\b(and|or|not)\b|[()&~\[]", text if column in arrays else expression)
+    if joined and not (column in arrays and _holds(arrays[column], text)):
+        rows, known = _query(expression, arrays), "their columns have others"
+    elif column not in arrays:
         raise unknown(f"column in {expression!r}:", column, arrays)
-    values = np.asarray(arrays[column])
-    if values.ndim != 1:
-        raise DataError(f"column {column!r} of {expression!r} has shape {values.shape}; expected one value a row")
-    if sign == "in":
-        wanted = [_parse(part.strip(), values, expression) for part in text.split("|")]
-        rows = np.isin(_comparable(values), wanted)
-    elif sign in ("==", "!=") or not is_text(values):
-        rows = np.asarray(_COMPARE[sign](_comparable(values), _parse(text, values, expression)))
     else:
-        raise DataError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
+        values = np.asarray(arrays[column])
+        if values.ndim != 1:
+            raise DataError(f"column {column!r} of {expression!r} has shape {values.shape}; expected one value a row")
+        texts = is_text(values)
+        if texts and sign not in ("==", "!=", "in"):
+            raise DataError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
+        values = as_strings(values).astype(str) if texts else values
+        if sign == "in":
+            rows = np.isin(values, [_parse(part.strip(), values, expression) for part in text.split("|")])
+        else:
+            rows = np.asarray(_COMPARE[sign](values, _parse(text, values, expression)))
+        known = f"{column!r} has the values {show(np.unique(values).tolist())}: choose of these"
     if rows.all() or not rows.any():
-        which = "every row" if rows.all() else "no row"
-        known = np.unique(_comparable(values)).tolist()
-        raise DataError(f"{expression!r} holds for {which}; {column!r} has the values {show(known)}: choose of these")
+        raise DataError(f"{expression!r} holds for {'every row' if rows.all() else 'no row'}; {known}")
     return rows
 
 
-def _comparable(values: np.ndarray) -> np.ndarray:
-    return as_strings(values).astype(str) if is_text(values) else values
+def _holds(values: np.ndarray, text: str) -> bool:
+    """Whether a text with "and" or brackets in it is itself a value of the column."""
+    return is_text(values) and bool({part.strip() for part in text.split("|")} & {*as_strings(values).tolist()})
+
+
+def _query(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows by ``DataFrame.query``, held to comparisons of columns: a recipe runs no code."""
+    import pandas as pd
+
+    flat = {key: a for key, a in arrays.items() if np.ndim(a) == 1}
+    table = pd.DataFrame({key: as_strings(a) if is_text(a) else a for key, a in flat.items()})
+    try:
+        parts = [*ast.walk(ast.parse(expression, mode="eval"))]
+        for name in [part.id for part in parts if isinstance(part, ast.Name) and part.id not in table]:
+            raise unknown(f"column in {expression!r}:", name, flat)
+        if any(isinstance(part, (ast.Call, ast.Attribute, ast.Subscript)) for part in parts):
+            raise SyntaxError("calls are not allowed")
+        return np.asarray(table.eval(expression, engine="python", local_dict={}, global_dict={}), bool)
+    except (SyntaxError, TypeError, ValueError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise DataError(
+            f"cannot read the expression {expression!r} ({error}); expected comparisons such as rep==3 and "
+            "speaker=='Anya', joined by and, or, not"
+        ) from None
 
 
 def _parse(text: str, values: np.ndarray, expression: str) -> Any:
     text = text.strip("'\"")
     if is_text(values):
         return text
-    if values.dtype == bool:
-        if text.lower() in ("true", "1", "false", "0"):
-            return text.lower() in ("true", "1")
-    else:
-        try:
+    if values.dtype == bool and text.lower() in ("true", "1", "false", "0"):
+        return text.lower() in ("true", "1")
+    if values.dtype != bool:
+        with suppress(ValueError):
             return float(text)
-        except ValueError:
-            pass
     expected = "True or False" if values.dtype == bool else "a number"
     raise DataError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
 
@@ -96,7 +131,7 @@ def assign_splits(
     valid_fraction: float,
     seed: int,
 ) -> np.ndarray:
-    """Name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
+    """Return the name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
 
     Args:
         arrays: the columns an expression may name.
@@ -110,6 +145,9 @@ def assign_splits(
 
     Raises:
         InputError: see ``select_rows``; also values that name no split, or too few rows or groups for a part.
+
+    >>> assign_splits({"rep": np.array([1, 1, 2, 2, 3, 3])}, np.zeros(6, int), None, "rep==3", 0.25, 0).tolist()
+    ['train', 'train', 'train', 'valid', 'test', 'test']
     """
     rng = np.random.default_rng(seed)
     if split is None and "split" in arrays:
@@ -152,6 +190,9 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> li
 
     Raises:
         InputError: names the divided groups.
+
+    >>> check_groups(np.array(["train", "test"]), np.array(["anna", "bill"]), None)
+    []
     """
     tested, trained = set(groups[parts == "test"]), set(groups[parts != "test"])
     names = sorted(set(groups))
@@ -172,10 +213,13 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> li
 def hold_out(
     strata: np.ndarray, groups: np.ndarray | None, fraction: float, rng: np.random.Generator, part: str
 ) -> np.ndarray:
-    """Rows (N,) bool to hold out as ``part``: about ``fraction``, stratified, no group divided.
+    """Return rows (N,) bool to hold out as ``part``: about ``fraction``, stratified, no group divided.
 
     Raises:
         InputError: nothing can be held out without emptying a class in training.
+
+    >>> int(hold_out(np.arange(20) % 2, None, 0.2, np.random.default_rng(0), "test").sum())
+    4
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")

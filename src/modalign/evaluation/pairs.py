@@ -1,0 +1,277 @@
+"""What pairs of modalities share, given the target or not: samples, estimator and few directions of many features.
+
+An estimate between 64 and 64 features needs thousands of samples. What two modalities share mostly lies in few
+directions of either, and information between projections never exceeds the information between the features (the data
+processing inequality): the projected value is a lower bound of the whole as far as the estimate itself is right.
+
+The directions are canonical ones (Hotelling, Relations between Two Sets of Variates, 1936), fitted to *other* samples
+than the estimate is made on: directions chosen for the correlation that some samples show overstate it there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from modalign.errors import InputError
+from modalign.estimators.samples import FEWEST_GROUPS
+from modalign.estimators.transforms import Canonical
+
+# Most directions, and samples per direction of both sides: a critic trains on about 0.6 of the samples and wants ten
+# of those for each.
+MOST, SAMPLES_PER_DIRECTION = 8, 34
+# Share of the mean variance that is added to every direction: few samples make weak directions look correlated.
+RIDGE = 0.1
+
+
+class Estimate(Protocol):
+    """What an estimator returns (``modalign.estimators.estimate.Estimate`` fulfils it)."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def stderr(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def trusted(self) -> bool: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+
+class Estimator(Protocol):
+    """I(X; Y) or I(X; Y | given) in nats, samples of one group counted as one."""
+
+    def __call__(
+        self, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None = None
+    ) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Samples that are not diagnosed, to which directions are fitted; all modalities are present in all of them.
+
+    Attributes:
+        features: modality -> (N, D_m).
+        target: (N,) class indices, or (N,) values.
+    """
+
+    features: Mapping[str, np.ndarray]
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Amount:
+    """An amount of information in nats.
+
+    Attributes:
+        value, stderr: estimate and its standard error.
+        kind: what kind of number it is (lower bound, plug-in, difference of bounds).
+        method: how it was found, and in how many directions of the features where not in all.
+        trusted: whether the estimator stands by it; warnings: why not.
+    """
+
+    value: float
+    stderr: float
+    kind: str
+    method: str
+    trusted: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two modalities: I(Z1; Z2) and I(Z1; Z2 | Y)."""
+
+    modalities: tuple[str, str]
+    shared: Amount
+    shared_given_target: Amount
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Samples that have all modalities, checked, and by what they are judged.
+
+    Attributes:
+        z: modality -> (N, D_m) of these samples.
+        y: (N,) their target.
+        classes, groups, seed, reference: as given, see ``information_diagnosis``.
+        estimate: the estimator, with groups where there are enough, and zero for constants.
+        doubts: what speaks against all that it estimates.
+    """
+
+    z: dict[str, np.ndarray]
+    y: np.ndarray
+    classes: int
+    groups: np.ndarray | None
+    estimate: Estimator
+    doubts: tuple[str, ...]
+    seed: int
+    reference: Reference | None
+
+    @classmethod
+    def of(
+        cls,
+        features: Mapping[str, np.ndarray],
+        target: np.ndarray,
+        classes: int,
+        estimate: Estimator,
+        present: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        seed: int = 0,
+        reference: Reference | None = None,
+    ) -> Complete:
+        """Of all samples those that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
+        rows = _complete_rows(features, target, present)
+        z = {name: np.asarray(values, np.float64)[rows].reshape(len(rows), -1) for name, values in features.items()}
+        kept = groups[rows] if groups is not None and len(groups) else None
+        units = len(rows) if kept is None else len(np.unique(kept))
+        few = units < FEWEST_GROUPS  # no critic can hold some out: better an estimate that says what it lacks than none
+        doubts = (f"only {units} independent groups: samples are taken for independent",) if few else ()
+        careful = functools.partial(_or_zero, estimate, groups=None if few else kept)
+        known = _usable(reference, tuple(features))
+        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, known)
+
+
+def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+    if len(features) < 2:
+        raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
+    lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"rows disagree: {lengths}")
+    rows = np.arange(len(target)) if present is None else np.flatnonzero(np.asarray(present).all(1))
+    if len(rows) < 20:
+        raise InputError(f"{len(rows)} samples have all modalities; the diagnosis needs at least 20")
+    return rows
+
+
+def _usable(reference: Reference | None, names: Sequence[str]) -> Reference | None:
+    """The reference as two-dimensional arrays; None where it has too few samples to fit anything to."""
+    if reference is None or len(reference.target) < 20:
+        return None
+    rows = len(reference.target)
+    flat = {m: np.asarray(reference.features[m], np.float64).reshape(rows, -1) for m in names}
+    return Reference(flat, np.asarray(reference.target))
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """What something shares with a constant."""
+
+    value: float = 0.0
+    stderr: float = 0.0
+    kind: str = "exact"
+    method: str = "constant"
+    trusted: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+def _or_zero(
+    estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
+) -> Estimate:
+    """``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
+    if constant(x) or constant(y):
+        return _Nothing()
+    return estimate(x, y, None if given is None or constant(given) else given, groups=groups)
+
+
+def constant(values: np.ndarray) -> bool:
+    return not np.ptp(values, axis=0).any()
+
+
+def shared(a: str, b: str, given: Complete) -> Amount:
+    """I(Z_a; Z_b)."""
+    first, second, reduced = _project(given.z[a], given.z[b], a, b, given.reference)
+    return as_amount(given.estimate(first, second), reduced, given.doubts)
+
+
+def shared_given_target(a: str, b: str, given: Complete) -> Amount:
+    """I(Z_a; Z_b | Y)."""
+    y, reference, conditions = given.y, given.reference, None
+    context = y.astype(np.int64) if given.classes else y.astype(np.float64).reshape(len(y), -1)
+    if reference is not None:
+        known = reference.target
+        conditions = np.eye(given.classes)[known] if given.classes else known.reshape(len(known), -1)
+    first, second, reduced = _project(given.z[a], given.z[b], a, b, reference, conditions)
+    try:
+        return as_amount(given.estimate(first, second, context), reduced, given.doubts)
+    except InputError as error:  # a class with a single sample, say; the rest of the diagnosis still holds
+        return Amount(np.nan, np.nan, "none", "none", False, (str(error),))
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is to be said of an estimate in few directions: how many of how many, and why it may mislead."""
+
+    directions: str = ""
+    doubts: tuple[str, ...] = ()
+
+
+def in_directions(count: int, width: int, reference: Reference | None) -> Reduced:
+    doubts = () if reference else ("in principal directions, as no other samples are at hand: these may miss it",)
+    return Reduced(f" in {count} of {width} directions", doubts)
+
+
+def _project(
+    first: np.ndarray, second: np.ndarray, a: str, b: str, reference: Reference | None, given: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, Reduced]:
+    """Both sides in as many directions as the samples allow."""
+    count, widths = affordable(len(first)), (first.shape[1], second.shape[1])
+    if max(widths) <= count:
+        return first, second, Reduced()
+    if reference is None:
+        left, right = (main_directions(z, count) for z in (first, second))
+    else:
+        left, right = canonical_directions(reference.features[a], reference.features[b], count, given)
+    return first @ left, second @ right, in_directions(left.shape[1], max(widths), reference)
+
+
+def as_amount(found: Estimate, reduced: Reduced, doubts: tuple[str, ...]) -> Amount:
+    return Amount(
+        float(found.value),
+        float(found.stderr),
+        found.kind,
+        found.method + reduced.directions,
+        bool(found.trusted) and not reduced.doubts and not doubts,
+        (*found.warnings, *reduced.doubts, *doubts),
+    )
+
+
+def affordable(samples: int) -> int:
+    """Number of directions of each of two sides that ``samples`` allow an estimate of, 1 to 8."""
+    return int(np.clip(samples // SAMPLES_PER_DIRECTION, 1, MOST))
+
+
+def canonical_directions(
+    first: np.ndarray, second: np.ndarray, count: int, given: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find directions of two sets of features in which they correlate most, matrices (D1, K) and (D2, K).
+
+    Args:
+        first: (N, D1) features.
+        second: (N, D2) features of the same samples.
+        count: most directions; K is at most D1 and D2.
+        given: (N, G): what both are regressed on first, so that the directions are those of what is shared given it.
+
+    >>> x = np.random.default_rng(0).normal(size=(200, 5))
+    >>> [directions.shape for directions in canonical_directions(x, x[:, :3], 2)]
+    [(5, 2), (3, 2)]
+    """
+    if given is not None:
+        terms = np.concatenate([np.ones((len(given), 1)), given], 1)
+        first, second = (z - terms @ np.linalg.lstsq(terms, z, rcond=None)[0] for z in (first, second))
+    found, k = Canonical(first, second, RIDGE), min(count, first.shape[1], second.shape[1])
+    return found.left[:, :k], found.right[:, :k]
+
+
+def main_directions(features: np.ndarray, count: int) -> np.ndarray:
+    """The principal directions (D, K): where no other samples are at hand, as they see one side only."""
+    _, _, right = np.linalg.svd(features - features.mean(0), full_matrices=False)
+    directions: np.ndarray = right[:count].T
+    return directions
