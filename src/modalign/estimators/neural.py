@@ -35,7 +35,11 @@ BLOCK = {"separable": 2048, "bilinear": 2048, "mlp": 256}
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples in canonical coordinates: ``x`` (n, F), ``y`` (n, G), contexts ``codes`` (n,), ``t`` (n, H) or None."""
+    """Samples in canonical coordinates: ``x`` (n, F), ``y`` (n, G), contexts ``codes`` (n,), ``t`` (n, H) or None.
+
+    >>> len(Prepared(torch.zeros(4, 2), torch.zeros(4, 3), np.zeros(4, int), None))
+    4
+    """
 
     x: Tensor
     y: Tensor
@@ -55,7 +59,14 @@ class Prepared:
 
 
 def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
-    """Each part (rows of the samples) in coordinates fitted to the first part, and the canonical correlations."""
+    """Each part (rows of the samples) in coordinates fitted to the first part, and the canonical correlations.
+
+    >>> from modalign.estimators import paired_samples
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> (train, test), correlations = prepare(paired_samples(x, x), np.arange(80), np.arange(80, 100))
+    >>> train.x.shape, test.y.shape, bool(correlations.min() > 0.95)
+    (torch.Size([80, 2]), torch.Size([20, 2]), True)
+    """
     first, codes, t = parts[0], samples.codes, samples.t
     scaled_t = None
     if t is not None:
@@ -101,6 +112,10 @@ class LogRatio(nn.Module):
         contexts: 1 for none; otherwise the number of discrete contexts.
         t_features: H of a continuous context, or None.
         ceiling: no pair scores higher, so that one pair cannot carry an expectation of e^f.
+
+    >>> ratio = LogRatio((2, 3), torch.tensor([0.5, 0.0]), "separable", contexts=1, t_features=None, ceiling=9.0)
+    >>> ratio(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)).detach().max().round(decimals=4)
+    tensor(0.1438)
     """
 
     def __init__(

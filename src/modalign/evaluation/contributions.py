@@ -38,6 +38,13 @@ class Subsets:
         metric: which one; the task's first by default. Errors are negated, so that more is better.
         repeats: bootstrap resamples.
         seed: of the resampling.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> float(subsets.values(["audio"])[0]), float(subsets.values(["video"])[0])
+    (1.0, 0.5)
     """
 
     def __init__(
@@ -241,6 +248,10 @@ def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone.
         present: (N, M) bool; a modality that no sample has is left aside.
+
+    >>> evidence = np.log([[[0.6, 0.4]], [[0.9, 0.1]]])   # two modalities, one sample
+    >>> contrasting(evidence, np.ones((1, 2), bool))
+    (1, 0)
     """
     confidence = np.where(present.T, np.exp(evidence.max(2)), np.nan)
     seen = np.flatnonzero(present.any(0))
@@ -258,6 +269,10 @@ def extreme_samples(
         present: (N, M) bool; only samples with both modalities are shown.
         first, second: positions of the two modalities.
         count: how many at each extreme.
+
+    >>> sure, unsure = [0.9, 0.1], [0.5, 0.5]
+    >>> extreme_samples(np.log([[sure, unsure], [unsure, sure]]), np.ones((2, 2), bool), 0, 1)
+    (array([0]), array([1]))
     """
     confidence = np.exp(evidence.max(2))
     both = np.flatnonzero(present[:, first] & present[:, second])

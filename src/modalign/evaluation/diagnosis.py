@@ -203,6 +203,11 @@ def confidence_by_context(
         modalities: M names.
         codes: (N,) contexts of the samples, indices into ``names``.
         names: names of the contexts; those without a sample are left out.
+
+    >>> evidence = np.log([[[0.9, 0.1], [0.6, 0.4]]])   # one modality, two samples
+    >>> found = confidence_by_context(evidence, np.ones((2, 1), bool), ["audio"], np.array([0, 1]), ["a", "b", "c"])
+    >>> found.contexts, [round(value.mean, 2) for value in found.by_modality["audio"]]
+    (('a', 'b'), [0.9, 0.6])
     """
     confidence = np.exp(evidence.max(2))
     occurring = [k for k in range(len(names)) if (codes == k).any()]
@@ -249,7 +254,11 @@ def _information_warnings(found: Information, support: np.ndarray | None) -> lis
 
 
 def plain(value: Any) -> Any:
-    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON."""
+    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON.
+
+    >>> plain({"a": np.array([1.0, np.nan]), "b": (2,)})
+    {'a': [1.0, None], 'b': [2]}
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -322,6 +331,13 @@ def information_diagnosis(
 
     Raises:
         InputError: fewer than two modalities, rows disagree, or fewer than 20 complete rows.
+
+    >>> from modalign.estimators import estimate
+    >>> x, y = np.random.default_rng(0).normal(size=(300, 1)), np.arange(300) % 2
+    >>> ksg = lambda *arrays, groups: estimate(*arrays, method="ksg", groups=groups)
+    >>> found = information_diagnosis({"a": x + y[:, None], "b": x[::-1] - y[:, None]}, y, 2, ksg)
+    >>> found.pairs[0].shared.value > found.pairs[0].shared_given_target.value
+    True
     """
     given = Complete.of(features, target, classes, estimate, present, groups, seed, reference)
     names = tuple(given.z)
@@ -352,7 +368,15 @@ def information_diagnosis(
 
 
 def fusibility_and_complementarity(given: Complete) -> tuple[float, float]:
-    """These two of ``information_diagnosis``, without the time that the rest of it takes."""
+    """These two of ``information_diagnosis``, without the time that the rest of it takes.
+
+    >>> from modalign.estimators import estimate
+    >>> a, b, y = (*np.random.default_rng(0).normal(size=(2, 300, 1)), np.arange(300) % 2)
+    >>> ksg = lambda *arrays, groups: estimate(*arrays, method="ksg", groups=groups)
+    >>> fusibility, unique = fusibility_and_complementarity(Complete.of({"a": a, "b": b}, y, 2, ksg))
+    >>> abs(fusibility) < 0.2, abs(unique) < 0.2
+    (True, True)
+    """
     fusibility = _mean_value(shared_given_target(a, b, given) for a, b in itertools.combinations(given.z, 2))
     return fusibility, _mean_value(about_target(given)[2].values())
 
@@ -393,6 +417,11 @@ def over_fused(information: Information) -> bool:
 
     Shared information given the target is above zero by two standard errors for some pair, and no modality's
     unique part is.
+
+    >>> much, none = Amount(1.0, 0.1, "plug-in", "nce3"), Amount(0.0, 0.1, "plug-in", "nce3")
+    >>> pair = Pair(("a", "b"), much, much)
+    >>> over_fused(Information(100, (pair,), {}, None, {"a": none, "b": none}, (), 1.0, 0.0, ()))
+    True
     """
     shares = any(pair.shared_given_target.value > 2 * pair.shared_given_target.stderr > 0 for pair in information.pairs)
     own = any(amount.value > 2 * amount.stderr for amount in information.unique.values())

@@ -104,6 +104,12 @@ class Complete:
         classes, groups, seed, reference: as given, see ``information_diagnosis``.
         estimate: the estimator, with groups where there are enough, and zero for constants.
         doubts: what speaks against all that it estimates.
+
+    >>> x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    >>> present = np.ones((40, 2), bool)
+    >>> present[:5, 0] = False
+    >>> Complete.of({"a": x, "b": x}, y, 2, lambda x, y, given=None, *, groups: None, present).z["a"].shape
+    (35, 2)
     """
 
     z: dict[str, np.ndarray]
@@ -135,8 +141,12 @@ class Complete:
         few = units < FEWEST_GROUPS  # no critic can hold some out: better an estimate that says what it lacks than none
         doubts = (f"only {units} independent groups: samples are taken for independent",) if few else ()
         careful = functools.partial(_or_zero, estimate, groups=None if few else kept)
-        known = _usable(reference, tuple(features))
-        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, known)
+        if reference is not None and len(reference.target) < 20:
+            reference = None  # too few samples to fit anything to
+        if reference is not None:
+            n, label = len(reference.target), np.asarray(reference.target)
+            reference = Reference({m: np.asarray(reference.features[m], np.float64).reshape(n, -1) for m in z}, label)
+        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, reference)
 
 
 def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, present: np.ndarray | None) -> np.ndarray:
@@ -151,100 +161,81 @@ def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, prese
     return rows
 
 
-def _usable(reference: Reference | None, names: Sequence[str]) -> Reference | None:
-    """The reference as two-dimensional arrays; None where it has too few samples to fit anything to."""
-    if reference is None or len(reference.target) < 20:
-        return None
-    rows = len(reference.target)
-    flat = {m: np.asarray(reference.features[m], np.float64).reshape(rows, -1) for m in names}
-    return Reference(flat, np.asarray(reference.target))
-
-
-@dataclass(frozen=True)
-class _Nothing:
-    """What something shares with a constant."""
-
-    value: float = 0.0
-    stderr: float = 0.0
-    kind: str = "exact"
-    method: str = "constant"
-    trusted: bool = True
-    warnings: tuple[str, ...] = ()
-
-
 def _or_zero(
     estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
 ) -> Estimate:
     """``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
     if constant(x) or constant(y):
-        return _Nothing()
+        return Amount(0.0, 0.0, "exact", "constant")
     return estimate(x, y, None if given is None or constant(given) else given, groups=groups)
 
 
 def constant(values: np.ndarray) -> bool:
+    """Return whether all rows of ``values`` (N, D) are the same.
+
+    >>> constant(np.ones((3, 2))), constant(np.eye(2))
+    (True, False)
+    """
     return not np.ptp(values, axis=0).any()
 
 
 def shared(a: str, b: str, given: Complete) -> Amount:
-    """I(Z_a; Z_b)."""
-    first, second, reduced = _project(given.z[a], given.z[b], a, b, given.reference)
-    return as_amount(given.estimate(first, second), reduced, given.doubts)
+    """Estimate I(Z_a; Z_b) in nats."""
+    first, second, kept = _project(given.z[a], given.z[b], a, b, given.reference)
+    return as_amount(given.estimate(first, second), given, kept)
 
 
 def shared_given_target(a: str, b: str, given: Complete) -> Amount:
-    """I(Z_a; Z_b | Y)."""
+    """Estimate I(Z_a; Z_b | Y) in nats."""
     y, reference, conditions = given.y, given.reference, None
     context = y.astype(np.int64) if given.classes else y.astype(np.float64).reshape(len(y), -1)
     if reference is not None:
         known = reference.target
         conditions = np.eye(given.classes)[known] if given.classes else known.reshape(len(known), -1)
-    first, second, reduced = _project(given.z[a], given.z[b], a, b, reference, conditions)
+    first, second, kept = _project(given.z[a], given.z[b], a, b, reference, conditions)
     try:
-        return as_amount(given.estimate(first, second, context), reduced, given.doubts)
+        return as_amount(given.estimate(first, second, context), given, kept)
     except InputError as error:  # a class with a single sample, say; the rest of the diagnosis still holds
         return Amount(np.nan, np.nan, "none", "none", False, (str(error),))
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """What is to be said of an estimate in few directions: how many of how many, and why it may mislead."""
-
-    directions: str = ""
-    doubts: tuple[str, ...] = ()
-
-
-def in_directions(count: int, width: int, reference: Reference | None) -> Reduced:
-    doubts = () if reference else ("in principal directions, as no other samples are at hand: these may miss it",)
-    return Reduced(f" in {count} of {width} directions", doubts)
-
-
 def _project(
     first: np.ndarray, second: np.ndarray, a: str, b: str, reference: Reference | None, given: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, Reduced]:
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int] | None]:
     """Both sides in as many directions as the samples allow."""
     count, widths = affordable(len(first)), (first.shape[1], second.shape[1])
     if max(widths) <= count:
-        return first, second, Reduced()
+        return first, second, None
     if reference is None:
         left, right = (main_directions(z, count) for z in (first, second))
     else:
         left, right = canonical_directions(reference.features[a], reference.features[b], count, given)
-    return first @ left, second @ right, in_directions(left.shape[1], max(widths), reference)
+    return first @ left, second @ right, (left.shape[1], max(widths))
 
 
-def as_amount(found: Estimate, reduced: Reduced, doubts: tuple[str, ...]) -> Amount:
-    return Amount(
-        float(found.value),
-        float(found.stderr),
-        found.kind,
-        found.method + reduced.directions,
-        bool(found.trusted) and not reduced.doubts and not doubts,
-        (*found.warnings, *reduced.doubts, *doubts),
-    )
+def as_amount(found: Estimate, given: Complete, kept: tuple[int, int] | None = None) -> Amount:
+    """Return an estimate with what speaks against it.
+
+    Args:
+        found: the estimate.
+        given: the samples it was made on.
+        kept: how many of how many directions it was made in; None for all.
+    """
+    doubts, method = given.doubts, found.method
+    if kept:
+        method += f" in {kept[0]} of {kept[1]} directions"
+        if given.reference is None:
+            doubts = ("in principal directions, as no other samples are at hand: these may miss it", *doubts)
+    trusted = bool(found.trusted) and not doubts
+    return Amount(float(found.value), float(found.stderr), found.kind, method, trusted, (*found.warnings, *doubts))
 
 
 def affordable(samples: int) -> int:
-    """Number of directions of each of two sides that ``samples`` allow an estimate of, 1 to 8."""
+    """Return the number of directions of each of two sides that ``samples`` allow an estimate of, 1 to 8.
+
+    >>> affordable(60), affordable(200), affordable(10_000)
+    (1, 5, 8)
+    """
     return int(np.clip(samples // SAMPLES_PER_DIRECTION, 1, MOST))
 
 
@@ -271,7 +262,11 @@ def canonical_directions(
 
 
 def main_directions(features: np.ndarray, count: int) -> np.ndarray:
-    """The principal directions (D, K): where no other samples are at hand, as they see one side only."""
+    """The principal directions (D, K): where no other samples are at hand, as they see one side only.
+
+    >>> main_directions(np.random.default_rng(0).normal(size=(50, 6)), 2).shape
+    (6, 2)
+    """
     _, _, right = np.linalg.svd(features - features.mean(0), full_matrices=False)
     directions: np.ndarray = right[:count].T
     return directions

@@ -8,7 +8,7 @@ estimated, in few directions where there are too many features for the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +16,9 @@ import numpy as np
 from modalign.evaluation.pairs import (
     Amount,
     Complete,
-    Reduced,
-    Reference,
     affordable,
     as_amount,
     canonical_directions,
-    in_directions,
     main_directions,
 )
 
@@ -36,7 +33,7 @@ CHOICE = 3000
 
 
 def about_target(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
-    """What each modality tells of the target, what all tell together, and what only one tells."""
+    """Estimate what each modality tells of the target, what all tell together, and what only one tells, in nats."""
     if given.classes:
         return _about_class(given.z, given.y, given.classes, given.groups, given.seed)
     return _about_value(given)
@@ -78,37 +75,34 @@ def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Am
 
 def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
     column = given.y.astype(np.float64).reshape(len(given.y), -1)
-    few, reduced = _few_about_value(given.z, len(given.y), given.reference)
+    count, width = max(1, affordable(len(given.y)) // 2), max(values.shape[1] for values in given.z.values())
+    kept = None if width <= count else (count, width)
+
+    def few(names: Sequence[str]) -> np.ndarray:
+        """Features of some modalities in directions that tell of the target."""
+        joined = np.concatenate([given.z[name] for name in names], 1)
+        if kept is None:
+            return joined
+        if given.reference is None:
+            return joined @ main_directions(joined, count)
+        known = np.concatenate([given.reference.features[name] for name in names], 1)
+        return joined @ target_directions(known, given.reference.target.ravel(), count)
 
     def amount(names: Sequence[str], beside: Sequence[str] = ()) -> Amount:
-        return as_amount(given.estimate(few(names), column, few(beside) if beside else None), reduced, given.doubts)
+        return as_amount(given.estimate(few(names), column, few(beside) if beside else None), given, kept)
 
     unique = {m: amount([m], [n for n in given.z if n != m]) for m in given.z}
     return {m: amount([m]) for m in given.z}, amount(list(given.z)), unique
-
-
-def _few_about_value(
-    z: Mapping[str, np.ndarray], samples: int, reference: Reference | None
-) -> tuple[Callable[[Sequence[str]], np.ndarray], Reduced]:
-    """Features of some modalities in directions that tell of a continuous target."""
-    count, width = max(1, affordable(samples) // 2), max(values.shape[1] for values in z.values())
-
-    def few(names: Sequence[str]) -> np.ndarray:
-        joined = np.concatenate([z[name] for name in names], 1)
-        if width <= count:
-            return joined
-        if reference is None:
-            return joined @ main_directions(joined, count)
-        known = np.concatenate([reference.features[name] for name in names], 1)
-        return joined @ target_directions(known, reference.target.ravel(), count)
-
-    return few, Reduced() if width <= count else in_directions(count, width, reference)
 
 
 def target_directions(features: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
     """Directions (D, K) that tell slices of a continuous target apart, with K below the number of slices.
 
     Sliced inverse regression (Li, Journal of the American Statistical Association 1991).
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 6))
+    >>> target_directions(x, x[:, 0], 2).shape
+    (6, 2)
     """
     edges = np.quantile(target, np.linspace(0, 1, count + 2)[1:-1])
     slices = np.eye(count + 1)[np.searchsorted(edges, target)]
@@ -123,6 +117,10 @@ def probe(
     Multinomial logistic regression on standardized features, five folds (whole groups where there are any), the
     penalty chosen within the samples of each fit. One percent of a uniform distribution is mixed in, so that one
     confident error does not decide the bound.
+
+    >>> y = np.arange(60) % 2
+    >>> bool((probe(5.0 * y[:, None], y, 2).argmax(1) == y).all())
+    True
     """
     probability = np.zeros((len(target), classes))
     for fit, held in _folds(target, groups, FOLDS, seed):

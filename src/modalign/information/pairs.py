@@ -127,7 +127,7 @@ def score_pairs(
         if context is None and form == "infonce":
             tables = tables * 2
     sides = [
-        _Side(critic, *(table[::-1] if flipped else table), bool(flipped), form, kernel, context, valid[flipped])
+        _Side(critic, table[flipped], table[1 - flipped], bool(flipped), form, kernel, context, valid[flipped])
         for flipped, table in enumerate(tables)
     ]
     scans = [_scan(side, pieces, batch, block * block) for side in sides]

@@ -11,7 +11,7 @@ gives margin, prior and overall loss in words. What is printed and what is ours:
   descend the overall loss against the updated h: ``ModAlign.step``.
 - Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
 - Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there: ``information.margin``.
-- Context-aware prior (ours; the rule for lambda is a rule of thumb): log p = lambda log p_J + (1-lambda) [product of experts], with
+- Context-aware prior (ours, lambda a rule of thumb): log p = lambda log p_J + (1-lambda) [product of experts], with
   lambda = 1 - exp(-I(Z1;Z2|Y)) estimated on validation features once an epoch: ``models.readout``.
 
 For M > 2 every pair of modalities has its critic; the objective is their mean, and I in lambda is the heaviest spanning
