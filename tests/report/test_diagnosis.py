@@ -13,6 +13,7 @@ import pytest
 from modalign.data.task import Task
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
+from modalign.report import style
 from modalign.report.diagnosis import summarize, write_evaluation_figures
 from modalign.report.page import write_report
 from modalign.report.runs import read_run
@@ -61,7 +62,7 @@ def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None
 def test_figures_and_pictures_are_written(
     tmp_path: Path, make_run: MakeRun, diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalign.report.style.KINDS", ("svg",))  # for speed
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     run = make_run(tmp_path / "run")
     record = read_run(run)
     assert write_evaluation_figures(record, run) == []

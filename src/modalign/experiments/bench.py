@@ -158,6 +158,13 @@ def run_bench(
     Raises:
         InputError: anything unusable, found before the first training; or the folder holds another bench.
         RunsFailed: some runs failed; they are listed, the others are kept.
+
+    >>> import tempfile
+    >>> from modalign.settings import DataSettings, TrainingSettings
+    >>> recipe = Recipe(DataSettings("digits"), training=TrainingSettings(epochs=1))
+    >>> folder = run_bench({"digits": recipe}, entries(["joint"]), 1, tempfile.mkdtemp(), jobs=1, quiet=True)
+    >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
+    True
     """
     out = Path(out)
     memory = dict(data or {})
