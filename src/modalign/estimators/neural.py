@@ -221,7 +221,12 @@ def fit_log_ratio(
 
 
 def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
-    """Scores (n, n) of all pairs among ``rows`` of a part."""
+    """Scores (n, n) of all pairs among ``rows`` of a part.
+
+    >>> ratio = LogRatio((2, 2), torch.zeros(2), "separable", contexts=1, t_features=None, ceiling=9.0)
+    >>> score(ratio, Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.zeros(4, int), None), np.arange(3)).shape
+    torch.Size([3, 3])
+    """
     return cast(Tensor, ratio(part.x[rows], part.y[rows], part.given()[rows]))
 
 
@@ -230,6 +235,11 @@ def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Itera
 
     Negatives weigh 1/m_i, with m_i their number in row i, so that positives and negatives have the same share of
     each context; a row without negatives is in neither.
+
+    >>> part = Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.array([0, 0, 0, 1]), None)
+    >>> [(rows, positive, negative)] = pair_blocks(part, 8, np.random.default_rng(0))
+    >>> positive.sum().item(), negative.sum().item()   # one sample is alone with its context
+    (3.0, 3.0)
     """
     codes = part.contexts(random)
     together = max(16, size // (int(codes.max()) + 1)) if len(part) > size else len(part)

@@ -102,7 +102,15 @@ class Subsets:
 
 
 def subset_scores(subsets: Subsets) -> dict[tuple[str, ...], Interval]:
-    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six."""
+    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> {" and ".join(keep): value.mean for keep, value in subset_scores(subsets).items()}
+    {'': 0.5, 'audio': 1.0, 'video': 0.5, 'audio and video': 1.0}
+    """
     names = subsets.modalities
     sizes = range(len(names) + 1)
     if len(names) > EXACT_LIMIT:
@@ -135,6 +143,13 @@ def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
     reverse); the interval then covers the choice of orders too, by resampling the pairs.
 
     Source: Shapley, A Value for n-Person Games, 1953; sampling by orders: Castro et al., Comput. Oper. Res. 2009.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> {name: value.mean for name, value in shapley(subsets).values.items()}
+    {'audio': 0.5, 'video': 0.0}
     """
     names = subsets.modalities
     total = float(subsets.values(names)[0] - subsets.values(())[0])
@@ -194,6 +209,13 @@ def missing_curve(subsets: Subsets, points: int = 6, draws: int = 10) -> Missing
     Which samples are hit is drawn ``draws`` times and averaged. For metrics that are means over samples the
     curves are straight lines from v(all) to v(all but m), up to the noise of the draws; their slopes tell which
     modality the model leans on.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> [round(value.mean, 2) for value in missing_curve(subsets, points=2).curves["audio"]]
+    [1.0, 0.5]
     """
     names = subsets.modalities
     shares = np.linspace(0, 1, points)
@@ -222,6 +244,9 @@ class Example:
         inputs: modality -> its values: ``sequence`` (T, F), ``image`` (C, H, W), ``clip`` (T, C, H, W),
             ``vector`` (F,), or the text itself; a modality that is missing is left out.
         notes: modality -> line below it, such as what it predicts and how surely.
+
+    >>> Example("sample 3, true class a", {"text": "a word"}, {"text": "says a (right), 90 %"}).inputs["text"]
+    'a word'
     """
 
     title: str
@@ -236,6 +261,9 @@ class Extremes:
     Attributes:
         groups: heading -> samples.
         kinds: modality -> ``vector``, ``sequence``, ``image``, ``clip`` or ``text``.
+
+    >>> Extremes({"audio surer than text": []}, {"audio": "sequence", "text": "text"}).kinds["audio"]
+    'sequence'
     """
 
     groups: Mapping[str, Sequence[Example]]

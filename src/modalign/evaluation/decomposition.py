@@ -200,6 +200,11 @@ def decompose_features(
         repeats: resamples for the bias and for standard errors.
         groups: (N,) or None; the folds of the probes and the resamples respect them.
         seed: of clusters, folds and resamples.
+
+    >>> x, y = np.random.default_rng(0).normal(size=(200, 1)), np.arange(200) % 2
+    >>> found = decompose_features(5.0 * y[:, None], x, y, 2, repeats=3)   # the first tells all, the second nothing
+    >>> found.parts.unique_1 > 0.5, found.parts.unique_2 < 0.1
+    (True, True)
     """
     n = len(target)
     k = symbols or symbols_for(n, classes)

@@ -98,6 +98,13 @@ def evaluate_model(
 
     Returns:
         The dictionary described at the top of this file, ready for ``json.dump``.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> found = evaluate_model(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> found["metrics"]["accuracy"]["mean"], found["shapley"]["values"]["video"]["mean"]
+    (1.0, 0.0)
     """
     target = np.asarray(target)
     present = np.ones((len(target), len(modalities)), bool) if present is None else np.asarray(present)

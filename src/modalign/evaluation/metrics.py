@@ -113,7 +113,12 @@ def weighted_metrics(
 
 
 def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``scores`` (N, C) in float64 (log-probabilities normalized, floored) and ``target``, both checked."""
+    """``scores`` (N, C) in float64 (log-probabilities normalized, floored) and ``target``, both checked.
+
+    >>> from modalign.data.task import Task
+    >>> np.exp(check_scores(Task("classification", ("a", "b")), np.zeros((1, 2)), np.array([0]))[0])
+    array([[0.5, 0.5]])
+    """
     scores, target = np.asarray(scores, np.float64), np.asarray(target)
     if scores.ndim == 1:
         scores = scores[:, None]
