@@ -16,7 +16,7 @@ FLOORS = [
     {"strategies", "evaluation"},
     {"training"},
     {"experiments"},
-    {"report"},
+    {"reporting"},
     {"api"},
     {"cli", "__init__"},
 ]

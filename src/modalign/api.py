@@ -298,7 +298,7 @@ class Run:
 
     def plot(self) -> Figure:
         """Return the curves of training: losses, the selecting metric on validation, what the method logs."""
-        from modalign.report.figures import training_curves
+        from modalign.reporting.figures import training_curves
 
         return training_curves(self.folder)
 
@@ -323,7 +323,7 @@ class Run:
         return f"Run({str(self.folder)!r}, {self.name}, {state})"
 
     def _repr_html_(self) -> str:
-        from modalign.report.page import run_html
+        from modalign.reporting.page import run_html
 
         return run_html(self.folder)
 
@@ -358,14 +358,14 @@ class Bench:
         """One row a method and data set: mean, interval, seeds, paired difference, p, rank, as in ``table.csv``."""
         import pandas as pd
 
-        from modalign.report.runs import compare, read_runs
+        from modalign.reporting.runs import compare, read_runs
 
         return pd.DataFrame([asdict(row) for row in compare(read_runs(self.folder / "runs"))])
 
     def plot(self) -> Figure:
         """Return the figure of the comparison."""
-        from modalign.report.figures import comparison
-        from modalign.report.runs import compare, read_runs
+        from modalign.reporting.figures import comparison
+        from modalign.reporting.runs import compare, read_runs
 
         return comparison(compare(read_runs(self.folder / "runs"))).figure
 
@@ -420,7 +420,7 @@ def report(runs: Sequence[Run | str | Path], out: str | Path = "report.html") ->
     >>> report([run], f"{folder}/report.html").name
     'report.html'
     """
-    from modalign.report.page import write_report
+    from modalign.reporting.page import write_report
 
     return write_report([one.folder if isinstance(one, Run) else Path(one) for one in runs], Path(out))
 

@@ -133,8 +133,8 @@ def tradeoff(
         options: Options of ModAlign, as --options.NAME VALUE (see `modalign strategies modalign`).
     """
     from modalign.experiments.tradeoff import run_tradeoff
-    from modalign.report.figures import tradeoff_figures
-    from modalign.report.style import save
+    from modalign.reporting.figures import tradeoff_figures
+    from modalign.reporting.style import save
 
     for swept in {"alpha", "margin"} & set(options or {}):
         raise SettingsError(f"--options.{swept} is what the sweep varies; choose strengths with --alphas")
@@ -170,8 +170,8 @@ def evaluate(
     from pathlib import Path
 
     from modalign.experiments.evaluate import evaluate_run
-    from modalign.report.diagnosis import summarize, write_evaluation_figures
-    from modalign.report.runs import read_runs
+    from modalign.reporting.diagnosis import summarize, write_evaluation_figures
+    from modalign.reporting.runs import read_runs
 
     records = read_runs([Path(run) for run in runs])
     done = [record for record in records if record.state == "done"]
@@ -210,10 +210,10 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     """
     from pathlib import Path
 
-    from modalign.report.figures import write_figures
-    from modalign.report.page import write_report
-    from modalign.report.runs import read_runs
-    from modalign.report.tables import write_tables
+    from modalign.reporting.figures import write_figures
+    from modalign.reporting.page import write_report
+    from modalign.reporting.runs import read_runs
+    from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
     print(f"written: {write_report(folders, Path(html))}")
@@ -527,9 +527,9 @@ def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
 def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, **search: Any) -> None:
     """Run a bench, write its tables and its figure, and print the table."""
     from modalign.experiments.bench import run_bench
-    from modalign.report.figures import write_comparison
-    from modalign.report.runs import compare, read_runs
-    from modalign.report.tables import show_tables, write_tables
+    from modalign.reporting.figures import write_comparison
+    from modalign.reporting.runs import compare, read_runs
+    from modalign.reporting.tables import show_tables, write_tables
 
     plan: dict[str, Recipe] = {}
     for recipe in recipes:

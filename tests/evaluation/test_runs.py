@@ -18,7 +18,7 @@ from modalign.data.media.folder import write_prepared
 from modalign.data.task import classification
 from modalign.experiments import evaluate as inference
 from modalign.experiments.evaluate import evaluate_run
-from modalign.report import style
+from modalign.reporting import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.train import train
 

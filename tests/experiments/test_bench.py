@@ -13,8 +13,8 @@ import yaml
 
 from modalign.errors import InputError, RunsFailed
 from modalign.experiments.bench import ABLATION, LR_FACTORS, entries, run_bench
-from modalign.report.runs import read_runs
-from modalign.report.tables import write_tables
+from modalign.reporting.runs import read_runs
+from modalign.reporting.tables import write_tables
 from modalign.settings import DataSettings
 from modalign.training.run import RunFolder
 

@@ -15,7 +15,7 @@ from modalign.data.tables.arrays import from_arrays
 from modalign.errors import InputError
 from modalign.experiments.evaluate import evaluate_run
 from modalign.experiments.predict import predict
-from modalign.report import style
+from modalign.reporting import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.train import train
 

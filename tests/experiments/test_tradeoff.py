@@ -16,7 +16,7 @@ from modalign.evaluation.information import Complete
 from modalign.experiments import bench, tradeoff
 from modalign.experiments.tradeoff import run_tradeoff
 from modalign.models.encoders import MLPEncoder
-from modalign.report import style
+from modalign.reporting import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.run import RunSpec
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from modalign.report.diagnosis import evaluation_tables
-from modalign.report.page import run_html, write_report
+from modalign.reporting.diagnosis import evaluation_tables
+from modalign.reporting.page import run_html, write_report
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]
@@ -269,7 +269,7 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
 def test_the_report_of_the_package_can_be_called_whatever_was_imported(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
     page = tmp_path / "report.html"
-    code = f"import modalign, modalign.report.runs; print(modalign.report([{str(run)!r}], {str(page)!r}))"
+    code = f"import modalign, modalign.reporting.runs; print(modalign.report([{str(run)!r}], {str(page)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(page)
     assert "ModAlign" in page.read_text()

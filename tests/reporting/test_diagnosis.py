@@ -13,9 +13,9 @@ import pytest
 from modalign.data.task import Task
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
-from modalign.report import style
-from modalign.report.diagnosis import summarize, write_evaluation_figures
-from modalign.report.runs import read_run
+from modalign.reporting import style
+from modalign.reporting.diagnosis import summarize, write_evaluation_figures
+from modalign.reporting.runs import read_run
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]

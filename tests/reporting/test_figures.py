@@ -12,11 +12,11 @@ from matplotlib.colors import to_hex
 
 from modalign.errors import InputError
 from modalign.evaluation.metrics import calibration
-from modalign.report import diagnosis, figures
-from modalign.report.diagnosis import Example, example_grid
-from modalign.report.figures import tradeoff_figures, write_figures
-from modalign.report.runs import compare, read_runs
-from modalign.report.style import INK, MODALITIES, OTHER, OURS, canvas, inline_svg, save
+from modalign.reporting import diagnosis, figures
+from modalign.reporting.diagnosis import Example, example_grid
+from modalign.reporting.figures import tradeoff_figures, write_figures
+from modalign.reporting.runs import compare, read_runs
+from modalign.reporting.style import INK, MODALITIES, OTHER, OURS, canvas, inline_svg, save
 
 
 def test_comparison_shows_means_and_intervals(bench: Path) -> None:

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from modalign.errors import unknown
 from modalign.evaluation.extremes import Example, Extremes
-from modalign.report.figures import Captioned, looks, name_rows, reliability, write_beside
-from modalign.report.runs import RunRecord
-from modalign.report.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
-from modalign.report.tables import MetricFormat, Table, show
+from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
+from modalign.reporting.runs import RunRecord
+from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
+from modalign.reporting.tables import MetricFormat, Table, show
 
 WORST = 3
 # Contexts in the figure of confidence: those with the largest differences.

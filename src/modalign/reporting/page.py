@@ -18,12 +18,12 @@ import yaml
 from jinja2 import Environment, Template
 from markupsafe import Markup
 
-from modalign.report.diagnosis import evaluation_figures, evaluation_tables
-from modalign.report.figures import Captioned, comparison, dataset_figures, tradeoff_figures
-from modalign.report.findings import findings, warnings
-from modalign.report.runs import Row, RunRecord, across, by_dataset, compare, headline, read_run, read_runs
-from modalign.report.style import inline_svg
-from modalign.report.tables import MetricFormat, dataset_tables, plural, ranks_table, runs_table
+from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables
+from modalign.reporting.figures import Captioned, comparison, dataset_figures, tradeoff_figures
+from modalign.reporting.findings import findings, warnings
+from modalign.reporting.runs import Row, RunRecord, across, by_dataset, compare, headline, read_run, read_runs
+from modalign.reporting.style import inline_svg
+from modalign.reporting.tables import MetricFormat, dataset_tables, plural, ranks_table, runs_table
 
 # Widest picture (points) that can be read in one of two columns.
 COLUMN = 475
@@ -134,7 +134,7 @@ def _template(name: str) -> Template:
 
 
 def _asset(name: str) -> str:
-    return resources.files("modalign.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("modalign.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
 from modalign.evaluation.statistics import mean_interval
-from modalign.report.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
-from modalign.report.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, styled
-from modalign.report.tables import MetricFormat, plural
+from modalign.reporting.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
+from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, styled
+from modalign.reporting.tables import MetricFormat, plural
 
 # Bins of a reliability diagram with fewer samples are set apart.
 SPARSE = 10
@@ -108,7 +108,7 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
             the sum with terms of their own.
         metric: metric on validation; by default the one that the run was selected by.
 
-    >>> from modalign.report.runs import RunRecord
+    >>> from modalign.reporting.runs import RunRecord
     >>> lines = [{"train": {"task": 1 / n}, "valid": {"accuracy": 1 - 1 / n}, "log": {}} for n in (1, 2, 3)]
     >>> figure = training_curves(RunRecord(Path("joint/seed0"), epochs=lines))
     >>> [axis.get_title("left") for axis in figure.axes]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from modalign.evaluation.metrics import SHARES, higher_is_better
-from modalign.report.runs import REFERENCE, Row, RunRecord, best, by_dataset
-from modalign.report.tables import MetricFormat, plural
+from modalign.reporting.runs import REFERENCE, Row, RunRecord, best, by_dataset
+from modalign.reporting.tables import MetricFormat, plural
 
 FEW_SEEDS = 5
 LARGE_GAP = 0.05

@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from modalign.evaluation.metrics import SHARES
-from modalign.report.runs import REFERENCE, RankRow, Row, RunRecord, across, best, by_dataset, compare
+from modalign.reporting.runs import REFERENCE, RankRow, Row, RunRecord, across, best, by_dataset, compare
 
 _READABLE = {
     "macro_f1": "macro F1",

@@ -16,8 +16,8 @@ from rich.console import Console
 from modalign.errors import InputError
 from modalign.evaluation.statistics import mean_interval, paired
 from modalign.experiments.bench import ABLATION
-from modalign.report.runs import ORDER, across, compare, order_key, read_run, read_runs
-from modalign.report.tables import markdown, show_tables, write_tables
+from modalign.reporting.runs import ORDER, across, compare, order_key, read_run, read_runs
+from modalign.reporting.tables import markdown, show_tables, write_tables
 from modalign.strategies import strategy_names
 
 MakeRun = Callable[..., Path]
@@ -164,7 +164,7 @@ def test_the_order_of_a_report_is_that_of_the_methods() -> None:
 
 
 def test_reports_need_no_torch() -> None:
-    code = "import modalign.report.page, sys; print('torch' in sys.modules)"
+    code = "import modalign.reporting.page, sys; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -1,0 +1,1 @@
+"""Reports of runs: tables, figures, one page. Reads run folders, without torch."""
