@@ -66,6 +66,19 @@ def test_information_knows_only_torch_and_errors(root):
         assert {room(m) for m in imports(path)} <= {"information", "errors"}, path.name
 
 
+def test_information_needs_nothing_but_torch(root):
+    """No SciPy, NumPy, scikit-learn or pandas: of other people's packages the mathematics needs PyTorch alone."""
+    for path in (root / "src" / "modalign" / "information").rglob("*.py"):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path.name} has a relative import"
+                found.add((node.module or "").split(".")[0])
+        assert found - sys.stdlib_module_names <= {"torch", "modalign"}, path.name
+
+
 def test_only_one_module_knows_the_distributed_library(root):
     users = [path.name for path in (root / "src").rglob("*.py") if "lightning_fabric" in path.read_text()]
     assert users == ["distributed.py"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ from modalign import cli
 from modalign.recipes import load_recipe, recipe_names
 from modalign.strategies import strategy_names
 
-PAGES = ["README.md", "docs/reproduce.md", "docs/diagnosis.md"]
+ROOT = Path(__file__).resolve().parents[1]
+HOW_TO = sorted(f"docs/howto/{path.name}" for path in (ROOT / "docs" / "howto").glob("*.md"))
+PAGES = ["README.md", "docs/index.md", "docs/reproduce.md", "docs/diagnosis.md", *HOW_TO]
 
 
 def commands(page: Path) -> list[str]:
@@ -20,7 +26,9 @@ def commands(page: Path) -> list[str]:
     found = []
     for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            line = re.split(r"\s+#", line.strip())[0]
+            line = re.split(r"\s+#", line.strip())[0].removesuffix(" &").removeprefix("srun ")
+            line = re.sub(r"^(CUDA_VISIBLE_DEVICES=\d|torchrun .*?\"\$\(command -v (?=modalign\)))\s*", "", line)
+            line = line.replace('modalign)"', "modalign")
             if line.startswith("modalign ") and "..." not in line and line.split()[1] in cli.COMMANDS:
                 found.append(line)
     return found
@@ -36,7 +44,31 @@ def test_every_command_parses(root, page):
             cli.parse(words)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs"])
+@pytest.mark.parametrize("page", [*HOW_TO, "docs/index.md"])
+def test_python_of_a_page_runs_from_top_to_bottom(root, tmp_path, monkeypatch, page):
+    blocks = re.findall(r"^```python\n(.*?)^```", (root / page).read_text(), re.DOTALL | re.MULTILINE)
+    if not blocks:
+        assert page in ("docs/howto/several-gpus.md", "docs/howto/slurm.md")
+        return
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "page.py"
+    script.write_text("\n\n".join(blocks))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None, reason="MkDocs is not installed (make docs installs it)"
+)
+def test_the_site_builds_without_a_warning(root, tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for name in strategy_names():
+        assert (tmp_path / "site" / "methods" / name / "index.html").exists()
+    assert "<math" in (tmp_path / "site" / "method" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs"])
 def test_links_lead_somewhere(root, page):
     pages = sorted((root / page).rglob("*.md")) if (root / page).is_dir() else [root / page]
     for path in pages:
@@ -45,10 +77,16 @@ def test_links_lead_somewhere(root, page):
                 assert (path.parent / target).exists(), f"{path}: {target}"
 
 
-def test_readme_names_every_method_and_where_equations_are(root):
+def test_readme_names_every_method(root):
     text = (root / "README.md").read_text()
     for name in strategy_names():
         assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md"])
+def test_equations_are_where_a_page_says(root, page):
+    text = (root / page).read_text()
+    assert "conditional_nce" in text
     for file, function in re.findall(r"\| `([\w/]+\.py)` \| `([\w.]+)` \|", text):
         source = (root / "src" / "modalign" / file).read_text()
         assert all(re.search(rf"(def|class) {part}\b", source) for part in function.split("."))

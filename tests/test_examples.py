@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from modalign import cli
+from modalign import cli, load_run
 
 
 def test_own_loop(root, capsys):
@@ -21,8 +21,44 @@ def test_the_objective_takes_about_ten_lines(root):
     assert len([line for line in between.splitlines() if line.strip()]) <= 10
 
 
+@pytest.mark.parametrize("name", ["torch_dataset.py", "raw_files.py"])
+def test_scripts_of_the_python_door(root, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(root / "examples" / name))
+    shown = capsys.readouterr().out
+    assert {
+        "torch_dataset.py": "table adds" in shown and len(list(tmp_path.glob("runs/*/curves.png"))) == 1,
+        "raw_files.py": "new2" in shown and "False" in shown.split("face_present")[1],
+    }[name]
+
+
 @pytest.mark.parametrize("name", ["own_strategy.py"])
 def test_own_strategy(root, tmp_path, name):
     path = str(root / "examples" / name)
     cli.main(["train", "digits", "--strategy", path, "--training.epochs", "1", "--out", str(tmp_path / "run")])
     assert (tmp_path / "run" / "done").exists()
+
+
+def test_own_modules(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(root / "examples" / "own_modules.py"))
+    shown = capsys.readouterr().out
+    assert "predicted" in shown
+    assert float(shown.split("test accuracy")[1].split(",")[0]) > 0.6
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"data-Dropped-seed0", "data-joint-seed0"}
+
+
+def test_own_recipe_asks_before_it_runs_code_and_then_uses_every_class(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root / "examples")
+    out = str(tmp_path / "run")
+    words = ["train", "own_recipe.yaml", "--strategy", "own_classes.py:Distilled", "--training.epochs", "2"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, "--out", out])
+    assert stop.value.code == 2
+    assert "own_classes.py:Patches" in capsys.readouterr().err
+    cli.main([*words, "--out", out, "--allow-code"])
+    run = load_run(out, trust_code=True)
+    assert run.model.dims == {"picture": 48, "sums": 32}
+    assert run.model.fusion.width == 24
+    assert run.result["options"] == {"weight": 0.5}
+    assert run.metrics["test"]["accuracy"] > 0.5

@@ -62,7 +62,7 @@ def method_pages() -> None:
 
 
 def reference_pages() -> None:
-    lines = []
+    lines = ["* [What it is](index.md)"]
     for part in REFERENCE:
         package, shown = PACKAGE / part, f"modalign.{part}".rstrip(".")
         names = public_names(package)
@@ -81,7 +81,9 @@ def project_pages() -> None:
     for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG"):
         text = (ROOT / f"{name}.md").read_text()
         text = re.sub(r"\]\(docs/", "](", text)
-        text = re.sub(r"\]\((\w+)\.md\)", lambda link: f"]({link[1].lower()}.md)" if link[1].isupper() else link[0], text)
+        text = re.sub(
+            r"\]\((\w+)\.md\)", lambda link: f"]({link[1].lower()}.md)" if link[1].isupper() else link[0], text
+        )
         write(f"{name.lower()}.md", text)
 
 

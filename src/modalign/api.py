@@ -336,6 +336,11 @@ class Bench:
 
     Raises:
         RunFolderError: the folder holds no bench.
+
+    >>> import tempfile
+    >>> folder = bench("digits", ["joint"], seeds=1, epochs=1, jobs=1, quiet=True, out=tempfile.mkdtemp()).folder
+    >>> [run.name for run in Bench(folder).runs]
+    ['joint']
     """
 
     def __init__(self, folder: str | Path) -> None:

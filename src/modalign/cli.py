@@ -454,7 +454,8 @@ def parser() -> ArgumentParser:
     for name, command in COMMANDS.items():
         described |= _described(command)
         summary = inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
-        sub = commands.add_subcommand(name, ArgumentParser(description=summary), help=summary.partition("\n")[0])
+        sub = ArgumentParser(description=summary, allow_abbrev=False)
+        commands.add_subcommand(name, sub, help=summary.partition("\n")[0])
         sub.prog = f"modalign {name}"
         _add_arguments(sub, command, described)
     return whole

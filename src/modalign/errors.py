@@ -14,25 +14,55 @@ class InputError(ValueError):
     """Something the user gave cannot be used: the message says what was given, what was expected, what to do.
 
     The command line prints it without a traceback and exits with status 2.
+
+    >>> issubclass(SettingsError, InputError) and issubclass(InputError, ValueError)
+    True
     """
 
 
 class SettingsError(InputError):
-    """A setting, an option, a name or an object that cannot be used."""
+    """A setting, an option, a name or an object that cannot be used.
+
+    >>> import modalign
+    >>> try:
+    ...     modalign.load_strategy("modaling")
+    ... except SettingsError as error:
+    ...     print(str(error)[:45])
+    unknown strategy 'modaling'; did you mean 'mo
+    """
 
 
 class DataError(InputError):
-    """Data that cannot be used: a file, a column, rows, shapes, labels."""
+    """Data that cannot be used: a file, a column, rows, shapes, labels.
+
+    >>> import modalign
+    >>> try:
+    ...     modalign.load_data("nowhere.npz")
+    ... except DataError as error:
+    ...     print("nowhere.npz" in str(error))
+    True
+    """
 
 
 class RunFolderError(InputError):
-    """A folder that is no run, not a finished one, or one of other settings or data."""
+    """A folder that is no run, not a finished one, or one of other settings or data.
+
+    >>> import modalign
+    >>> try:
+    ...     modalign.load_run("nowhere")
+    ... except RunFolderError as error:
+    ...     print(error)
+    nowhere is not a run folder: it has no recipe.yaml
+    """
 
 
 class RunError(RuntimeError):
     """A training that did not come to its end, for a reason that the message gives.
 
     The command line prints it without a traceback and exits with status 1.
+
+    >>> issubclass(Diverged, RunError) and issubclass(Interrupted, RunError)
+    True
     """
 
 

@@ -26,6 +26,9 @@ class DataSettings:
         class_path: a data set of one's own: import path of a class or function that returns one of the forms that
             ``modalign.load_data`` takes (arrays by name, a table, a ``torch.utils.data.Dataset``, splits of these).
         init_args: arguments of ``class_path``.
+
+    >>> DataSettings(name="digits", title="digits-halves").shown
+    'digits-halves'
     """
 
     name: str = ""
@@ -61,6 +64,9 @@ class ModelSettings:
             ``init_args`` of a module of one's own); by kind where absent.
         fusion_options: arguments of the fusion module.
         dropout: dropout on the features before the heads.
+
+    >>> ModelSettings(width=32, encoders={"image": {"name": "conv"}}).fusion
+    'concat'
     """
 
     width: int = 64
@@ -99,6 +105,9 @@ class TrainingSettings:
             and batch norms go on as in training; ``frozen: true`` of an encoder is what fixes its features.
         cache_features: compute the features of frozen encoders once and keep them in ``~/.cache/modalign``, or in the
             folder that the environment variable ``MODALIGN_CACHE`` names; off: compute them at every step.
+
+    >>> TrainingSettings(epochs=5).optimizer
+    'sgd'
     """
 
     epochs: int = 30
@@ -133,6 +142,9 @@ class Recipe:
         model: which network.
         training: which budget and optimizer.
         strategies: strategy name to its options, where they differ from the defaults.
+
+    >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
+    30
     """
 
     data: DataSettings = field(default_factory=DataSettings)

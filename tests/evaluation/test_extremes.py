@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modalign.evaluation.extremes import contrasting, extreme_samples
+from modalign.evaluation.contributions import contrasting, extreme_samples
 
 
 def test_extreme_samples() -> None:

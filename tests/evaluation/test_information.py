@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 from modalign.errors import InputError
-from modalign.evaluation.information import (
-    Amount,
-    Complete,
+from modalign.evaluation.diagnosis import (
     Information,
-    Pair,
-    Reference,
     fusibility_and_complementarity,
     information_diagnosis,
     over_fused,
 )
-from modalign.evaluation.probe import probe
+from modalign.evaluation.pairs import Amount, Complete, Pair, Reference
+from modalign.evaluation.target import probe
 
 
 @dataclass

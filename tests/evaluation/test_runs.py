@@ -18,6 +18,7 @@ from modalign.data.media.folder import write_prepared
 from modalign.data.task import classification
 from modalign.experiments import evaluate as inference
 from modalign.experiments.evaluate import evaluate_run
+from modalign.report import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.train import train
 
@@ -124,7 +125,7 @@ def test_the_remedy_for_few_samples_of_a_class_is_named(run: Path) -> None:
 def test_one_run_that_cannot_be_evaluated_does_not_take_the_others_with_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalign.report.style.KINDS", ("svg",))  # for speed
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     shutil.copytree(run, tmp_path / "runs/a")
     shutil.copytree(run, tmp_path / "runs/b")
     (tmp_path / "runs/a/checkpoints/best.pt").unlink()

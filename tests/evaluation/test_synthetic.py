@@ -10,8 +10,8 @@ import pytest
 
 from modalign.data.datasets.synthetic import _common, _look, generate, truth
 from modalign.estimators.estimate import estimate
-from modalign.evaluation.directions import affordable, canonical_directions
-from modalign.evaluation.information import Reference, information_diagnosis
+from modalign.evaluation.diagnosis import information_diagnosis
+from modalign.evaluation.pairs import Reference, affordable, canonical_directions
 
 NAMES = ("x1", "x2")
 

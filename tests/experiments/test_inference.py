@@ -15,6 +15,7 @@ from modalign.data.tables.arrays import from_arrays
 from modalign.errors import InputError
 from modalign.experiments.evaluate import evaluate_run
 from modalign.experiments.predict import predict
+from modalign.report import style
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.training.train import train
 
@@ -133,7 +134,7 @@ def test_what_predict_refuses(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_evaluate_from_the_command_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalign.report.style.KINDS", ("svg",))  # for speed
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     bench = tmp_path / "bench"
     shutil.copytree(run, bench / "runs/tones/joint_unimodal/seed0")
     shutil.copytree(run, bench / "runs/tones/joint_unimodal/seed1")

@@ -40,7 +40,7 @@ def critic_for(context: nn.Module | None, name: str = "separable") -> Critic:
 
 
 def anchor_masks(context: Tensor, form: str) -> tuple[Tensor, Tensor]:
-    """Masks with which the objectives weigh pairs as ``score_pairs`` does: the negatives of a sample count once together."""
+    """Masks that weigh pairs as ``score_pairs`` does: the negatives of a sample count once together."""
     positive, negative = pair_masks(context)
     count = negative.sum(1, keepdim=True)
     return positive & (count > 0), negative if form == "infonce" else negative / count.clamp(min=1).double()

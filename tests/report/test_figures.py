@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,16 @@ from matplotlib.colors import to_hex
 
 from modalign.errors import InputError
 from modalign.evaluation.metrics import calibration
-from modalign.evaluation.statistics import Interval
-from modalign.report import figures
-from modalign.report.comparison import compare
-from modalign.report.examples import Example, example_grid
-from modalign.report.gallery import of_tradeoff, write_figures
-from modalign.report.runs import read_runs
-from modalign.report.style import MODALITIES, OTHER, OURS, save
+from modalign.report import diagnosis, figures
+from modalign.report.diagnosis import Example, example_grid
+from modalign.report.figures import tradeoff_figures, write_figures
+from modalign.report.runs import compare, read_runs
+from modalign.report.style import INK, MODALITIES, OTHER, OURS, canvas, inline_svg, save
 
 
 def test_comparison_shows_means_and_intervals(bench: Path) -> None:
     rows = compare(read_runs(bench))
-    figure = figures.comparison(rows)
+    figure = figures.comparison(rows).figure
     digits = [row for row in rows if row.dataset == "digits"]
     axis = figure.axes[0]
     assert axis.get_title("left") == "digits"
@@ -48,19 +47,20 @@ def test_tradeoff_and_its_file(tmp_path: Path) -> None:
         for margin in (True, False)
         for seed in (0, 1)
     ]
-    figure = figures.tradeoff(points, default=0.1)
-    line = figure.axes[0].lines[0]
-    assert list(line.get_xdata()) == [0, 0.1, 1]
-    assert list(line.get_ydata()) == pytest.approx([0.5, 0.6, 1.5])
     path = tmp_path / "tradeoff.json"
     path.write_text(json.dumps({"default": 0.1, "points": [vars(point) for point in points]}))
-    assert [drawn.name for drawn in of_tradeoff(path)] == ["tradeoff", "tradeoff_plane"]
+    sweep, plane = tradeoff_figures(path)
+    assert [sweep.name, plane.name] == ["tradeoff", "tradeoff_plane"]
+    line = sweep.figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [0, 0.1, 1]
+    assert list(line.get_ydata()) == pytest.approx([0.5, 0.6, 1.5])
+    assert list(plane.figure.axes[0].lines[0].get_xdata()) == pytest.approx([0.5, 0.6, 1.5])
     content = {"default": 0.1, "points": [vars(point) for point in points], "failed": ["alpha9 seed 0: diverged"]}
     path.write_text(json.dumps(content))
-    assert "as training diverged: 1 run." in of_tradeoff(path)[0].note
+    assert "as training diverged: 1 run." in tradeoff_figures(path)[0].note
     path.write_text("{}")
     with pytest.raises(InputError, match="points"):
-        of_tradeoff(path)
+        tradeoff_figures(path)
 
 
 def test_context_confidence_is_sorted_by_difference() -> None:
@@ -70,19 +70,22 @@ def test_context_confidence_is_sorted_by_difference() -> None:
         "count": [3, 4, 5],
         "by_modality": {"audio": [interval(v) for v in (0.9, 0.2, None)], "video": [interval(0.5)] * 3},
     }
-    axis = figures.context_confidence(entry).axes[0]
+    found = {"confidence": {"class": entry}, "heads": {}}
+    axis = diagnosis.context_confidence(found).figure.axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["paint (4)", "horn (5)", "wind (3)"]
     assert axis.lines[0].get_xdata() == pytest.approx([20, np.nan, 90], nan_ok=True)
-    assert len(figures.context_confidence(entry, limit=2).axes[0].get_yticklabels()) == 2
+    assert len(diagnosis.context_confidence(found, limit=2).figure.axes[0].get_yticklabels()) == 2
 
 
 def test_small_figures_draw_what_they_get() -> None:
-    bars = figures.shapley_bars({"a": Interval(0.1, 0.05, 0.15, 9), "b": Interval(-0.02, np.nan, np.nan, 1)})
+    values = {"a": {"mean": 0.1, "low": 0.05, "high": 0.15}, "b": {"mean": -0.02, "low": None, "high": None}}
+    found = {"metric": "accuracy", "shapley": {"values": values}, "subsets": [], "units": 9, "samples": 9}
+    bars = diagnosis.shapley_bars(found).figure
     assert [patch.get_width() for patch in bars.axes[0].patches] == pytest.approx([10, -2])
     p = np.array([[0.6, 0.4], [0.2, 0.8]]).repeat(6, 0)
-    curve = figures.reliability({"fused": calibration(p, np.zeros(12, int), bins=2)})
+    curve = figures.reliability({"fused": calibration(p, np.zeros(12, int), bins=2)}, "", "").figure
     assert curve.axes[0].lines[1].get_xdata() == pytest.approx([70])
-    sparse = figures.reliability({"fused": calibration(p[:3], np.zeros(3, int), bins=2)})
+    sparse = figures.reliability({"fused": calibration(p[:3], np.zeros(3, int), bins=2)}, "", "").figure
     assert len(sparse.axes[0].lines[1].get_xdata()) == 0
     assert sparse.axes[0].lines[2].get_xdata() == pytest.approx([60])
     matrix = figures.confusion(np.array([[3, 1], [0, 2]]), ["x", "y"])
@@ -92,9 +95,11 @@ def test_small_figures_draw_what_they_get() -> None:
 
 def test_a_modality_looks_alike_in_every_figure() -> None:
     point = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    missing = figures.missing_modalities({"shares": [0, 1], "curves": {n: [point] * 2 for n in ("any", "a", "b")}})
+    entry = {"shares": [0, 1], "curves": {n: [point] * 2 for n in ("any", "a", "b")}}
+    found = {"metric": "accuracy", "missing": entry, "units": 9, "samples": 9}
+    missing = diagnosis.missing_modalities(found).figure
     curves = dict.fromkeys(("fused", "a", "b"), calibration(np.full((12, 2), 0.5), np.zeros(12, int)))
-    drawn = {line.get_label().split(":")[0]: line for line in figures.reliability(curves).axes[0].lines}
+    drawn = {line.get_label().split(":")[0]: line for line in figures.reliability(curves, "", "").figure.axes[0].lines}
     for line in missing.axes[0].lines:
         if line.get_label() != "any one":
             assert line.get_color() == drawn[line.get_label()].get_color()
@@ -104,8 +109,8 @@ def test_no_modality_looks_like_a_method() -> None:
     assert not {OURS, OTHER} & set(MODALITIES[:4])
     amount = {"value": 0.5, "stderr": 0.1, "trusted": True}
     pair = {"modalities": ["a", "b"], "shared": amount, "shared_given_target": amount | {"trusted": False}}
-    entry = {"pairs": [pair], "target": {"a": amount, "b": amount}, "unique": {"a": amount, "b": amount}}
-    shared, doubted, *single = figures.information_bars(entry).axes[0].patches
+    entry = {"samples": 9, "pairs": [pair], "target": {"a": amount, "b": amount}, "unique": {"a": amount, "b": amount}}
+    shared, doubted, *single = diagnosis.information_bars(entry).figure.axes[0].patches
     assert doubted.get_hatch()
     assert not shared.get_hatch()
     assert [to_hex(bar.get_facecolor()).upper() for bar in single] == [*MODALITIES[:2], *MODALITIES[:2]]
@@ -123,16 +128,16 @@ def test_clips_and_sequences_have_contrast() -> None:
 
 def test_a_wide_range_of_losses_is_logarithmic(bench: Path) -> None:
     (run,) = [r for r in read_runs(bench) if (r.dataset, r.strategy, r.seed) == ("digits", "joint", 0)]
-    assert figures.training_curves([run], "accuracy").axes[0].get_yscale() == "linear"
+    assert figures.training_curves([run]).axes[0].get_yscale() == "linear"
     run.epochs[0]["train"]["task"] = 100.0
-    assert figures.training_curves([run], "accuracy").axes[0].get_yscale() == "log"
+    assert figures.training_curves([run]).axes[0].get_yscale() == "log"
 
 
 def test_cost_is_relative_to_joint_training(bench: Path) -> None:
     rows = [row for row in compare(read_runs(bench)) if row.dataset == "digits"]
     for row, seconds in zip(rows, (2.0, 1.0, 3.0, 6.0), strict=True):
         row.seconds_per_epoch = seconds
-    labels = [text.get_text() for text in figures.cost(rows).axes[0].texts]
+    labels = [text.get_text() for text in figures.cost(rows).figure.axes[0].texts]
     assert dict(zip([row.strategy for row in rows], labels, strict=True))["modalign"] == "3×"
     assert labels[0] == "1×"
 
@@ -142,7 +147,7 @@ def test_what_the_method_did_is_drawn_by_epoch(bench: Path) -> None:
     for run in runs:
         for line in run.epochs:
             line["log"]["margin_a"] = 0.5
-    figure = figures.alignment(runs)
+    figure = figures.alignment(runs).figure
     assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["log"]["lambda"])
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([50] * 12)
 
@@ -174,8 +179,38 @@ def test_files_are_written_and_reproduce(bench: Path, tmp_path: Path) -> None:
     names = ("comparison", "curves", "confusion", "reliability")
     assert {p.name for p in written} == {f"digits_{n}.{kind}" for n in names for kind in ("svg", "png", "pdf")}
     rows = compare(runs)
-    first = figures.comparison_figure(runs, tmp_path / "one")
-    second = save(figures.comparison(rows), tmp_path / "two")
+    first = figures.write_comparison(runs, tmp_path / "one")
+    second = save(figures.comparison(rows).figure, tmp_path / "two")
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
-    assert figures.comparison_figure([], tmp_path / "none") == []
+    assert figures.write_comparison([], tmp_path / "none") == []
+
+
+def test_curves_of_one_run_show_its_losses_its_metric_and_its_log(bench: Path) -> None:
+    path = bench / "runs/digits/modalign/seed0"
+    loss, valid, log = figures.training_curves(path).axes
+    assert [line.get_label() for line in loss.lines] == ["task", "contrast"]
+    (run,) = read_runs(path)
+    assert valid.lines[0].get_ydata() == pytest.approx([100 * line["valid"]["accuracy"] for line in run.epochs])
+    assert valid.lines[1].get_xdata() == [11, 11]  # the selected epoch, counted from one
+    assert log.lines[0].get_ydata() == pytest.approx([line["log"]["lambda"] for line in run.epochs])
+    for line in run.epochs:
+        del line["log"]
+    assert len(figures.training_curves(run).axes) == 2
+
+
+def test_a_figure_on_a_page_follows_its_ground_and_keeps_its_identifiers_to_itself() -> None:
+    figure, (axis,) = canvas(3, 2)
+    axis.plot([1, 2], color=INK)
+    axis.plot([2, 1], color=OTHER)
+    axis.plot([1, 1], color=OURS)
+    axis.set_title("costs $5 or $6_x")  # no formula
+    text = inline_svg(figure, 'a "quoted" <alt>', "p1-")
+    assert INK not in text
+    assert OTHER.lower() not in text
+    assert {f"stroke: {tone}" for tone in ("var(--ink)", "var(--blue)", OURS.lower())} <= set(
+        re.findall(r"stroke: [^;\"]+", text)
+    )
+    assert set(re.findall(r'(?:id="|url\(#|href="#)(.{3})', text)) == {"p1-"}
+    assert 'aria-label="a &quot;quoted&quot; &lt;alt&gt;"' in text
+    assert "<style" not in text

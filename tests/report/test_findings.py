@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from modalign.report.comparison import compare
 from modalign.report.findings import findings, warnings
-from modalign.report.runs import read_runs
+from modalign.report.runs import compare, read_runs
 
 MakeRun = Callable[..., Path]
 

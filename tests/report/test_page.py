@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from modalign.report.page import write_report
+from modalign.report.diagnosis import evaluation_tables
+from modalign.report.page import run_html, write_report
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]
@@ -100,6 +102,7 @@ def test_page_says_what_matters(page: Path) -> None:
     assert "batch_size: 64" in text
     assert "0123abc" in text
     assert "Across data sets" in text
+    assert "Samples at both extremes" in text
 
 
 def test_the_main_finding_stands_before_all_else(page: Path) -> None:
@@ -135,18 +138,35 @@ def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: D
     found = diagnose(run)
     for doubts, marked in (([], False), (["too few"], True)):
         found["information"]["splits"][0]["decomposed"]["warnings"] = doubts
-        (run / "evaluation.json").write_text(json.dumps(found))
-        text = write_report([run], tmp_path / "report.html").read_text()
-        table = text[text.index("cut into clusters, tell of the class") :]
-        assert (" ?</td>" in table[: table.index("</table>")]) == marked
+        (table,) = [table for table in evaluation_tables(found) if table.name == "decomposition"]
+        assert all(cell.endswith(" ?") == marked for cell in table.frame.loc[0, "Both tell":"In all"])
+        assert ("? is not to be trusted" in table.caption) == marked
 
 
-def test_names_are_escaped(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run(tmp_path / "run", title="<script>alert(1)</script>", dataset="a & <b>", warnings=["x < y"])
+def test_names_are_escaped(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
+    nasty = '"><script>alert(1)</script>'
+    run = make_run(tmp_path / "run", nasty, title=nasty, dataset=nasty, warnings=["x < y"], options={"a": nasty})
+    found = json.loads(json.dumps(diagnose(run)).replace("class a", nasty.replace('"', "'")))
+    (run / "evaluation.json").write_text(json.dumps(found | {"warnings": [nasty]}))
     text = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
+    assert text.count("alert(1)") > 10
     assert "x &lt; y" in text
     Outline(text)
+    small = run_html(run)
+    assert "<script>alert" not in small
+    assert small.count("alert(1)") >= 3
+    Outline(small)
+
+
+def test_a_run_in_a_notebook_says_what_it_reached(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", accuracy=0.75, warnings=["more epochs may give more"])
+    text = run_html(run)
+    for said in ("ModAlign", "letters", "accuracy (%)", "75.0", "Validation", "epochs 12", "alpha=3.0", str(run)):
+        assert said in text
+    assert "more epochs may give more" in text
+    (run / "done").unlink()
+    assert "unfinished: stopped after 12 epochs" in run_html(run)
 
 
 def test_only_broken_runs_still_give_a_page(tmp_path: Path) -> None:
@@ -244,3 +264,12 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert found["requests"] == []
         assert found["sorted"] == 1
         assert found["figures"] >= 12
+
+
+def test_the_report_of_the_package_can_be_called_whatever_was_imported(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    page = tmp_path / "report.html"
+    code = f"import modalign, modalign.report.runs; print(modalign.report([{str(run)!r}], {str(page)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(page)
+    assert "ModAlign" in page.read_text()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from modalign.errors import InputError
 from modalign.evaluation.statistics import mean_interval, paired
-from modalign.report.comparison import across, compare, order_key
-from modalign.report.runs import read_runs
-from modalign.report.tables import markdown, write_tables
+from modalign.experiments.bench import ABLATION
+from modalign.report.runs import ORDER, across, compare, order_key, read_run, read_runs
+from modalign.report.tables import markdown, show_tables, write_tables
+from modalign.strategies import strategy_names
 
 MakeRun = Callable[..., Path]
 
@@ -151,3 +156,31 @@ def test_one_run_and_no_run(tmp_path: Path, make_run: MakeRun) -> None:
         read_runs(tmp_path / "empty")
     with pytest.raises(InputError, match="no folder"):
         read_runs(tmp_path / "absent")
+
+
+def test_the_order_of_a_report_is_that_of_the_methods() -> None:
+    expected = [*strategy_names(), *(variant.name for variant in ABLATION)]
+    assert list(ORDER) == [name for name in expected if name != "modalign"]
+
+
+def test_reports_need_no_torch() -> None:
+    code = "import modalign.report.page, sys; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_run_of_version_0_1_0_is_read(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    now = read_run(run).epochs
+    lines = [{"facts" if key == "log" else key: value for key, value in line.items()} for line in now]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(run).epochs == now
+
+
+def test_brackets_in_names_are_no_markup(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path / "run", title="[red]mine[/]", dataset="[bold]a")
+    console = Console(width=150)
+    with console.capture() as shown:
+        show_tables(compare(read_runs(tmp_path)), console)
+    assert "[red]mine[/]" in shown.get()
+    assert "[bold]a" in shown.get()
+    assert "18.5" in shown.get()  # seconds in all

@@ -88,6 +88,8 @@ def calibrate(positive: Tensor, negative: Tensor, weight: Tensor, form: Form = "
         curvature = design.T @ (design * (weights * wrong * (1 - wrong))[:, None]) + torch.diag(ridge)
         step = torch.linalg.solve(curvature, gradient)
         solution = solution + step * (5.0 / step.norm()).clamp(max=1.0)
+        if step.norm() < 1e-10:  # the next step would be its square
+            break
     if solution[0] <= 0:
         return torch.zeros_like(center), torch.zeros_like(center)
     scale = solution[0] / deviation

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from modalign.errors import InputError, unknown
 from modalign.estimators.ksg import conditional_ksg_terms, ksg_terms
-from modalign.estimators.neural import LogRatio, Prepared, evaluation_blocks, fit_log_ratio, prepare, score
+from modalign.estimators.neural import LogRatio, Prepared, fit_log_ratio, pair_blocks, prepare, score
 from modalign.estimators.samples import Array, Codes, Samples, Values, paired_samples
 from modalign.estimators.transforms import NormalScores
 from modalign.information import objectives
 from modalign.information.critics import CRITICS
+from modalign.information.objectives import Form
 
 Kind = Literal["lower bound", "upper bound", "plug-in", "nearest-neighbor"]
 
@@ -43,6 +44,9 @@ class Estimate:
         method: of ``METHODS``.
         samples: how many samples it was evaluated on.
         warnings: why it cannot be trusted.
+
+    >>> Estimate(0.5, 0.02, "plug-in", "nce3", 1000).trusted
+    True
     """
 
     value: float
@@ -69,6 +73,9 @@ class Method:
         ceiling: the log of this number cannot be exceeded (``negatives`` of a sample), or not with confidence
             (evaluated ``samples``; McAllester and Stratos, AISTATS 2020).
         trainer: builds the objective of the steps where it differs from the one of validation.
+
+    >>> METHODS
+    ('nce3', 'nce2', 'infonce', 'mine', 'nwj', 'smile', 'ksg')
     """
 
     kind: Kind
@@ -79,39 +86,67 @@ class Method:
 
 
 def plug_in(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[f]: consistent where f is the log-ratio itself; no bound."""
+    """E_pos[f]: consistent where f is the log-ratio itself; no bound.
+
+    >>> plug_in(2 * torch.eye(2), torch.eye(2), 1 - torch.eye(2)).item()
+    2.0
+    """
     return (positive * scores).sum() / positive.sum()
 
 
 def three_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r."""
+    """``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r.
+
+    >>> round(three_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # no information
+    -0.9548
+    """
     r = _ratio(positive, negative)
     return objectives.conditional_nce(scores + torch.log1p(1 / r), positive, negative) / (1 + r)
 
 
 def two_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``two_term_nce`` of the logits whose optimum is the log-ratio without offset."""
+    """``two_term_nce`` of the logits whose optimum is the log-ratio without offset.
+
+    >>> round(two_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # r = 1: twice log(1/2)
+    -1.3863
+    """
     return objectives.two_term_nce(scores - _ratio(positive, negative).log(), positive, negative)
 
 
 def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``objectives.info_nce`` with negatives counted, not averaged."""
+    """``objectives.info_nce`` with negatives counted, not averaged.
+
+    >>> info_nce(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
+    0.0
+    """
     return objectives.info_nce(scores, positive, negative * (negative > 0).sum(-1, keepdim=True))
 
 
 def nwj(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """1 + E_pos[f] - E_neg[e^f]. Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f."""
+    """1 + E_pos[f] - E_neg[e^f]. Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f.
+
+    >>> nwj(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
+    0.0
+    """
     return 1 + plug_in(scores, positive, negative) - (negative * scores.exp()).sum() / negative.sum()
 
 
 def smile(scores: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Tensor:
-    """E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)]. Song and Ermon (ICLR 2020), Eq. 12; clipping ends the bound."""
+    """E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)]. Song and Ermon (ICLR 2020), Eq. 12; clipping ends the bound.
+
+    >>> smile(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2), tau=5.0).item()
+    0.0
+    """
     clipped = torch.where(positive > 0, scores, scores.clamp(-tau, tau))
     return objectives.donsker_varadhan(clipped, positive, negative)
 
 
 def jensen_shannon(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic."""
+    """E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic.
+
+    >>> round(jensen_shannon(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)
+    -1.3863
+    """
     e_pos = plug_in(objectives.log_h(scores), positive, negative)
     e_neg = (negative * objectives.log_not_h(scores)).sum() / negative.sum()
     return e_pos + e_neg
@@ -121,6 +156,9 @@ class MineTraining:
     """Donsker-Varadhan with the bias correction of the gradient: the denominator E_neg[e^f] is a moving average.
 
     Belghazi et al., "MINE" (ICML 2018), section 3.2. The value is that of a surrogate with this gradient.
+
+    >>> MineTraining()(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
+    -1.0
     """
 
     def __init__(self, rate: float = 0.1) -> None:
@@ -171,7 +209,7 @@ def estimate(
         method: ``nce3``, ``nce2``, ``infonce``, ``mine``, ``nwj``, ``smile``, or ``ksg``, which trains nothing.
         seed: of folds and training; one seed gives one number.
         groups: (N,) samples of one group (patient, speaker) stay in one fold and count as one in the error.
-        critic: ``separable``, ``bilinear`` or ``mlp`` (slow), on top of a Gaussian start (``ratio.LogRatio``).
+        critic: ``separable``, ``bilinear`` or ``mlp`` (slow), on top of a Gaussian start (``neural.LogRatio``).
         folds: how many fifths of the samples serve for evaluation, 1 to 5; all up to 10,000 samples, else one.
         tau: clip of ``smile``.
         neighbors: k of ``ksg``.
@@ -229,6 +267,11 @@ def _neural(
     samples: Samples, name: str, method: Method, critic: str, folds: int, random: np.random.Generator
 ) -> Estimate:
     fold = _folds(samples, random)
+    if samples.t is None and max(np.bincount(samples.codes[fold == k]).max() for k in range(folds)) < 2:
+        raise InputError(
+            "no context has two samples in a fifth of the data, so nothing can be compared; give more samples of "
+            "each context, merge contexts, or use method='ksg'."
+        )
     objective = method.objective or method.value
     contexts = int(samples.codes.max()) + 1
     tested: list[_Block] = []
@@ -239,16 +282,12 @@ def _neural(
         parts = [np.flatnonzero(others & ~stop), np.flatnonzero(stop), np.flatnonzero(~others)]
         (train, valid, test), correlations = prepare(samples, *parts)
         trainer = method.trainer() if method.trainer else objective
-        ratio = fit_log_ratio(train, valid, correlations, critic, contexts, trainer, objective, random)
+        form: Form = "nce2" if name == "nce2" else "nce3"
+        ratio = fit_log_ratio(train, valid, correlations, critic, contexts, trainer, objective, form, random)
         tested += _evaluate(ratio, test, parts[2], method, random)
         n_train = min(n_train, len(train))
         if method.kind == "plug-in":  # the offset has the error of the samples on which it was calibrated
             calibration += _pooled_stderr(_evaluate(ratio, valid, parts[1], method, random), samples.groups) ** 2
-    if not tested:
-        raise InputError(
-            "no context has two samples in a fifth of the data, so nothing can be compared; give more samples of "
-            "each context, merge contexts, or use method='ksg'."
-        )
     sizes = [len(block.rows) for block in tested]
     values = [block.value for block in tested]
     value = float(np.average(values, weights=sizes))
@@ -276,7 +315,7 @@ def _evaluate(
 ) -> list[_Block]:
     """The value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
     blocks = []
-    for block, positive, negative in evaluation_blocks(ratio, part, random):
+    for block, positive, negative in pair_blocks(part, ratio.block, random):
         used = positive.diagonal() > 0
         if used.any():
             value, influence = _jackknife(score(ratio, part, block), positive, negative, method.value)

@@ -25,6 +25,10 @@ def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
     ``x`` (N, F), ``y`` (N, G): continuous (ties break the assumption of a density), N > k. The term of a sample is
     psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), with n_x the number of other samples nearer in x than the k-th
     neighbor of the sample in the joint space, maximum norm.
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 1))
+    >>> bool(ksg_terms(x, x[::-1]).mean() < 0.1 < 3 < ksg_terms(x, x + 0.01 * x[::-1]).mean())
+    True
     """
     n_x, n_y = _counts([x, y], [(0,), (1,)], k)
     return np.asarray(digamma(k) + digamma(len(x)) - digamma(n_x + 1) - digamma(n_y + 1))
@@ -34,6 +38,10 @@ def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
     """Local terms (N,) in nats whose mean estimates I(X;Y|T) for a continuous ``t`` (N, H).
 
     Equation 5 of Frenzel and Pompe (2007): psi(k) + psi(n_t + 1) - psi(n_xt + 1) - psi(n_yt + 1).
+
+    >>> t, noise = np.random.default_rng(0).normal(size=(2, 500, 1))
+    >>> bool(abs(conditional_ksg_terms(t + noise, t - noise[::-1], t).mean()) < 0.1)   # t explains what they share
+    True
     """
     n_t, n_xt, n_yt = _counts([x, y, t], [(2,), (0, 2), (1, 2)], k)
     return np.asarray(digamma(k) + digamma(n_t + 1) - digamma(n_xt + 1) - digamma(n_yt + 1))

@@ -8,8 +8,8 @@ to reach several nats, and its miss is what an estimate would report as missing 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +22,7 @@ from modalign.estimators.calibration import calibrate
 from modalign.estimators.samples import Array, Codes, Samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
 from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
+from modalign.information.objectives import Form
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(scores, positive, negative) -> scalar to be maximized; see ``objectives``."""
@@ -34,7 +35,11 @@ BLOCK = {"separable": 2048, "bilinear": 2048, "mlp": 256}
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples in canonical coordinates: ``x`` (n, F), ``y`` (n, G), contexts ``codes`` (n,), ``t`` (n, H) or None."""
+    """Samples in canonical coordinates: ``x`` (n, F), ``y`` (n, G), contexts ``codes`` (n,), ``t`` (n, H) or None.
+
+    >>> len(Prepared(torch.zeros(4, 2), torch.zeros(4, 3), np.zeros(4, int), None))
+    4
+    """
 
     x: Tensor
     y: Tensor
@@ -54,7 +59,14 @@ class Prepared:
 
 
 def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
-    """Each part (rows of the samples) in coordinates fitted to the first part, and the canonical correlations."""
+    """Each part (rows of the samples) in coordinates fitted to the first part, and the canonical correlations.
+
+    >>> from modalign.estimators import paired_samples
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> (train, test), correlations = prepare(paired_samples(x, x), np.arange(80), np.arange(80, 100))
+    >>> train.x.shape, test.y.shape, bool(correlations.min() > 0.95)
+    (torch.Size([80, 2]), torch.Size([20, 2]), True)
+    """
     first, codes, t = parts[0], samples.codes, samples.t
     scaled_t = None
     if t is not None:
@@ -100,6 +112,10 @@ class LogRatio(nn.Module):
         contexts: 1 for none; otherwise the number of discrete contexts.
         t_features: H of a continuous context, or None.
         ceiling: no pair scores higher, so that one pair cannot carry an expectation of e^f.
+
+    >>> ratio = LogRatio((2, 3), torch.tensor([0.5, 0.0]), "separable", contexts=1, t_features=None, ceiling=9.0)
+    >>> ratio(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)).detach().max().round(decimals=4)
+    tensor(0.1438)
     """
 
     def __init__(
@@ -150,11 +166,12 @@ def fit_log_ratio(
     contexts: int,
     train_objective: Objective,
     valid_objective: Objective,
+    form: Form,
     random: np.random.Generator,
 ) -> LogRatio:
-    """Train on ``train``, keep the weights best on ``valid``, then calibrate scale and offset there.
+    """Train on ``train``, keep the weights best on ``valid``, then calibrate scale and offset there by ``form``.
 
-    Weights are averaged over steps (Polyak and Juditsky 1992). Calibration (Platt 1999) matters because objectives
+    Weights are averaged over steps (Polyak and Juditsky 1992). Calibration (``calibrate``) matters because objectives
     that saturate, three-term NCE above all, leave the size of large logits loose.
     """
     torch.manual_seed(int(random.integers(2**31)))
@@ -168,13 +185,14 @@ def fit_log_ratio(
     )
     mean = copy.deepcopy(live)
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
-    blocks = list(evaluation_blocks(live, valid, random))
+    blocks = list(pair_blocks(valid, live.block, random))
     optimizer = torch.optim.AdamW(live.parameters(), lr=2e-3, weight_decay=1e-2)
-    batches = _batches(train, BATCH[critic], random)
+    batches = itertools.chain.from_iterable(pair_blocks(train, BATCH[critic], random) for _ in itertools.count())
     for step in range(STEPS):
         if step % CHECK == 0:
             with torch.no_grad():
-                value = _mean_over_blocks(mean, valid, blocks, valid_objective).item()
+                values = [valid_objective(score(mean, valid, rows), p, n) * len(rows) for rows, p, n in blocks]
+                value = (torch.stack(values).sum() / len(valid)).item()
             if value > best_value + 1e-4:
                 best, best_value, waited = copy.deepcopy(mean.state_dict()), value, 0
             else:
@@ -193,44 +211,35 @@ def fit_log_ratio(
                 slow.lerp_(fast, 1 - keep)
     mean.load_state_dict(best)
     mean.requires_grad_(False)
-    scored = [(score(mean, valid, rows).double(), p > 0, n > 0, n.double()) for rows, p, n in blocks]
-    positive = torch.cat([s[p] for s, p, _, _ in scored])
+    scored = [(score(mean, valid, rows).double(), p > 0, n) for rows, p, n in blocks]
+    positive = torch.cat([s[p] for s, p, _ in scored])
     if len(positive):
-        negative, weight = (torch.cat([(s, w)[i][n] for s, _, n, w in scored]) for i in (0, 1))
-        scale, offset = calibrate(positive, negative, weight, os.environ.get("FORM", "nce3"))
+        negative, weight = torch.cat([torch.stack([s, n.double()])[:, n > 0] for s, _, n in scored], dim=1)
+        scale, offset = calibrate(positive, negative, weight, form)
         mean.scale, mean.offset = min(float(scale), 3.0), float(offset)
     return mean
 
 
 def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
-    """Scores (n, n) of all pairs among ``rows`` of a part."""
+    """Scores (n, n) of all pairs among ``rows`` of a part.
+
+    >>> ratio = LogRatio((2, 2), torch.zeros(2), "separable", contexts=1, t_features=None, ceiling=9.0)
+    >>> score(ratio, Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.zeros(4, int), None), np.arange(3)).shape
+    torch.Size([3, 3])
+    """
     return cast(Tensor, ratio(part.x[rows], part.y[rows], part.given()[rows]))
 
 
-def evaluation_blocks(
-    ratio: LogRatio, part: Prepared, random: np.random.Generator
-) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    """(rows, positive, negative) covering a part, contexts together, in blocks that memory can hold."""
-    return _blocks(part, ratio.block, random)
-
-
-def _mean_over_blocks(
-    ratio: LogRatio, part: Prepared, blocks: list[tuple[Codes, Tensor, Tensor]], objective: Objective
-) -> Tensor:
-    values = [objective(score(ratio, part, rows), p, n) * len(rows) for rows, p, n in blocks]
-    return torch.stack(values).sum() / len(part)
-
-
-def _batches(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    while True:
-        yield from _blocks(part, size, random)
-
-
-def _blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
+def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
     """Shuffled blocks of about ``size`` rows in which samples of one context come together.
 
     Negatives weigh 1/m_i, with m_i their number in row i, so that positives and negatives have the same share of
     each context; a row without negatives is in neither.
+
+    >>> part = Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.array([0, 0, 0, 1]), None)
+    >>> [(rows, positive, negative)] = pair_blocks(part, 8, np.random.default_rng(0))
+    >>> positive.sum().item(), negative.sum().item()   # one sample is alone with its context
+    (3.0, 3.0)
     """
     codes = part.contexts(random)
     together = max(16, size // (int(codes.max()) + 1)) if len(part) > size else len(part)

@@ -29,6 +29,9 @@ class Samples:
         t: (N, H) continuous context, or None.
         groups: (N,) code of the group of each sample; its own number where samples are independent.
         conditional: whether a context was given at all.
+
+    >>> paired_samples(np.arange(30.0), np.arange(30.0), groups=np.arange(30) // 2).grouped
+    True
     """
 
     x: Array
@@ -58,6 +61,10 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
 
     Raises:
         InputError: lengths disagree, too few samples, not finite, constant, or a context with a single sample.
+
+    >>> samples = paired_samples(np.arange(30.0), np.arange(30.0), given=["a", "b", "b"] * 10)
+    >>> samples.x.shape, samples.codes[:3]
+    ((30, 1), array([0, 1, 1]))
     """
     x, y = _features("x", x), _features("y", y)
     n = len(x)

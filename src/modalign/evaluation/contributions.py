@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,13 @@ class Subsets:
         metric: which one; the task's first by default. Errors are negated, so that more is better.
         repeats: bootstrap resamples.
         seed: of the resampling.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> float(subsets.values(["audio"])[0]), float(subsets.values(["video"])[0])
+    (1.0, 0.5)
     """
 
     def __init__(
@@ -95,7 +102,15 @@ class Subsets:
 
 
 def subset_scores(subsets: Subsets) -> dict[tuple[str, ...], Interval]:
-    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six."""
+    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> {" and ".join(keep): value.mean for keep, value in subset_scores(subsets).items()}
+    {'': 0.5, 'audio': 1.0, 'video': 0.5, 'audio and video': 1.0}
+    """
     names = subsets.modalities
     sizes = range(len(names) + 1)
     if len(names) > EXACT_LIMIT:
@@ -128,6 +143,13 @@ def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
     reverse); the interval then covers the choice of orders too, by resampling the pairs.
 
     Source: Shapley, A Value for n-Person Games, 1953; sampling by orders: Castro et al., Comput. Oper. Res. 2009.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> {name: value.mean for name, value in shapley(subsets).values.items()}
+    {'audio': 0.5, 'video': 0.0}
     """
     names = subsets.modalities
     total = float(subsets.values(names)[0] - subsets.values(())[0])
@@ -187,6 +209,13 @@ def missing_curve(subsets: Subsets, points: int = 6, draws: int = 10) -> Missing
     Which samples are hit is drawn ``draws`` times and averaged. For metrics that are means over samples the
     curves are straight lines from v(all) to v(all but m), up to the noise of the draws; their slopes tell which
     modality the model leans on.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> subsets = Subsets(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> [round(value.mean, 2) for value in missing_curve(subsets, points=2).curves["audio"]]
+    [1.0, 0.5]
     """
     names = subsets.modalities
     shares = np.linspace(0, 1, points)
@@ -204,3 +233,77 @@ def missing_curve(subsets: Subsets, points: int = 6, draws: int = 10) -> Missing
                 mixed = np.where((turn < share)[:, None], without[index, samples], whole)
                 sums[name][k] += subsets.sign * subsets.evaluate(mixed) / draws
     return MissingCurve(shares, {k: [subsets.interval(row) for row in v] for k, v in sums.items()})
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample to show.
+
+    Attributes:
+        title: what it is (id, true class).
+        inputs: modality -> its values: ``sequence`` (T, F), ``image`` (C, H, W), ``clip`` (T, C, H, W),
+            ``vector`` (F,), or the text itself; a modality that is missing is left out.
+        notes: modality -> line below it, such as what it predicts and how surely.
+
+    >>> Example("sample 3, true class a", {"text": "a word"}, {"text": "says a (right), 90 %"}).inputs["text"]
+    'a word'
+    """
+
+    title: str
+    inputs: Mapping[str, np.ndarray | str]
+    notes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Where one modality is sure and another is not, in both directions.
+
+    Attributes:
+        groups: heading -> samples.
+        kinds: modality -> ``vector``, ``sequence``, ``image``, ``clip`` or ``text``.
+
+    >>> Extremes({"audio surer than text": []}, {"audio": "sequence", "text": "text"}).kinds["audio"]
+    'sequence'
+    """
+
+    groups: Mapping[str, Sequence[Example]]
+    kinds: Mapping[str, str]
+
+
+def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
+    """The two modalities that differ most in mean confidence, the surer first.
+
+    Args:
+        evidence: (M, N, C) log-probabilities from each modality alone.
+        present: (N, M) bool; a modality that no sample has is left aside.
+
+    >>> evidence = np.log([[[0.6, 0.4]], [[0.9, 0.1]]])   # two modalities, one sample
+    >>> contrasting(evidence, np.ones((1, 2), bool))
+    (1, 0)
+    """
+    confidence = np.where(present.T, np.exp(evidence.max(2)), np.nan)
+    seen = np.flatnonzero(present.any(0))
+    means = np.nanmean(confidence[seen], 1)
+    return int(seen[means.argmax()]), int(seen[means.argmin()])
+
+
+def extreme_samples(
+    evidence: np.ndarray, present: np.ndarray, first: int, second: int, count: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples in which one modality is far surer than the other: indices (count,) for each direction.
+
+    Args:
+        evidence: (M, N, C) log-probabilities from each modality alone.
+        present: (N, M) bool; only samples with both modalities are shown.
+        first, second: positions of the two modalities.
+        count: how many at each extreme.
+
+    >>> sure, unsure = [0.9, 0.1], [0.5, 0.5]
+    >>> extreme_samples(np.log([[sure, unsure], [unsure, sure]]), np.ones((2, 2), bool), 0, 1)
+    (array([0]), array([1]))
+    """
+    confidence = np.exp(evidence.max(2))
+    both = np.flatnonzero(present[:, first] & present[:, second])
+    order = both[np.argsort(confidence[first, both] - confidence[second, both], kind="stable")]
+    count = min(count, len(order) // 2)
+    return order[len(order) - count :][::-1], order[:count]

@@ -12,7 +12,7 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
     missing     {"shares": [...], "curves": {"any" or modality: [I]}}
     calibration {"fused" or modality: {"ece", "confidence", "accuracy", "count"}}
     confidence  {column: {"contexts": [...], "count": [...], "by_modality": {modality: [I]}}}
-    information ``modalign.evaluation.information.Information`` with all its warnings, or null;
+    information ``Information`` with all its warnings, or null;
                 ``"earlier": true`` where it was kept from an earlier evaluation of the same model
     source      {"checkpoint", "data"}: digests of what was evaluated (``training.inference`` adds them)
     warnings    [text]
@@ -21,14 +21,16 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modalign.estimators.estimate import FEW_IN_CONTEXT
 from modalign.evaluation.contributions import Predict, Shapley, Subsets, missing_curve, shapley, subset_scores
-from modalign.evaluation.information import Estimator, Information, Reference, information_diagnosis, over_fused
+from modalign.evaluation.decomposition import Decomposed, decompose_features
 from modalign.evaluation.metrics import (
     METRICS,
     calibration,
@@ -37,7 +39,18 @@ from modalign.evaluation.metrics import (
     per_class,
     weighted_metrics,
 )
+from modalign.evaluation.pairs import (
+    Amount,
+    Complete,
+    Estimator,
+    Pair,
+    Reference,
+    constant,
+    shared,
+    shared_given_target,
+)
 from modalign.evaluation.statistics import Interval, mean_interval, percentile_interval
+from modalign.evaluation.target import about_target
 
 if TYPE_CHECKING:
     from modalign.data.task import Task
@@ -85,6 +98,13 @@ def evaluate_model(
 
     Returns:
         The dictionary described at the top of this file, ready for ``json.dump``.
+
+    >>> from modalign.data.task import Task
+    >>> y = np.arange(40) % 2
+    >>> see = lambda keep: np.log(0.1 + 0.8 * (y[:, None] == np.arange(2))) if "audio" in keep else np.zeros((40, 2))
+    >>> found = evaluate_model(Task("classification", ("a", "b")), see, ["audio", "video"], y, repeats=50)
+    >>> found["metrics"]["accuracy"]["mean"], found["shapley"]["values"]["video"]["mean"]
+    (1.0, 0.0)
     """
     target = np.asarray(target)
     present = np.ones((len(target), len(modalities)), bool) if present is None else np.asarray(present)
@@ -166,7 +186,7 @@ def _of_classes(
     }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ContextConfidence:
     """Mean confidence of each modality in each context, with t-intervals over its samples."""
 
@@ -190,6 +210,11 @@ def confidence_by_context(
         modalities: M names.
         codes: (N,) contexts of the samples, indices into ``names``.
         names: names of the contexts; those without a sample are left out.
+
+    >>> evidence = np.log([[[0.9, 0.1], [0.6, 0.4]]])   # one modality, two samples
+    >>> found = confidence_by_context(evidence, np.ones((2, 1), bool), ["audio"], np.array([0, 1]), ["a", "b", "c"])
+    >>> found.contexts, [round(value.mean, 2) for value in found.by_modality["audio"]]
+    (('a', 'b'), [0.9, 0.6])
     """
     confidence = np.exp(evidence.max(2))
     occurring = [k for k in range(len(names)) if (codes == k).any()]
@@ -236,7 +261,11 @@ def _information_warnings(found: Information, support: np.ndarray | None) -> lis
 
 
 def plain(value: Any) -> Any:
-    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON."""
+    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON.
+
+    >>> plain({"a": np.array([1.0, np.nan]), "b": (2,)})
+    {'a': [1.0, None], 'b': [2]}
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -248,3 +277,159 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parts of what two sources tell of the target; the second may be all other modalities together."""
+
+    modalities: tuple[str, str]
+    decomposed: Decomposed
+
+
+@dataclass(frozen=True)
+class Information:
+    """The diagnosis of one set of features.
+
+    Attributes:
+        samples: rows used (those with all modalities present).
+        pairs: every pair of modalities.
+        target: modality -> I(Zm; Y); together: I(all; Y).
+        unique: modality -> I(all; Y) - I(all but m; Y), what only m tells beside the others.
+        splits: partial information decompositions (classification only).
+        fusibility: mean over pairs of I(Z1; Z2 | Y).
+        complementarity: mean over modalities of the unique parts.
+        warnings: what the reader should know.
+    """
+
+    samples: int
+    pairs: tuple[Pair, ...]
+    target: dict[str, Amount]
+    together: Amount | None
+    unique: dict[str, Amount]
+    splits: tuple[Split, ...]
+    fusibility: float
+    complementarity: float
+    warnings: tuple[str, ...]
+
+
+def information_diagnosis(
+    features: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    classes: int,
+    estimate: Estimator,
+    present: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+    reference: Reference | None = None,
+) -> Information:
+    """Diagnose held-out features of two or more modalities.
+
+    Args:
+        features: modality -> (N, D_m), not used for training.
+        target: (N,) class indices, or (N,) values.
+        classes: number of classes, 0 for a continuous target.
+        estimate: estimator of information between arrays.
+        present: (N, M) bool in the order of ``features``; rows with a missing modality are left out.
+        groups: (N,) or None; folds of the probes and standard errors respect them.
+        seed: of folds and clusters.
+        reference: samples to which the directions are fitted that a critic sees where there are too many features;
+            without it they are the principal directions, which may miss what is shared.
+
+    Raises:
+        InputError: fewer than two modalities, rows disagree, or fewer than 20 complete rows.
+
+    >>> from modalign.estimators import estimate
+    >>> x, y = np.random.default_rng(0).normal(size=(300, 1)), np.arange(300) % 2
+    >>> ksg = lambda *arrays, groups: estimate(*arrays, method="ksg", groups=groups)
+    >>> found = information_diagnosis({"a": x + y[:, None], "b": x[::-1] - y[:, None]}, y, 2, ksg)
+    >>> found.pairs[0].shared.value > found.pairs[0].shared_given_target.value
+    True
+    """
+    given = Complete.of(features, target, classes, estimate, present, groups, seed, reference)
+    names = tuple(given.z)
+    warnings = []
+    if len(given.y) < len(target):
+        warnings.append(f"{len(target) - len(given.y)} of {len(target)} samples lack a modality and are left out")
+    for name in names:
+        if constant(given.z[name]):
+            warnings.append(
+                f"the features of {name} are the same for all samples: it tells nothing, and shares nothing"
+            )
+    pairs = tuple(
+        Pair((a, b), shared(a, b, given), shared_given_target(a, b, given)) for a, b in itertools.combinations(names, 2)
+    )
+    about, together, unique = about_target(given)
+    splits = tuple(_splits(given.z, given.y, classes, given.groups, seed)) if classes else ()
+    return Information(
+        samples=len(given.y),
+        pairs=pairs,
+        target=about,
+        together=together,
+        unique=unique,
+        splits=splits,
+        fusibility=_mean_value(pair.shared_given_target for pair in pairs),
+        complementarity=_mean_value(unique.values()),
+        warnings=(*warnings, *_doubts(pairs)),
+    )
+
+
+def fusibility_and_complementarity(given: Complete) -> tuple[float, float]:
+    """These two of ``information_diagnosis``, without the time that the rest of it takes.
+
+    >>> from modalign.estimators import estimate
+    >>> a, b, y = (*np.random.default_rng(0).normal(size=(2, 300, 1)), np.arange(300) % 2)
+    >>> ksg = lambda *arrays, groups: estimate(*arrays, method="ksg", groups=groups)
+    >>> fusibility, unique = fusibility_and_complementarity(Complete.of({"a": a, "b": b}, y, 2, ksg))
+    >>> abs(fusibility) < 0.2, abs(unique) < 0.2
+    (True, True)
+    """
+    fusibility = _mean_value(shared_given_target(a, b, given) for a, b in itertools.combinations(given.z, 2))
+    return fusibility, _mean_value(about_target(given)[2].values())
+
+
+def _mean_value(amounts: Iterable[Amount]) -> float:
+    return float(np.mean([amount.value for amount in amounts]))
+
+
+def _splits(
+    z: Mapping[str, np.ndarray], y: np.ndarray, classes: int, groups: np.ndarray | None, seed: int
+) -> list[Split]:
+    """Two modalities against each other; of more, each against all others together."""
+    names = list(z)
+    if len(names) == 2:
+        sources = [(names[0], names[1], z[names[1]])]
+    else:
+        rest = {m: np.concatenate([z[other] for other in names if other != m], 1) for m in names}
+        sources = [(m, "the others", rest[m]) for m in names]
+    return [
+        Split((m, other), decompose_features(z[m], second, y, classes, groups=groups, seed=seed))
+        for m, other, second in sources
+    ]
+
+
+def _doubts(pairs: Sequence[Pair]) -> list[str]:
+    """Which estimates cannot be trusted, those with the same reason in one sentence."""
+    reasons: dict[str, list[str]] = {}
+    for pair in pairs:
+        for amount, name in ((pair.shared, "I({};{})"), (pair.shared_given_target, "I({};{}|target)")):
+            if not amount.trusted:
+                why = "; ".join(amount.warnings) or "the estimator does not stand by it"
+                reasons.setdefault(why, []).append(name.format(*pair.modalities))
+    return [f"{', '.join(names)} cannot be trusted: {why}" for why, names in reasons.items()]
+
+
+def over_fused(information: Information) -> bool:
+    """Whether modalities share beyond the target's context while none keeps anything of its own about it.
+
+    Shared information given the target is above zero by two standard errors for some pair, and no modality's
+    unique part is.
+
+    >>> much, none = Amount(1.0, 0.1, "plug-in", "nce3"), Amount(0.0, 0.1, "plug-in", "nce3")
+    >>> pair = Pair(("a", "b"), much, much)
+    >>> over_fused(Information(100, (pair,), {}, None, {"a": none, "b": none}, (), 1.0, 0.0, ()))
+    True
+    """
+    shares = any(pair.shared_given_target.value > 2 * pair.shared_given_target.stderr > 0 for pair in information.pairs)
+    own = any(amount.value > 2 * amount.stderr for amount in information.unique.values())
+    return shares and not own

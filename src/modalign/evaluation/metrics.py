@@ -30,7 +30,12 @@ FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
 def primary_metric(task: Task) -> str:
-    """The metric that selects epochs and heads tables, unless a recipe names another."""
+    """The metric that selects epochs and heads tables, unless a recipe names another.
+
+    >>> from modalign.data.task import Task
+    >>> primary_metric(Task("regression"))
+    'mae'
+    """
     return METRICS[task.kind][0]
 
 
@@ -39,6 +44,9 @@ def higher_is_better(metric: str) -> bool:
 
     Raises:
         InputError: no task has a metric of that name.
+
+    >>> higher_is_better("accuracy"), higher_is_better("nll")
+    (True, False)
     """
     known = [name for names in METRICS.values() for name in names]
     if metric not in known:
@@ -65,6 +73,11 @@ def compute_metrics(
 
     Raises:
         InputError: shapes disagree, nothing to score, NaN or +inf in the scores, labels out of range.
+
+    >>> from modalign.data.task import Task
+    >>> task, scores = Task("classification", ("a", "b")), np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> compute_metrics(task, scores, np.array([0, 1]), ["accuracy"])
+    {'accuracy': 0.5}
     """
     weights = np.ones((1, len(scores)))
     return {k: float(v[0]) for k, v in weighted_metrics(task, scores, target, weights, names).items()}
@@ -77,7 +90,13 @@ def weighted_metrics(
     weights: np.ndarray,
     names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,)."""
+    """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,).
+
+    >>> from modalign.data.task import Task
+    >>> task, scores, target = Task("classification", ("a", "b")), np.log([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])
+    >>> weighted_metrics(task, scores, target, np.array([[1, 1], [3, 1]]), ["accuracy"])["accuracy"]
+    array([0.5 , 0.75])
+    """
     scores, target = check_scores(task, scores, target)
     if task.kind == "classification":
         evidence = _Classified(scores, target)
@@ -94,7 +113,12 @@ def weighted_metrics(
 
 
 def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``scores`` (N, C) in float64 (log-probabilities normalized, floored) and ``target``, both checked."""
+    """``scores`` (N, C) in float64 (log-probabilities normalized, floored) and ``target``, both checked.
+
+    >>> from modalign.data.task import Task
+    >>> np.exp(check_scores(Task("classification", ("a", "b")), np.zeros((1, 2)), np.array([0]))[0])
+    array([[0.5, 0.5]])
+    """
     scores, target = np.asarray(scores, np.float64), np.asarray(target)
     if scores.ndim == 1:
         scores = scores[:, None]
@@ -119,7 +143,11 @@ def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np
 
 
 def normalize(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold."""
+    """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold.
+
+    >>> np.exp(normalize(np.zeros((1, 2))))
+    array([[0.5, 0.5]])
+    """
     highest = scores.max(-1, keepdims=True)
     if (highest == -np.inf).any():
         raise InputError("a sample gives every class the log-probability -inf: the scores cannot be normalized")
@@ -283,6 +311,9 @@ def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS)
 
     Raises:
         InputError: rows that are not probabilities, or as many rows as targets are not given.
+
+    >>> round(calibration(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1])).ece, 3)
+    0.4
     """
     probabilities, target = np.asarray(probabilities, np.float64), np.asarray(target)
     if probabilities.ndim != 2 or len(probabilities) != len(target) or len(target) == 0:
@@ -306,14 +337,23 @@ def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Counts (C, C): rows are true classes, columns predicted ones."""
+    """Counts (C, C): rows are true classes, columns predicted ones.
+
+    >>> confusion_matrix(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+    array([[1, 0],
+           [1, 0]])
+    """
     classes = scores.shape[1]
     pairs = np.asarray(target, int) * classes + scores.argmax(1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def per_class(scores: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined."""
+    """``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined.
+
+    >>> per_class(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))["recall"]
+    array([1., 0.])
+    """
     counts = confusion_matrix(scores, target)
     hits, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -19,6 +19,9 @@ class Interval:
         low, high: bounds; NaN where they cannot be known.
         n: repetitions behind it.
         note: why there are no bounds, else empty.
+
+    >>> mean_interval([1.0]).note
+    'one seed: no interval'
     """
 
     mean: float
@@ -29,7 +32,14 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t-interval; bounds are NaN, and the note says so, for fewer than two."""
+    """Mean over seeds with Student's t-interval; bounds are NaN, and the note says so, for fewer than two.
+
+    >>> found = mean_interval([0.70, 0.72, 0.74])
+    >>> round(found.mean, 2), round(found.low, 2), round(found.high, 2)
+    (0.72, 0.67, 0.77)
+    """
+    from scipy.special import stdtrit
+
     kept = np.asarray(values, np.float64)
     kept = kept[~np.isnan(kept)]
     if len(kept) == 0:
@@ -37,14 +47,8 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     mean = float(kept.mean())
     if len(kept) == 1:
         return Interval(mean, np.nan, np.nan, 1, "one seed: no interval")
-    half = _t_quantile(len(kept) - 1, confidence) * kept.std(ddof=1) / np.sqrt(len(kept))
+    half = float(stdtrit(len(kept) - 1, 0.5 + confidence / 2) * kept.std(ddof=1) / np.sqrt(len(kept)))
     return Interval(mean, mean - half, mean + half, len(kept))
-
-
-def _t_quantile(freedom: int, confidence: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Paired:
         difference: mean of first minus second, with its t-interval.
         p: two-sided p value of the paired t-test; NaN for fewer than two pairs.
         p_wilcoxon: the same by Wilcoxon's signed ranks; NaN below six pairs, where it cannot reach 0.05.
+
+    >>> round(paired([0.70, 0.72, 0.74], [0.69, 0.70, 0.73]).difference.mean, 3)
+    0.013
     """
 
     difference: Interval
@@ -69,6 +76,9 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
 
     Raises:
         InputError: lengths disagree.
+
+    >>> round(paired([0.70, 0.72, 0.74], [0.69, 0.70, 0.73]).p, 3)
+    0.057
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:
@@ -101,6 +111,9 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's step-down correction of p values for as many comparisons as are not NaN (NaN stays NaN).
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    array([0.03, 0.06, 0.06])
     """
     p = np.asarray(p_values, np.float64)
     corrected = np.full(p.shape, np.nan)
@@ -112,7 +125,11 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarray:
-    """Ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none."""
+    """Ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none.
+
+    >>> ranks([0.7, 0.9, 0.7])
+    array([2.5, 1. , 2.5])
+    """
     from scipy.stats import rankdata
 
     x = np.asarray(values, np.float64)
@@ -127,6 +144,9 @@ def mean_ranks(table: np.ndarray) -> np.ndarray:
 
     Args:
         table: (data sets, methods) ranks, NaN where a method was not run.
+
+    >>> mean_ranks(np.array([[1.0, 2.0], [2.0, np.nan]]))
+    array([1.5, 2. ])
     """
     table = np.asarray(table, np.float64)
     known = ~np.isnan(table)
@@ -142,6 +162,9 @@ def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1
 
     Raises:
         InputError: lengths disagree or there is nothing to resample.
+
+    >>> bootstrap_weights(4, groups=np.array([0, 0, 1, 1]), repeats=2).shape
+    (2, 4)
     """
     if n < 1:
         raise InputError("no samples to resample")
@@ -159,7 +182,11 @@ def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1
 
 
 def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of ``value`` from the quantiles of its bootstrap replicates (Efron's percentile method)."""
+    """Interval of ``value`` from the quantiles of its bootstrap replicates (Efron's percentile method).
+
+    >>> round(percentile_interval(0.5, np.linspace(0, 1, 101), n=50).low, 3)
+    0.025
+    """
     kept = resampled[~np.isnan(resampled)]
     if len(kept) < 2 or n < 2:
         return Interval(value, np.nan, np.nan, n, "too few samples for an interval")

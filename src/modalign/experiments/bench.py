@@ -16,11 +16,11 @@ from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
-from modalign.experiments.display import BenchDisplay
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, load_strategy, make_options, strategy_name
 from modalign.training.build import Objects, build_strategy, check_run, resolve
+from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
 
@@ -158,6 +158,13 @@ def run_bench(
     Raises:
         InputError: anything unusable, found before the first training; or the folder holds another bench.
         RunsFailed: some runs failed; they are listed, the others are kept.
+
+    >>> import tempfile
+    >>> from modalign.settings import DataSettings, TrainingSettings
+    >>> recipe = Recipe(DataSettings("digits"), training=TrainingSettings(epochs=1))
+    >>> folder = run_bench({"digits": recipe}, entries(["joint"]), 1, tempfile.mkdtemp(), jobs=1, quiet=True)
+    >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
+    True
     """
     out = Path(out)
     memory = dict(data or {})

@@ -19,8 +19,7 @@ from modalign.data.media.decoders import token_reader
 from modalign.data.media.folder import StoredArray, file_digest, read_meta
 from modalign.data.tables.arrays import ArraySplit
 from modalign.data.tables.words import UNKNOWN
-from modalign.data.task import Task
-from modalign.errors import InputError, unknown
+from modalign.errors import DataError, unknown
 from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
@@ -28,9 +27,7 @@ from modalign.evaluation.information import Reference
 from modalign.strategies import Strategy
 from modalign.training.build import Objects, load_with_data
 from modalign.training.forward import outputs
-from modalign.training.run import RunFolder
-
-_BATCH = 128
+from modalign.training.run import RunFolder, write_whole
 
 
 @dataclass(frozen=True)
@@ -60,18 +57,27 @@ def evaluate_run(
     """Evaluate a finished run and keep the result in its ``evaluation.json``.
 
     Args:
-        folder: the run.
+        folder: run folder.
         split: ``test`` or ``valid``.
         context: column by whose values confidence is shown beside the classes; numbers are cut at their quartiles.
         information: also estimate information between the features (takes a minute or so); if not, the estimates of an
             earlier evaluation are kept where they are of the same split, checkpoint and data.
         method: estimator of information.
-        data: the data in memory that the run was trained on, if it was.
-        objects: the objects of one's own that it was trained with, if they are at hand.
+        data: data in memory that the run was trained on, if it was.
+        objects: objects of one's own that it was trained with, if they are at hand.
         trust_code: load such objects from the copy in the run.
+
+    Returns:
+        The content of ``evaluation.json``, and samples to look at.
 
     Raises:
         InputError: the folder is no finished run, its data cannot be loaded, or there is no such split or column.
+
+    Example:
+        What a run's modalities contribute to its accuracy::
+
+            found = evaluate_run("runs/digits-joint-seed0", information=False)
+            found.result["shapley"]["values"]["left"]["mean"]
     """
     run = RunFolder(folder)
     run.result()
@@ -82,33 +88,30 @@ def evaluate_run(
     strategy, data, _ = load_with_data(folder, data=data, objects=objects, trust_code=trust_code)
     samples = data.test if split == "test" else data.valid
     columns = {} if context == "class" else {context: _contexts(samples, context)}
+    task, modalities = data.task, list(data.modalities)
+    groups = data.sample_groups(samples)
+    first = groups.first.numpy()
     whole = outputs(strategy, samples)
-    task = data.task
 
     @functools.cache
-    def answer(keep: tuple[str, ...]) -> np.ndarray:
-        found = whole if set(keep) == set(data.modalities) else outputs(strategy, samples, keep)
-        return task.log_probability(strategy.predict(found)).numpy()
+    def answer(keep: tuple[str, ...]) -> Tensor:
+        """Log-probabilities of all samples with the other modalities masked."""
+        found = whole if set(keep) == set(modalities) else outputs(strategy, samples, keep)
+        return task.log_probability(strategy.predict(found))
 
     heads = None
     if strategy.trains_unimodal:
-        heads = torch.stack([task.log_probability(whole.unimodal[m]) for m in data.modalities]).numpy()
-    units = data.sample_groups(samples)
-    first = units.first.numpy()
-
-    def scored(scores: np.ndarray) -> np.ndarray:
-        return units.scores(task, torch.from_numpy(scores)).numpy()
-
+        heads = torch.stack([task.log_probability(whole.unimodal[m]) for m in modalities])
     result = evaluate_model(
         task,
-        lambda keep: scored(answer(tuple(keep))),
-        list(data.modalities),
+        lambda keep: groups.scores(task, answer(tuple(keep))).numpy(),
+        modalities,
         samples.target.numpy()[first],
-        heads=None if heads is None else np.stack([scored(head) for head in heads]),
+        heads=None if heads is None else np.stack([groups.scores(task, head).numpy() for head in heads]),
         present=whole.present.numpy()[first],
         groups=None if samples.groups is None else samples.groups[first],
         columns={name: (codes[first], names) for name, (codes, names) in columns.items()},
-        features={m: units.mean(z).numpy() for m, z in whole.features.items()} if information else None,
+        features={m: groups.mean(z).numpy() for m, z in whole.features.items()} if information else None,
         estimate=functools.partial(estimate, method=method) if information else None,
         reference=reference_features(strategy, data.valid if split == "test" else data.train) if information else None,
         split=split,
@@ -117,15 +120,16 @@ def evaluate_run(
     kept = run.folder / "evaluation.json"
     if not information:
         result = _with_earlier_information(result, kept)
-    kept.write_text(json.dumps(result, indent=1))
-    if task.kind != "classification" or len(data.modalities) < 2:
-        return Evaluation(result, None)
-    evidence = np.stack([answer((m,)) for m in data.modalities]) if heads is None else heads
-    return Evaluation(result, _extremes(data, samples, evidence, whole.present.numpy(), columns))
+    write_whole(kept, json.dumps(result, indent=1))
+    extremes = None
+    if task.kind == "classification" and len(modalities) > 1:
+        evidence = torch.stack([answer((m,)) for m in modalities]) if heads is None else heads
+        extremes = _extremes(data, samples, evidence.numpy(), whole.present.numpy(), columns)
+    return Evaluation(result, extremes)
 
 
 def _with_earlier_information(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """``result`` with the information that an earlier evaluation of the same model on the same samples found.
+    """Return ``result`` with the information that an earlier evaluation of the same model on the same samples found.
 
     An earlier one of another split, checkpoint or data is of no use here; that it is replaced stands in the warnings.
     """
@@ -144,14 +148,14 @@ def _with_earlier_information(result: dict[str, Any], path: Path) -> dict[str, A
 
 
 def reference_features(strategy: Strategy, split: Split) -> Reference:
-    """Features of the samples of another split that have all modalities, to which directions are fitted."""
+    """Return features of the samples of another split that have all modalities, to which directions are fitted."""
     found = outputs(strategy, split)
     whole = found.present.all(1)
     return Reference({m: z[whole].numpy() for m, z in found.features.items()}, split.target[whole].numpy())
 
 
 def _contexts(samples: Split, name: str) -> tuple[np.ndarray, Sequence[str]]:
-    """Code of each sample in a column, and what the codes mean."""
+    """Return the code of each sample in a column, and what the codes mean; numbers are cut at their quartiles."""
     if name not in samples.columns:
         raise unknown("context", name, ["class", *samples.columns])
     column = samples.columns[name]
@@ -159,7 +163,9 @@ def _contexts(samples: Split, name: str) -> tuple[np.ndarray, Sequence[str]]:
     if column.discrete:
         return values, column.names
     if values.ndim > 1:
-        raise InputError(f"context {name!r} has {values.shape[1]} numbers a sample; expected a column of single ones")
+        raise DataError(f"context {name!r} has {values.shape[1]} numbers a sample; expected a column of single ones")
+    if not np.isfinite(values).any():
+        raise DataError(f"context {name!r} has no value in this split")
     edges = np.unique(np.nanquantile(values, [0.25, 0.5, 0.75]))
     bounds = [f"{edge:.3g}" for edge in edges]
     names = [f"to {bounds[0]}", *(f"{a} to {b}" for a, b in itertools.pairwise(bounds)), f"over {bounds[-1]}"]
@@ -173,40 +179,33 @@ def _extremes(
     present: np.ndarray,
     columns: dict[str, tuple[np.ndarray, Sequence[str]]],
 ) -> Extremes | None:
-    """The samples in which the two modalities that differ most in confidence differ most."""
+    """Return the samples in which the two modalities that differ most in confidence differ most."""
+    names, classes = list(data.modalities), data.task.classes
     first, second = contrasting(evidence, present)
-    names = list(data.modalities)
-    groups = {}
-    for (sure, unsure), chosen in zip(
-        ((first, second), (second, first)), extreme_samples(evidence, present, first, second), strict=True
-    ):
-        batch = samples.__getitems__(chosen.tolist())
-        groups[f"{names[sure]} surer than {names[unsure]}"] = [
-            Example(
-                _title(data.task, samples, int(row), columns),
-                {m: _shown(samples, m, batch.inputs[m][k]) for i, m in enumerate(names) if present[row, i]},
-                {m: _said(data.task, evidence[i, row], truth) for i, m in enumerate(names) if present[row, i]},
-            )
-            for k, (row, truth) in enumerate(zip(chosen, samples.target[chosen.tolist()].tolist(), strict=True))
-        ]
+    chosen = extreme_samples(evidence, present, first, second)
+    groups: dict[str, list[Example]] = {}
+    for sure, unsure, found in ((first, second, chosen[0]), (second, first, chosen[1])):
+        rows = found.tolist()
+        batch = samples.__getitems__(rows)
+        shown = groups.setdefault(f"{names[sure]} surer than {names[unsure]}", [])
+        for k, row in enumerate(rows):
+            truth = int(samples.target[row])
+            parts = [f"sample {samples.ids[row]}", f"true class {classes[truth]}"]
+            parts += [f"{name} {meanings[codes[row]]}" for name, (codes, meanings) in columns.items()]
+            inputs, notes = {}, {}
+            for i, m in enumerate(names):
+                if present[row, i]:
+                    said = int(evidence[i, row].argmax())
+                    verdict = "right" if said == truth else "wrong"
+                    inputs[m] = _shown(samples, m, batch.inputs[m][k])
+                    notes[m] = f"says {classes[said]} ({verdict}), {100 * np.exp(evidence[i, row, said]):.0f} %"
+            shown.append(Example(", ".join(parts), inputs, notes))
     kinds = {m: about.kind for m, about in data.modalities.items()}
     return Extremes(groups, kinds) if any(groups.values()) else None
 
 
-def _title(task: Task, samples: Split, row: int, columns: dict[str, tuple[np.ndarray, Sequence[str]]]) -> str:
-    parts = [f"sample {samples.ids[row]}", f"true class {task.classes[int(samples.target[row])]}"]
-    return ", ".join(parts + [f"{name} {names[codes[row]]}" for name, (codes, names) in columns.items()])
-
-
-def _said(task: Task, log_probability: np.ndarray, truth: int) -> str:
-    """What a modality says alone, whether that is right, and how sure it is."""
-    best = int(log_probability.argmax())
-    verdict = "right" if best == truth else "wrong"
-    return f"says {task.classes[best]} ({verdict}), {100 * np.exp(log_probability[best]):.0f} %"
-
-
 def _shown(samples: Split, modality: str, values: Tensor) -> np.ndarray | str:
-    """An input as it is shown: word numbers as their words where these are at hand, and never as numbers."""
+    """Return an input as it is shown: word numbers as their words where these are at hand, and never as numbers."""
     if not isinstance(samples, ArraySplit):
         return values.numpy()
     about = samples.preparations[modality]
@@ -218,18 +217,13 @@ def _shown(samples: Split, modality: str, values: Tensor) -> np.ndarray | str:
     stored = samples.stored[modality]
     if not isinstance(stored, StoredArray):
         return f"({len(numbers)} tokens; the data hold numbers without a vocabulary)"
-    vocabulary = _vocabulary(stored.path.parent, modality)
+    # The words of a prepared text are in its folder, or have the name that it was prepared with.
+    folder = stored.path.parent
+    about_text: Mapping[str, Any] = read_meta(folder).get("about") or {}
+    named = ((about_text.get("modalities") or {}).get(modality) or about_text).get("vocabulary") or ""
+    own = [str(path) for path in (folder / "tokenizer", folder / "vocab.txt") if path.exists()]
+    vocabulary = own[0] if own else str(named)
     read = token_reader(vocabulary)
     if read is None:
         return f"({len(numbers)} tokens; their vocabulary {vocabulary!r} is not on this machine)"
     return read(numbers)
-
-
-def _vocabulary(folder: Path, modality: str) -> str:
-    """Where the words of a prepared text are: in its folder, or by the name that it was prepared with."""
-    for own in (folder / "tokenizer", folder / "vocab.txt"):
-        if own.exists():
-            return str(own)
-    about: Mapping[str, Any] = read_meta(folder).get("about") or {}
-    modalities = about.get("modalities") or {}
-    return str((modalities.get(modality) or about).get("vocabulary") or "")

@@ -13,13 +13,13 @@ from modalign.errors import InputError, RunsFailed, unknown
 from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.information import Complete, fusibility_and_complementarity
 from modalign.experiments.bench import Entry, run_bench, run_folder
-from modalign.experiments.display import BenchDisplay
 from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
+from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, write_whole
 
 ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

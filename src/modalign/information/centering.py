@@ -22,6 +22,11 @@ class ContextMeans(nn.Module):
     Args:
         contexts: number C of contexts; None for one mean over all samples (no context, or no codes).
         dims: D_m of each modality.
+
+    >>> means, z, t = ContextMeans(2, [3]), torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]), torch.tensor([0, 1])
+    >>> means.observe(0, z, t)
+    >>> means(0, z, t).abs().sum().item()   # one sample of each context is its mean
+    0.0
     """
 
     def __init__(self, contexts: int | None, dims: Sequence[int]) -> None:

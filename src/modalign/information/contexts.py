@@ -13,12 +13,21 @@ SOURCES = ("none", "label", "column:NAME", "predicted", "cluster", "continuous:N
 
 
 def same_context(context: Tensor) -> Tensor:
-    """(B, B) bool: which pairs of samples share their discrete context, (B,) int64."""
+    """(B, B) bool: which pairs of samples share their discrete context, (B,) int64.
+
+    >>> same_context(torch.tensor([0, 1])).tolist()
+    [[True, False], [False, True]]
+    """
     return context[:, None] == context[None, :]
 
 
 def pair_masks(context: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) masks: positives, the diagonal, and negatives, the others of the same context, (B,) int64."""
+    """(B, B) masks: positives, the diagonal, and negatives, the others of the same context, (B,) int64.
+
+    >>> positive, negative = pair_masks(torch.tensor([0, 0, 1]))
+    >>> positive.sum().item(), negative.sum().item()
+    (3, 2)
+    """
     positive = torch.eye(len(context), dtype=torch.bool, device=context.device)
     return positive, same_context(context) & ~positive
 
@@ -36,6 +45,9 @@ class ContextSource(nn.Module):
 
     Raises:
         InputError: the word is unknown.
+
+    >>> ContextSource("predicted")(scores=torch.tensor([[0.1, 0.9]]))
+    tensor([1])
     """
 
     centers: Tensor

@@ -31,7 +31,11 @@ class ContextEmbedding(Protocol):
 
 
 class LearnedContext(nn.Module):
-    """A learned vector for each of ``contexts`` discrete contexts; T is (B,) int64."""
+    """A learned vector for each of ``contexts`` discrete contexts; T is (B,) int64.
+
+    >>> LearnedContext(10)(torch.tensor([3, 7])).shape
+    torch.Size([2, 32])
+    """
 
     def __init__(self, contexts: int, width: int = 32) -> None:
         super().__init__()
@@ -44,7 +48,11 @@ class LearnedContext(nn.Module):
 
 
 class FixedContext(nn.Module):
-    """Given vectors (contexts, E), such as a text encoder's embeddings of class names, projected."""
+    """Given vectors (contexts, E), such as a text encoder's embeddings of class names, projected.
+
+    >>> FixedContext(torch.eye(10))(torch.tensor([3, 7])).shape
+    torch.Size([2, 32])
+    """
 
     vectors: Tensor
 
@@ -60,7 +68,11 @@ class FixedContext(nn.Module):
 
 
 class ContinuousContext(nn.Module):
-    """A perceptron on T itself: (B, ``features``) float, or (B,) for one feature."""
+    """A perceptron on T itself: (B, ``features``) float, or (B,) for one feature.
+
+    >>> ContinuousContext(2)(torch.zeros(5, 2)).shape
+    torch.Size([5, 32])
+    """
 
     def __init__(self, features: int, width: int = 32) -> None:
         super().__init__()
@@ -89,6 +101,11 @@ class Critic(nn.Module):
 
     Args:
         context: embedding of T; None for a critic that does not look at T (it ignores the T it is given).
+
+    >>> critic = SeparableCritic((4, 3))
+    >>> left, right = critic.embed(torch.zeros(6, 4), torch.zeros(6, 3))
+    >>> critic.pair(left, right).shape, critic.diagonal(left, right).shape
+    (torch.Size([6, 6]), torch.Size([6]))
     """
 
     def __init__(self, context: ContextEmbedding | None = None) -> None:
@@ -159,6 +176,9 @@ class SeparableCritic(Critic):
         scale: e^a at the start, the largest logit that it can give then. Small, so that a critic that has learned
             nothing says so: where its scores are large and random, encoders that follow them do best to erase
             what it looks at.
+
+    >>> SeparableCritic((4, 3), LearnedContext(2))(torch.zeros(6, 4), torch.zeros(6, 3), torch.arange(6) % 2).shape
+    torch.Size([6, 6])
     """
 
     def __init__(
@@ -194,6 +214,9 @@ class BilinearCritic(Critic):
     Args:
         dims: (D1, D2).
         context: embedding of T, or None.
+
+    >>> BilinearCritic((4, 3))(torch.zeros(6, 4), torch.zeros(6, 3)).shape
+    torch.Size([6, 6])
     """
 
     def __init__(self, dims: tuple[int, int], context: ContextEmbedding | None = None) -> None:
@@ -226,6 +249,9 @@ class MLPCritic(Critic):
         dims: (D1, D2).
         context: embedding of T, or None.
         width: K, the width of the hidden layers.
+
+    >>> MLPCritic((4, 3))(torch.zeros(6, 4), torch.zeros(6, 3)).shape
+    torch.Size([6, 6])
     """
 
     def __init__(self, dims: tuple[int, int], context: ContextEmbedding | None = None, width: int = 128) -> None:
@@ -266,6 +292,9 @@ def make_critic(name: str, dims: Sequence[int], context: ContextEmbedding | None
 
     Raises:
         InputError: there is no critic of that name, or ``dims`` are not two numbers.
+
+    >>> type(make_critic("bilinear", (4, 3))).__name__
+    'BilinearCritic'
     """
     if name not in CRITICS:
         raise unknown("critic", name, CRITICS)

@@ -38,6 +38,9 @@ def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3)
 
     Returns:
         (M,) factors in [0, 1]; 1 where there is no pull. A factor below 1 means that the margin bound.
+
+    >>> gradient_scale(torch.tensor([4.0, 4.0]), torch.tensor([1.0, 0.01]), rho=0.3)   # norms 2, 2 and 1, 0.1
+    tensor([0.6000, 1.0000])
     """
     tiny = torch.finfo(pull_squared.dtype).tiny
     bounded = rho * (task_squared / pull_squared.clamp(min=tiny)).sqrt()
@@ -82,7 +85,11 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
-    """(M,) squared norms of M gradients, in fp32 at least."""
+    """(M,) squared norms of M gradients, in fp32 at least.
+
+    >>> squared_norms([torch.tensor([3.0, 4.0])])
+    tensor([25.])
+    """
     return torch.stack([full_precision(g).square().sum() for g in gradients])
 
 

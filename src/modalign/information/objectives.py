@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -257,7 +257,7 @@ def checked_form(form: str) -> Form:
         return now
     if form not in FORMS:
         raise unknown("objective", form, FORMS)
-    return cast(Form, form)
+    return form
 
 
 def log_h(scores: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def score_pairs(
         if context is None and form == "infonce":
             tables = tables * 2
     sides = [
-        _Side(critic, *(table[::-1] if flipped else table), bool(flipped), form, kernel, context, valid[flipped])
+        _Side(critic, table[flipped], table[1 - flipped], bool(flipped), form, kernel, context, valid[flipped])
         for flipped, table in enumerate(tables)
     ]
     scans = [_scan(side, pieces, batch, block * block) for side in sides]
@@ -179,7 +179,7 @@ def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[li
 def _with_memory(
     z1: Tensor, z2: Tensor, context: Tensor, few: Tensor, memory: RecentFeatures
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """The batch followed by the remembered features of contexts ``few``, and which of them a left or right anchor sees."""
+    """The batch, then what is remembered of contexts ``few``, and which of all these a left or right anchor sees."""
     older1, older2 = (bank[few].flatten(0, 1).to(z1.dtype) for bank in (memory.left, memory.right))
     slots = (valid[few].flatten() for valid in (memory.right_valid, memory.left_valid))
     from_left, from_right = (torch.cat([s.new_ones(len(z1)), s]) for s in slots)

@@ -36,6 +36,11 @@ class FeatureMemory(nn.Module):
         size: features kept of each context and modality.
         dims: D_m of each modality.
         minimum: contexts with fewer negatives than this in the batch also get those of the memory.
+
+    >>> memory = FeatureMemory(contexts=2, size=4, dims=[3, 5])
+    >>> memory.push([torch.zeros(6, 3), torch.zeros(6, 5)], torch.tensor([0, 0, 0, 0, 0, 1]))
+    >>> memory.pair(0, 1).left_valid.sum(1)
+    tensor([4, 1])
     """
 
     def __init__(self, contexts: int, size: int, dims: Sequence[int], minimum: int = 8) -> None:

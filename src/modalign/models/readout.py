@@ -1,13 +1,16 @@
-"""ModAlign's context-aware prior: how much to trust the joint head, given what modalities share beyond the label.
+"""Read out ModAlign: a mixture of the joint head and the product of the modalities' own posteriors (experts).
 
 By Bayes' rule, with C classes and M modalities,
 
     log p(y | z_1..z_M) = sum_m log p(y | z_m) - (M - 1) log p(y)
                           + log [ p(z_1..z_M | y) / prod_m p(z_m | y) ] + const(z_1..z_M)
 
-so the product of the modalities' own posteriors is optimal exactly where the bracket is one: where the modalities are
-independent given the label. The mean of its logarithm is the conditional total correlation, for two
-modalities I(Z1; Z2 | Y), and it sets the strength of the joint head. All information is in nats.
+so the product of experts is optimal where the bracket does not depend on y, as where the modalities are independent
+given the label. The mean of its logarithm is the conditional total correlation, for two modalities I(Z1; Z2 | Y).
+
+The strength of the joint head, lambda = 1 - exp(-I), is a rule of thumb of this package and does *not* follow from the
+above: information that modalities share alike in all classes (a common speaker, say) raises I and lambda, and says
+nothing of the class. All information is in nats.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def context_aware_readout(
     strength: Tensor | float,
     log_prior: Tensor | None = None,
 ) -> Tensor:
-    """Mixture of the joint head and the product of experts, as log-probabilities.
+    """Compute the mixture of the joint head and the product of experts, as log-probabilities.
 
     F = lambda log p_J + (1 - lambda) [ sum_{m present} log p_m - (n_present - 1) log p(y) ], normalized.
     Without ``log_prior`` the classes count as equally likely, and the correction drops out.
@@ -47,7 +50,11 @@ def context_aware_readout(
         (B, C) log-probabilities in fp32. A row without any modality has the prior as its experts.
 
     Raises:
-        InputError: if the number of modalities and the columns of ``present`` disagree.
+        InputError: the number of modalities and the columns of ``present`` disagree.
+
+    >>> here, equal = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2)
+    >>> context_aware_readout(equal, {"a": equal, "b": torch.tensor([[0.75, 0.25]]).log()}, here, 0.0).exp()
+    tensor([[0.7500, 0.2500]])
     """
     weight = torch.as_tensor(strength, dtype=torch.float32, device=joint_logits.device).reshape(-1, 1)
     if joint_logits.shape[1] == 1:
@@ -61,12 +68,16 @@ def context_aware_readout(
 def product_of_experts(
     unimodal_logits: Mapping[str, Tensor], present: Tensor, log_prior: Tensor | None = None
 ) -> Tensor:
-    """The posterior if modalities are independent given the label (lambda = 0), as log-probabilities.
+    """Compute the posterior of modalities that are independent given the label, as log-probabilities.
 
-    Args and errors as of ``context_aware_readout``.
+    Arguments and errors are those of ``context_aware_readout``.
 
     Returns:
         (B, C) log-probabilities in fp32.
+
+    >>> sure = torch.tensor([[0.75, 0.25]]).log()
+    >>> product_of_experts({"a": sure, "b": sure}, torch.ones(1, 2, dtype=torch.bool)).exp()
+    tensor([[0.9000, 0.1000]])
     """
     stacked = _stack(unimodal_logits, present).log_softmax(2)
     scores = (stacked * present.unsqueeze(2)).sum(1)
@@ -93,18 +104,26 @@ def _stack(unimodal_logits: Mapping[str, Tensor], present: Tensor) -> Tensor:
 
 
 def class_log_prior(counts: Sequence[int] | Tensor) -> Tensor:
-    """(C,) logarithm of the class frequencies of training samples with ``counts`` (C,), one added to each class."""
+    """Return (C,) logarithms of the class frequencies of training samples, one added to each of ``counts`` (C,).
+
+    >>> class_log_prior([2, 0]).exp()
+    tensor([0.7500, 0.2500])
+    """
     smoothed = torch.as_tensor(counts) + 1.0
     return (smoothed / smoothed.sum()).log()
 
 
 def fusion_strength(information: Tensor | float) -> Tensor:
-    """lambda = 1 - exp(-max(0, I)) of information I in nats: 0 where modalities are independent given the label."""
+    """Return lambda = 1 - exp(-max(0, I)) of information I in nats: a rule of thumb, see the top of this file.
+
+    >>> fusion_strength(0.0).item()
+    0.0
+    """
     return -torch.expm1(-torch.as_tensor(information, dtype=torch.float32).clamp(min=0))
 
 
 def total_correlation_bound(pairwise: Mapping[tuple[str, str], float | Tensor]) -> float:
-    """Lower bound on the (conditional) total correlation of M modalities from the information of pairs, in nats.
+    """Bound the (conditional) total correlation of M modalities from below by the information of pairs, in nats.
 
     The maximum-weight spanning tree of the pairs: for every tree p_T over the modalities,
     KL(p || p_T) = TC - sum of the tree's pairwise information >= 0, and this tree's sum is the largest (Chow and
@@ -114,7 +133,10 @@ def total_correlation_bound(pairwise: Mapping[tuple[str, str], float | Tensor]) 
         pairwise: (m, n) to I(Z_m; Z_n | T); estimates below zero count as zero.
 
     Raises:
-        InputError: for a pair of a modality with itself, or information that is not finite.
+        InputError: a pair of a modality with itself, or information that is not finite.
+
+    >>> total_correlation_bound({("a", "b"): 1.0, ("b", "c"): 0.5, ("a", "c"): 0.25})
+    1.5
     """
     tree = 0.0
     part = {name: name for pair in pairwise for name in pair}

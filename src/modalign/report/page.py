@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -42,13 +42,13 @@ METHOD = (
 )
 
 
-def write_report(runs: str | Path | Iterable[str | Path], out: str | Path = "report.html") -> Path:
+def write_report(runs: Any, out: str | Path = "report.html") -> Path:
     """Write one page about runs and return its path.
 
     A folder that holds ``tradeoff.json`` adds Figure 1(a), a run with ``evaluation.json`` its diagnosis.
 
     Args:
-        runs: run folders, or folders that hold runs.
+        runs: a run folder, a folder that holds runs, an object with a ``folder`` (``Run``, ``Bench``), or several.
         out: the page.
 
     Raises:
@@ -59,7 +59,8 @@ def write_report(runs: str | Path | Iterable[str | Path], out: str | Path = "rep
 
             write_report("runs/bench", "report.html")
     """
-    folders = [Path(folder) for folder in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    several = [runs] if isinstance(runs, (str, Path)) or hasattr(runs, "folder") else runs
+    folders = [Path(getattr(one, "folder", one)) for one in several]
     page = render(read_runs(folders), [path for f in folders if (path := f / "tradeoff.json").exists()])
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,8 @@ def run_html(run: RunRecord | str | Path) -> str:
     (True, True)
     """
     record = run if isinstance(run, RunRecord) else read_run(run)
-    splits: dict[str, dict[str, float]] = {} if record.state == "broken" else record.result.get("metrics") or {}
+    known: dict[str, dict[str, float]] = {} if record.state == "broken" else record.result.get("metrics") or {}
+    splits = {name: known[name] for name in sorted(known, key="valid test test_last".find)}
     metrics = list(dict.fromkeys(name for values in splits.values() for name in values))
     titles = {"valid": "Validation", "test": "Test", "test_last": "Test, last epoch"}
     training = record.settings.get("training") or {}

@@ -1,4 +1,4 @@
-"""ModAlign: conditional information between modalities, under a protective margin, read out by Bayes' rule.
+"""ModAlign: conditional information between modalities, under a protective margin, with a mixed readout.
 
 Paper: "InfoBridge: Balanced Multimodal Integration through Conditional Dependency Modeling", ICCV 2025, pp. 393-404
 (its project page calls the method ModAlign). No code is published; the page prints the objective and Algorithm 1 and
@@ -6,12 +6,12 @@ gives margin, prior and overall loss in words. What is printed and what is ours:
 
 - Conditional NCE, L_NCE = E_pos[log h] + r E_neg[log(1-h)] + r E_pos[log h] (printed): ``information.objectives``.
 - Negatives from p(z1|T) p(z2|T): pairs that share the context (printed): ``information.pairs``.
-- h sees z less its running mean given T (ours), which leaves the density ratio as it is: ``information.means``.
+- h sees z less its running mean given T (ours), which leaves the density ratio as it is: ``information.centering``.
 - Algorithm 1 (printed): one forward pass of the encoders; h ascends L_NCE on detached features; encoders and classifier
   descend the overall loss against the updated h: ``ModAlign.step``.
 - Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
 - Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there: ``information.margin``.
-- Context-aware prior (ours, from Bayes' rule): log p = lambda log p_J + (1-lambda) [product of experts], with
+- Context-aware prior (ours, lambda a rule of thumb): log p = lambda log p_J + (1-lambda) [product of experts], with
   lambda = 1 - exp(-I(Z1;Z2|Y)) estimated on validation features once an epoch: ``models.readout``.
 
 For M > 2 every pair of modalities has its critic; the objective is their mean, and I in lambda is the heaviest spanning

@@ -1,19 +1,61 @@
-"""What a person sees while a run trains: a bar on a terminal, a line an epoch elsewhere."""
+"""What a person sees while runs are trained: a bar on a terminal or in a notebook, and lines everywhere."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import importlib.util
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from modalign.data.dataset import MultimodalData
 
+WIDTH = 100
 
-class Display:
+
+class _Shown:
+    """Prints lines of at most ``WIDTH`` columns, and knows whether a bar can be shown.
+
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+
+    def _say(self, text: str, bold: str = "", cut: bool = False) -> None:
+        """Print a line, with its beginning ``bold``, and what does not fit in lines below it, or cut off.
+
+        A path or a word that is longer than a line stays whole.
+        """
+        if cut:
+            text = text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+        else:
+            begun = len(text) - len(text.lstrip())
+            text = textwrap.fill(text, WIDTH, subsequent_indent=" " * (begun + 2), break_long_words=False,
+                                 break_on_hyphens=False)  # fmt: skip
+        shown = Text(text)  # not markup: names and titles may hold brackets
+        shown.stylize("bold", 0, len(bold))
+        self._console.print(shown)
+
+    def _bar(self, *columns: ProgressColumn) -> Progress | None:
+        """Return a bar that vanishes when it is done; None where there is no terminal and no notebook for one."""
+        # Of a notebook rich says that it is no terminal; there it draws with ipywidgets.
+        notebook = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        if self._console.quiet or not (self._console.is_terminal or notebook):
+            return None
+        return Progress(*columns, console=self._console, transient=True)
+
+
+class Display(_Shown):
     """Progress of one run.
 
     Args:
@@ -24,13 +66,13 @@ class Display:
     """
 
     def __init__(self, title: str, data: MultimodalData, out: str, quiet: bool) -> None:
-        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        super().__init__(quiet)
         self._out = out
-        self._bar: Progress | None = None
+        self._progress: Progress | None = None
         sizes = f"{len(data.train)} training, {len(data.valid)} validation, {len(data.test)} test samples"
-        self._console.print(f"[bold]{title}[/] on {data.name} ({', '.join(data.modalities)}): {sizes}")
+        self._say(f"{title} on {data.name} ({', '.join(data.modalities)}): {sizes}", title)
         for note in data.notes:
-            self._console.print(f"  note: {note}")
+            self._say(f"  note: {note}")
 
     @contextlib.contextmanager
     def features(
@@ -39,7 +81,7 @@ class Display:
         """Say how many features of a frozen encoder are there, and show a bar while the others are computed.
 
         Args:
-            modality: of the encoder.
+            modality: modality of the encoder.
             done: tells how many are there.
             total: how many there will be.
             folder: where they are kept.
@@ -49,11 +91,13 @@ class Display:
         """
         title = f"features of the frozen {modality} encoder"
         there = done()
-        self._console.print(f"  {title}: {there:,} of {total:,}, kept in {folder}")
-        if there == total or not self._console.is_terminal or self._console.quiet:
-            yield lambda: None
-            return
-        with self._progress() as bar:
+        self._say(f"  {title}: {there:,} of {total:,}, kept in {folder}")
+        with contextlib.ExitStack() as stack:
+            bar = self._training_bar() if there < total else None
+            if bar is None:
+                yield lambda: None
+                return
+            stack.enter_context(bar)
             task = bar.add_task(title, total=total, completed=there)
             yield lambda: bar.update(task, completed=done())
 
@@ -62,45 +106,127 @@ class Display:
         """Show the bar while training."""
         self._epochs, self._steps = epochs, steps
         if begun:
-            self._console.print(f"  going on after epoch {begun} of {epochs}")
-        if not self._console.is_terminal or self._console.quiet:
+            self._say(f"  going on after epoch {begun} of {epochs}")
+        self._progress = self._training_bar()
+        with self._progress or contextlib.nullcontext():
+            if self._progress is not None:
+                self._task = self._progress.add_task("training", total=epochs * steps, completed=begun * steps)
             yield
-            return
-        with self._progress() as self._bar:
-            self._task = self._bar.add_task("training", total=epochs * steps, completed=begun * steps)
-            yield
-        self._bar = None
+        self._progress = None
 
-    def _progress(self) -> Progress:
-        """A bar that vanishes when it is done."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        return Progress(*columns, console=self._console, transient=True)
+    def _training_bar(self) -> Progress | None:
+        described = TextColumn("{task.description}", markup=False)
+        return self._bar(described, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     def step(self, epoch: int, window: int) -> None:
-        """One optimizer step is done."""
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=epoch * self._steps + window,
-                description=f"epoch {epoch + 1}/{self._epochs}",
-            )
+        """Move the bar: one optimizer step is done."""
+        if self._progress is not None:
+            done, said = epoch * self._steps + window, f"epoch {epoch + 1}/{self._epochs}"
+            self._progress.update(self._task, completed=done, description=said)
 
     def epoch(self, record: dict[str, Any], metric: str, improved: bool) -> None:
-        """One epoch is done."""
-        loss = ", ".join(f"{name} {value:.3f}" for name, value in record["train"].items())
-        self._console.print(
-            f"  epoch {record['epoch'] + 1:>3}/{self._epochs}  {loss}  |  validation {metric} "
-            f"{record['valid'][metric]:.4f}{' *' if improved else ''}"
-        )
+        """Print one epoch in a line: the metric whole, of the losses as many as fit."""
+        head = f"  epoch {record['epoch'] + 1:>3}/{self._epochs}  "
+        tail = f"  |  validation {metric} {record['valid'][metric]:.4f}{' *' if improved else ''}"
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in record["train"].items())
+        room = WIDTH - len(head) - len(tail)
+        self._say(head + (losses if len(losses) <= room else f"{losses[: room - 1]}…") + tail, cut=True)
 
     def result(self, result: dict[str, Any]) -> None:
-        """The run is done."""
+        """Print what the run reached."""
         metric = result["metric"]
         parts = [f"{split} {values[metric]:.4f}" for split, values in result["metrics"].items()]
-        self._console.print(
-            f"[bold]{metric}[/] {', '.join(parts)}; epoch {result['selected_epoch'] + 1} selected on validation; "
-            f"{result['seconds']:.1f} s"
+        self._say(
+            f"{metric} {', '.join(parts)}; epoch {result['selected_epoch'] + 1} selected on validation; "
+            f"{result['seconds']:.1f} s",
+            metric,
         )
         for warning in result["warnings"]:
-            self._console.print(f"  warning: {warning}")
-        self._console.print(f"  results in {self._out}")
+            self._say(f"  warning: {warning}")
+        self._say(f"  results in {self._out}")
+
+
+class Work(Protocol):
+    """Something that is done with a run."""
+
+    @property
+    def label(self) -> str:
+        """What the display calls it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        ...
+
+
+class BenchDisplay(_Shown):
+    """Progress of many runs, read from their folders, so that it works with any kind of worker.
+
+    Args:
+        title: what this part of the bench does.
+        jobs: the runs to do.
+        done: how many were done before.
+        quiet: print nothing.
+    """
+
+    def __init__(self, title: str, jobs: Sequence[Work], done: int, quiet: bool) -> None:
+        super().__init__(quiet)
+        self._title, self._jobs, self._done = title, jobs, done
+        self._finished = 0
+        self._begun = time.monotonic()
+        self._stop = threading.Event()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        before = f", {self._done} done before" if self._done else ""
+        self._say(f"{self._title}: {len(self._jobs)} runs{before}")
+        if self._jobs:
+            described = TextColumn("{task.description}", markup=False)
+            self._progress = self._bar(BarColumn(), MofNCompleteColumn(), described)
+        if self._progress is not None:
+            self._task = self._progress.add_task("starting", total=len(self._jobs))
+            self._progress.start()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._progress is not None:
+            self._thread.join()
+            self._progress.stop()
+
+    def finished(self, job: Work, problem: str | None) -> None:
+        """Print that one run came to its end."""
+        self._finished += 1
+        end = f"FAILED: {problem}" if problem else "done"
+        self._say(f"  [{self._finished}/{len(self._jobs)}] {job.label}: {end}; {self._remaining()}")
+
+    def _remaining(self) -> str:
+        left = len(self._jobs) - self._finished
+        seconds = (time.monotonic() - self._begun) / max(1, self._finished) * left
+        return f"about {_clock(seconds)} left" if left else f"took {_clock(time.monotonic() - self._begun)}"
+
+    def _watch(self) -> None:
+        assert self._progress is not None
+        while not self._stop.wait(0.5):
+            running = [f"{job.label} (epoch {e})" for job in self._jobs if (e := _epochs(job.folder)) is not None]
+            said = f"{self._remaining()} | {', '.join(running)}"
+            self._progress.update(self._task, completed=self._finished, description=said)
+
+
+def _epochs(folder: Path) -> int | None:
+    """Return the epochs done by a run that is running; None if it has not begun or is over."""
+    if not (folder / "recipe.yaml").exists() or (folder / "done").exists():
+        return None
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -13,9 +13,9 @@ import pytest
 from modalign.data.task import Task
 from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes
-from modalign.report.page import write_report
+from modalign.report import style
+from modalign.report.diagnosis import summarize, write_evaluation_figures
 from modalign.report.runs import read_run
-from modalign.report.summary import summarize, write_diagnosis_figures
 
 MakeRun = Callable[..., Path]
 Diagnose = Callable[[Path], dict[str, Any]]
@@ -61,16 +61,14 @@ def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None
 def test_figures_and_pictures_are_written(
     tmp_path: Path, make_run: MakeRun, diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalign.report.style.KINDS", ("svg",))  # for speed
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     run = make_run(tmp_path / "run")
     record = read_run(run)
-    assert write_diagnosis_figures(record, run) == []
+    assert write_evaluation_figures(record, run) == []
     diagnose(run)
     shown = Example("sample 1, true class a", {"audio": np.ones((4, 3))}, {"audio": "says a, 93 %"})
     extremes = Extremes({"audio surer than video": [shown], "video surer than audio": []}, {"audio": "sequence"})
-    written = write_diagnosis_figures(record, run, extremes)
+    written = write_evaluation_figures(record, run, extremes)
     names = {path.stem for path in written}
     assert names == {"reliability", "shapley", "missing", "confidence_class", "information", "examples"}
     assert all(path.stat().st_size > 500 for path in written)
-    page = write_report([run], tmp_path / "report.html").read_text()
-    assert "Samples at both extremes" in page

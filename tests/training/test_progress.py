@@ -1,0 +1,63 @@
+"""What a person sees while runs are trained: lines that fit, names as they are, and bars where they can be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from modalign.training.progress import WIDTH, BenchDisplay, Display
+
+
+@dataclass
+class Job:
+    label: str
+    folder: Path
+
+
+def test_lines_fit_and_brackets_are_no_markup(small_data, capsys: pytest.CaptureFixture[str]) -> None:
+    data = small_data()
+    data.notes.append("[red]rows[/] " + "dropped because of a missing label " * 6)
+    display = Display("[bold]Mine :smile:", data, f"runs/{'long' * 40}", quiet=False)
+    losses = {f"term_with_a_long_name_{i}": 0.5 for i in range(9)}
+    with display.training(3, 4, 1):
+        display.epoch({"epoch": 1, "train": losses, "valid": {"accuracy": 0.5}}, "accuracy", True)
+    display.result({
+        "metric": "accuracy", "metrics": {"test": {"accuracy": 0.5}}, "selected_epoch": 1, "seconds": 2.0,
+        "warnings": [],
+    })  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "[bold]Mine :smile: on small (m0, m1): 61 training" in shown
+    assert "note: [red]rows[/] dropped" in shown
+    *lines, last = shown.splitlines()
+    assert all(len(line) <= WIDTH for line in lines)
+    (epoch,) = [line for line in lines if line.startswith("  epoch   2/3  term_with_a_long_name_0 0.500, ")]
+    assert epoch.endswith("…  |  validation accuracy 0.5000 *")
+    assert last == "long" * 40 or last.strip() == f"runs/{'long' * 40}"  # a path stays whole
+
+
+def test_bars_are_drawn_in_notebooks_and_on_terminals(
+    small_data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display("Joint", small_data(), "out", quiet=False)
+    assert display._bar() is None  # a file or a pipe gets lines alone
+    display._console = Console(force_jupyter=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert display._bar() is None  # a notebook without ipywidgets could show no bar
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert display._bar() is not None
+    jobs = [Job("[x] joint seed 0", tmp_path / "a"), Job("b", tmp_path / "b")]
+    bench = BenchDisplay("training", jobs, 1, quiet=False)
+    bench._console = Console(force_terminal=True, width=120)
+    with bench:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/recipe.yaml").write_text("")
+        bench._stop.wait(1.2)
+        bench.finished(jobs[0], None)
+        bench.finished(jobs[1], "loss is [NaN]")
+    shown = capsys.readouterr().out
+    assert "training: 2 runs, 1 done before" in shown
+    assert "[x] joint seed 0 (epoch 0)" in shown
+    assert "b: FAILED: loss is [NaN]; took" in shown
