@@ -54,17 +54,14 @@ class PrepareReport:
         parts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
         lines = [f"{self.name}: {self.samples} samples ({parts}) in {self.out}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        lines += _listed("unreadable and left out", self.unreadable, self.out / "unreadable.csv")
-        lines += ["once repaired, run again with --fresh"] if self.unreadable else []
-        lines += _listed("odd but kept", self.remarks, self.out / "remarks.csv")
+        for title, entries, file in (
+            ("unreadable and left out", self.unreadable, "unreadable.csv"),
+            ("odd but kept", self.remarks, "remarks.csv"),
+        ):
+            lines += [f"{len(entries)} {title} (also in {self.out / file}):"] if entries else []
+            lines += [f"  {entry['id']} [{entry['modality']}] {entry['reason']}" for entry in entries]
+            lines += ["once repaired, run again with --fresh"] if entries is self.unreadable and entries else []
         return "\n".join(lines)
-
-
-def _listed(title: str, entries: Sequence[Entry], file: Path) -> list[str]:
-    if not entries:
-        return []
-    lines = [f"  {entry['id']} [{entry['modality']}] {entry['reason']}" for entry in entries]
-    return [f"{len(entries)} {title} (also in {file}):", *lines]
 
 
 @dataclass(frozen=True)
@@ -186,8 +183,13 @@ def decode(
     Raises:
         InputError: one id for two samples, no sample, or none that can be read.
     """
-    _check_samples(name, samples)
-    key = _key(name, settings, samples)
+    if not samples:
+        raise DataError(f"{name}: the lists of the download name no sample.")
+    twice = [key for key, count in Counter(sample.id for sample in samples).items() if count > 1]
+    if twice:
+        raise DataError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
+    told = json.dumps([VERSION, name, dict(settings), [(s.id, s.split, s.label) for s in samples]], default=str)
+    key = hashlib.sha256(told.encode()).hexdigest()  # what an interrupted run must share with the next
     if run.resume and (report := _finished(out, key)):
         return report
     pool = DecodePool(out, samples, decoders, key, run.resume)
@@ -235,17 +237,3 @@ def _write_report(report: PrepareReport, key: str) -> None:
             writer.writerows(getattr(report, file))
     noted = {"key": key, **{k: v for k, v in vars(report).items() if k not in ("out", "resumed")}}
     (report.out / "report.json").write_text(json.dumps(noted, indent=1, ensure_ascii=False), "utf-8")
-
-
-def _check_samples(name: str, samples: Sequence[Sample]) -> None:
-    if not samples:
-        raise DataError(f"{name}: the lists of the download name no sample.")
-    twice = [key for key, count in Counter(sample.id for sample in samples).items() if count > 1]
-    if twice:
-        raise DataError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
-
-
-def _key(name: str, settings: Mapping[str, Any], samples: Sequence[Sample]) -> str:
-    """What an interrupted run must share with the next to be gone on with."""
-    told = json.dumps([VERSION, name, dict(settings), [(s.id, s.split, s.label) for s in samples]], default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
