@@ -63,6 +63,8 @@ def method_pages() -> None:
 
 def reference_pages() -> None:
     lines = ["* [What it is](index.md)"]
+    # Each name is shown once, or references to it are ambiguous: what ``modalign`` passes on, at its home.
+    homes = {name: part for part in reversed(REFERENCE) if part for name in public_names(PACKAGE / part)}
     for part in REFERENCE:
         package, shown = PACKAGE / part, f"modalign.{part}".rstrip(".")
         names = public_names(package)
@@ -70,8 +72,11 @@ def reference_pages() -> None:
             modules = sorted(path.stem for path in package.glob("*.py") if not path.stem.startswith("_"))
             names = [name for name in modules if part]
         about = (ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or "").splitlines()
-        entries = "\n\n".join(f"::: {shown}.{name}" for name in names)
-        write(f"api/{shown}.md", f"# `{shown}`\n\n{about[0] if about else ''}\n\n{entries}\n")
+        elsewhere = [] if part else [name for name in names if name in homes]
+        links = [f"[`{name}`](modalign.{homes[name]}.md#modalign.{homes[name]}.{name})" for name in elsewhere]
+        also = f"Also here, described where they are at home: {', '.join(links)}." if links else ""
+        entries = "\n\n".join(f"::: {shown}.{name}" for name in names if name not in elsewhere)
+        write(f"api/{shown}.md", f"# `{shown}`\n\n{about[0] if about else ''}\n\n{also}\n\n{entries}\n")
         lines.append(f"* [{shown}]({shown}.md)")
     write("api/SUMMARY.md", "\n".join(lines))
 
