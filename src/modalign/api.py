@@ -89,7 +89,9 @@ def train(
     spec = RunSpec(name, seed, replace(recipe, strategies={}), chosen)
     folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{_short(name)}-seed{seed}")
     train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet)
-    return Run(folder, data=memory, objects=resolve(spec, objects))
+    # A recipe at hand was written by the caller; what it names has just run.
+    trusted = trust_code or (isinstance(source, Recipe) and not resume)
+    return Run(folder, data=memory, objects=resolve(spec, objects), trust_code=trusted)
 
 
 def bench(

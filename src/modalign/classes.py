@@ -34,9 +34,10 @@ def own_classes(recipe: Recipe) -> list[str]:
     >>> own_classes(Recipe(model=ModelSettings(encoders={"image": {"class_path": "lab.nets.Net"}})))
     ['lab.nets.Net']
     """
-    named: list[str | None] = [recipe.data.class_path, recipe.model.fusion, *recipe.strategies]
-    named += [settings.get("class_path") for settings in recipe.model.encoders.values()]
-    return [name for name in named if name and is_own(name)]
+    named = [name for name in (recipe.model.fusion, *recipe.strategies) if is_own(name)]
+    # Any class path counts, for it comes with arguments, and with these a function of the package can run other code.
+    paths = [recipe.data.class_path, *(settings.get("class_path") for settings in recipe.model.encoders.values())]
+    return [str(path) for path in paths if path] + named
 
 
 def ask_first(recipe: Recipe, origin: str, trust_code: bool) -> None:

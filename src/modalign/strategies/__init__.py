@@ -90,6 +90,8 @@ def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
     for name in given:
         if name not in known:
             raise unknown(f"option of strategy {strategy.title}", name, known)
+    if _names_class(given):  # the parser would import it for an option of type Any
+        raise SettingsError(f"options of strategy {strategy.title} hold a class_path; expected plain values")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(strategy.Options)
     try:
@@ -97,6 +99,12 @@ def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
     except ArgumentError as error:
         raise SettingsError(f"options of strategy {strategy.title}: {error}") from error
     return strategy.Options(**vars(parsed))
+
+
+def _names_class(value: object) -> bool:
+    if isinstance(value, dict):
+        return "class_path" in value or any(map(_names_class, value.values()))
+    return isinstance(value, list | tuple) and any(map(_names_class, value))
 
 
 __all__ = ["Stepper", "Strategy", "load_strategy", "make_options", "strategy_name", "strategy_names"]

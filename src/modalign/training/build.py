@@ -195,6 +195,8 @@ def load_trained(
     spec = spec_from_plain(run.spec())
     if objects is None and (run.folder / "code").exists():
         objects = load_objects(run.folder, trust_code)
+    if is_own(spec.strategy) and (objects is None or objects.strategy is None) and not trust_code:
+        raise untrusted(folder, spec.strategy)
     state, about = run.load(checkpoint), run.about("data.json")
     if "info" not in about:
         raise RunFolderError(
@@ -225,9 +227,11 @@ def load_with_data(
         RunFolderError: see ``load_trained``; or the data is in memory and not given, or is not what it was.
     """
     trained = load_trained(folder, checkpoint, objects=objects, trust_code=trust_code)
-    run = RunFolder(folder)
+    run, own = RunFolder(folder), trained.spec.recipe.data.class_path
     if data is None and run.about("data.json").get("in_memory"):
         raise RunFolderError(f"{folder} was trained on data in memory; give the same data again (data=...)")
+    if data is None and own and not trust_code:
+        raise untrusted(folder, own)
     data = load_data(trained.spec.recipe.data) if data is None else data
     before = run.about("environment.json")["fingerprint"]
     if data.fingerprint != before:
@@ -236,6 +240,14 @@ def load_with_data(
             f"{before[:12] or 'none'}. Give the data that it was trained on, or train again"
         )
     return trained.strategy, data, trained.spec
+
+
+def untrusted(folder: str | Path, name: str) -> RunFolderError:
+    """Return the error for a run that names code of its own, which was not trusted."""
+    return RunFolderError(
+        f"{folder} names code of its own: {name}. Look at it, and if you trust it add --allow-code (trust_code=True "
+        "from Python), or hand in the same object again"
+    )
 
 
 def restore(strategy: Strategy, state: dict[str, Any], folder: str | Path) -> None:

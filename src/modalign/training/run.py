@@ -23,6 +23,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,13 @@ class RunFolder:
         path = self._checkpoint(name)
         if not path.exists():
             raise RunFolderError(f"{self.folder} has no checkpoint {name!r}; expected {path}")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, EOFError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RunFolderError(
+                f"{path} is not loaded: expected a whole file of tensors and plain values ({reason})"
+            ) from error
         return state
 
     def write_predictions(self, split: str, arrays: dict[str, np.ndarray]) -> None:
