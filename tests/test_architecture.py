@@ -19,6 +19,7 @@ FLOORS = [
     {"reporting"},
     {"api"},
     {"cli", "__init__"},
+    {"__main__"},
 ]
 
 

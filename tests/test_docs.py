@@ -27,8 +27,7 @@ def commands(page: Path) -> list[str]:
     for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             line = re.split(r"\s+#", line.strip())[0].removesuffix(" &").removeprefix("srun ")
-            line = re.sub(r"^(CUDA_VISIBLE_DEVICES=\d|torchrun .*?\"\$\(command -v (?=modalign\)))\s*", "", line)
-            line = line.replace('modalign)"', "modalign")
+            line = re.sub(r"^(CUDA_VISIBLE_DEVICES=\d|torchrun .*? -m (?=modalign ))\s*", "", line)
             if line.startswith("modalign ") and "..." not in line and line.split()[1] in cli.COMMANDS:
                 found.append(line)
     return found
@@ -44,7 +43,7 @@ def test_every_command_parses(root, page):
             cli.parse(words)
 
 
-@pytest.mark.parametrize("page", [*HOW_TO, "docs/index.md"])
+@pytest.mark.parametrize("page", [*HOW_TO, "docs/index.md", "README.md"])
 def test_python_of_a_page_runs_from_top_to_bottom(root, tmp_path, monkeypatch, page):
     blocks = re.findall(r"^```python\n(.*?)^```", (root / page).read_text(), re.DOTALL | re.MULTILINE)
     if not blocks:

@@ -1,0 +1,6 @@
+"""``python -m modalign`` is the command ``modalign``, and ``torchrun ... -m modalign`` the same in several processes."""
+
+from modalign.cli import main
+
+if __name__ == "__main__":  # processes that are spawned import this file under another name
+    main()
