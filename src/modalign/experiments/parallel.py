@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import joblib
@@ -27,12 +28,13 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
         return
     threads = max(1, cores() // jobs)
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_with_threads)(work, item, threads) for item in items
+        joblib.delayed(_in_worker)(work, item, threads, Path.cwd()) for item in items
     )
 
 
-def _with_threads(work: Callable[[Item], Result], item: Item, threads: int) -> Result:
+def _in_worker(work: Callable[[Item], Result], item: Item, threads: int, folder: Path) -> Result:
     torch.set_num_threads(threads)
+    os.chdir(folder)  # workers live on from call to call, and relative paths are those of this call
     return work(item)
 
 
