@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -176,4 +177,22 @@ def test_a_checkpoint_is_not_unpickled(evil, harmless):
     torch.save({"strategy": Bomb()}, "run/checkpoints/best.pt")
     with pytest.raises(InputError):
         modalign.load_run("run").strategy  # noqa: B018
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "speaker.__class__.__init__.__globals__['sys'].modules['os'].system('touch \"it ran\"') == 0 and speaker >= 8",
+        "(speaker.to_csv('it ran') == 1) | (speaker >= 8)",
+        "(@pd.compat.os.system('touch \"it ran\"') == speaker) | (speaker >= 8)",
+        "(`speaker`.to_csv('it ran') == speaker) | (speaker >= 8)",
+        "(__import__('evil') == speaker) | (speaker >= 8)",
+    ],
+)
+def test_an_expression_that_splits_rows_calls_nothing(evil, expression):
+    rows = np.arange(60)
+    data = {"a": rows[:, None] * [1.0, 2.0], "y": rows % 2, "speaker": rows // 6}
+    with pytest.raises(InputError, match="expression|unknown column"):
+        modalign.load_data(data, target="y", split=expression)
     assert not evil.exists()
