@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -23,8 +24,8 @@ def test_describes_itself(name):
     assert "ost" in text, "the cost per step is not stated"
     assert len(text) > 150
     options = kind.Options.__doc__ or ""
-    for option in kind.Options.__dataclass_fields__:
-        assert f"{option}:" in options
+    for option in dataclasses.fields(kind.Options):
+        assert f"{option.name}:" in options
     if kind.main_option is not None:
         name_, values = kind.main_option
         assert name_ in kind.Options.__dataclass_fields__

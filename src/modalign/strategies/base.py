@@ -172,13 +172,15 @@ class Stepper:
         self.groups = strategy.parameter_groups()
         self._train, self._valid, self._batch_size = train, valid, batch_size
         self._share = 1.0 / accumulate  # of this batch in its optimizer step
+        count = len(train) if isinstance(train, Sequence) else len(ShuffledBatchSampler(len(train), batch_size))
+        self._windows = math.ceil(count / accumulate)  # optimizer steps of an epoch
         make = optimizer or (lambda parameters: AdamW(parameters, lr=1e-3))
         self.optimizers = {name: make(parameters) for name, parameters in self.groups.items() if parameters}
 
     @property
     def progress(self) -> float:
         """Share of all steps done, 0 to 1."""
-        return self.step_index / max(1, self.epochs * math.ceil(len(self._epoch_batches()) / self.accumulate))
+        return self.step_index / max(1, self.epochs * self._windows)
 
     # What strategies call -----------------------------------------------------------------------------------
 
