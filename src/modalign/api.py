@@ -19,7 +19,8 @@ from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
-from modalign.training.build import EncoderLike, FusionLike, Objects, load_trained, load_with_data, resolve
+from modalign.training.build import load_trained, load_with_data
+from modalign.training.own_code import EncoderLike, FusionLike, Objects, resolve
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train_spec
 

@@ -19,7 +19,8 @@ from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, load_strategy, make_options, short_name, strategy_name
-from modalign.training.build import Objects, build_strategy, check_run, resolve
+from modalign.training.build import build_strategy, check_run
+from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
