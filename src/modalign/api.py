@@ -378,8 +378,14 @@ class Bench:
         return f"Bench({str(self.folder)!r}, {len(self.runs)} runs)"
 
     def _repr_html_(self) -> str:
-        shown: str = self.table.to_html(index=False, float_format="{:.4f}".format, border=0)
-        return f"<p>{html.escape(repr(self))}</p>{shown}"
+        from modalign.reporting.runs import by_dataset, compare, read_runs
+        from modalign.reporting.tables import dataset_tables
+
+        parts = [f"<p>{html.escape(repr(self))}</p>"]
+        for dataset, rows in by_dataset(compare(read_runs(self.folder / "runs"))).items():
+            scores = dataset_tables(dataset, rows)[0]
+            parts += [f"<b>{html.escape(scores.caption)}</b>", scores.frame.to_html(index=False, border=0)]
+        return "".join(parts)
 
 
 def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = False, **how: Any) -> dict[str, Any]:
