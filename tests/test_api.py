@@ -304,6 +304,15 @@ def test_data_that_changed_is_not_gone_on_with(tmp_path):
         train(other, out=tmp_path / "run", resume=True)
 
 
+def test_the_network_is_built_once_a_run(tmp_path, monkeypatch):
+    build, count = modalign.MultimodalModel.build.__func__, []
+    monkeypatch.setattr(
+        modalign.MultimodalModel, "build", classmethod(lambda cls, *given: count.append(1) or build(cls, *given))
+    )
+    train(strategy="modalign", out=tmp_path / "run")
+    assert len(count) == 1
+
+
 def test_pretrained_networks_are_rebuilt_without_their_weights(tmp_path, monkeypatch):
     import transformers
 
