@@ -15,7 +15,17 @@ def test_the_package_can_be_run():
 
 
 def test_torchrun_starts_it_in_several_processes(tmp_path):
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modalign", "train", "digits"]
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "modalign",
+        "train",
+        "digits",
+    ]
     words += ["--strategy", "joint", "--training.epochs", "1", "--training.accelerator", "cpu"]
     subprocess.run([sys.executable, *words, "--out", str(tmp_path / "two")], check=True, capture_output=True)
     lone = modalign.train("digits", "joint", epochs=1, accelerator="cpu", out=tmp_path / "one", quiet=True)
