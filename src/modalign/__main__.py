@@ -1,4 +1,4 @@
-"""``python -m modalign`` is the command ``modalign``, and ``torchrun ... -m modalign`` the same in several processes."""
+"""``python -m modalign`` is the command ``modalign``; ``torchrun ... -m modalign`` is it in several processes."""
 
 from modalign.cli import main
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
