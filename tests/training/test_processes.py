@@ -6,13 +6,11 @@ import dataclasses
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.tables.arrays import from_arrays
 from modalign.strategies import strategy_names
-from modalign.training import distributed
 from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
 from modalign.training.run import RunFolder, RunSpec
@@ -41,7 +39,7 @@ def train_all(devices: Devices, cases: list, folder: str) -> None:
         _train(devices, spec, built, data, True, f"{folder}/{name}", True, True)
 
 
-def test_two_processes_equal_one(small_data, small_recipe, tmp_path, monkeypatch):
+def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
     cases = []
     for modalities, missing in ((2, 0.0), (3, 0.3)):
         data = small_data(modalities, missing)
@@ -57,8 +55,6 @@ def test_two_processes_equal_one(small_data, small_recipe, tmp_path, monkeypatch
     recipe.model = dataclasses.replace(recipe.model, encoders={"picture": PICTURES})
     cases.append(("frozen", "joint", {}, picture_data(), recipe))
     train_all(Devices("cpu"), cases, str(tmp_path / "one"))
-    # Forked processes need no second import of everything; test_api holds that processes are also started afresh.
-    monkeypatch.setattr(distributed, "Fabric", lambda **given: Fabric(**given | {"strategy": "ddp_fork"}))
     Devices("cpu", 2).launch(train_all, cases, str(tmp_path / "two"))
     different = []
     for name, *_ in cases:
