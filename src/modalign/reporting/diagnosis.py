@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from modalign.errors import unknown
-from modalign.evaluation.extremes import Example, Extremes
+from modalign.evaluation.contributions import Example, Extremes
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.runs import RunRecord
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
