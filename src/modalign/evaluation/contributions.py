@@ -73,13 +73,9 @@ class Subsets:
         self._scores: dict[tuple[str, ...], np.ndarray] = {}
         self._values: dict[tuple[str, ...], np.ndarray] = {}
 
-    def key(self, keep: Sequence[str]) -> tuple[str, ...]:
-        """``keep`` in the order of the modalities."""
-        return tuple(name for name in self.modalities if name in keep)
-
     def scores(self, keep: Sequence[str]) -> np.ndarray:
-        """Scores (N, C) with only ``keep`` present."""
-        key = self.key(keep)
+        """Return scores (N, C) with only ``keep`` present."""
+        key = tuple(name for name in self.modalities if name in keep)
         if key not in self._scores:
             self._scores[key] = np.asarray(self._predict(key))
         return self._scores[key]
@@ -90,8 +86,8 @@ class Subsets:
         return self.sign * found[self.metric]
 
     def values(self, keep: Sequence[str]) -> np.ndarray:
-        """``evaluate`` of a subset."""
-        key = self.key(keep)
+        """Return ``evaluate`` of a subset."""
+        key = tuple(name for name in self.modalities if name in keep)
         if key not in self._values:
             self._values[key] = self.evaluate(self.scores(key))
         return self._values[key]
@@ -153,40 +149,28 @@ def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
     """
     names = subsets.modalities
     total = float(subsets.values(names)[0] - subsets.values(())[0])
-    if len(names) <= EXACT_LIMIT:
-        values = {name: subsets.interval(_exact(subsets, name)) for name in names}
+    m, values = len(names), {}
+    if m <= EXACT_LIMIT:
+        for name in names:
+            gain = np.zeros(len(subsets.weights))
+            for size in range(m):
+                for keep in itertools.combinations([other for other in names if other != name], size):
+                    gain += 1 / (m * math.comb(m - 1, size)) * (subsets.values((*keep, name)) - subsets.values(keep))
+            values[name] = subsets.interval(gain)
         return Shapley(values, total, True, 0)
-    gains = _sampled(subsets, max(1, orders // 2))
-    pairs = next(iter(gains.values())).shape[0]
-    # Each resample of the samples meets its own resample of the orders.
-    drawn = bootstrap_weights(pairs, None, len(subsets.weights) - 1, subsets.seed + 1)
-    weight = np.concatenate([np.ones((1, pairs)), drawn]) / pairs
-    values = {name: subsets.interval((weight.T * gain).sum(0)) for name, gain in gains.items()}
-    return Shapley(values, total, False, 2 * pairs)
-
-
-def _exact(subsets: Subsets, name: str) -> np.ndarray:
-    others = [other for other in subsets.modalities if other != name]
-    m = len(subsets.modalities)
-    result = np.zeros(len(subsets.weights))
-    for size in range(m):
-        weight = 1 / (m * math.comb(m - 1, size))
-        for keep in itertools.combinations(others, size):
-            result += weight * (subsets.values((*keep, name)) - subsets.values(keep))
-    return result
-
-
-def _sampled(subsets: Subsets, pairs: int) -> dict[str, np.ndarray]:
-    """Marginal gains (pairs, 1 + repeats) of each modality, averaged over an order and its reverse."""
-    rng = np.random.default_rng(subsets.seed)
-    gains = {name: np.zeros((pairs, len(subsets.weights))) for name in subsets.modalities}
+    pairs, rng = max(1, orders // 2), np.random.default_rng(subsets.seed)
+    gains = {name: np.zeros((pairs, len(subsets.weights))) for name in names}
     for pair in range(pairs):
-        order = [subsets.modalities[i] for i in rng.permutation(len(subsets.modalities))]
+        order = [names[i] for i in rng.permutation(m)]
         for direction in (order, order[::-1]):
             for position, name in enumerate(direction):
                 before = direction[:position]
                 gains[name][pair] += 0.5 * (subsets.values([*before, name]) - subsets.values(before))
-    return gains
+    # Each resample of the samples meets its own resample of the orders.
+    drawn = bootstrap_weights(pairs, None, len(subsets.weights) - 1, subsets.seed + 1)
+    weight = np.concatenate([np.ones((1, pairs)), drawn]) / pairs
+    values = {name: subsets.interval((weight.T * gains[name]).sum(0)) for name in names}
+    return Shapley(values, total, False, 2 * pairs)
 
 
 @dataclass(frozen=True)

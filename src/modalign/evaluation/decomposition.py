@@ -13,7 +13,7 @@ marginal of q, and q to the projection of r p(y) onto the constraints, by Sinkho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
@@ -210,40 +210,24 @@ def decompose_features(
     k = symbols or symbols_for(n, classes)
     guided = [(z, np.exp(probe(z, target, classes, groups, seed))) for z in (first, second)]
     x1, x2 = (discretise(z, k, guide, seed) for z, guide in guided)
-    p = _table(x1, x2, target, k, classes, np.ones(n))
-    found = _array(decompose(p))
+    flat, shape = (x1 * k + x2) * classes + target, (k, k, classes)
+    p, *tables = (
+        np.bincount(flat, w, minlength=k * k * classes).reshape(shape)
+        for w in (np.ones(n), *bootstrap_weights(n, groups, repeats, seed))
+    )
     null = _closest(p / n, *_ROUGH)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, null.ravel() / null.sum(), size=repeats).reshape(repeats, *p.shape)
-    bias = np.mean([_array(decompose(q, *_ROUGH)) for q in drawn], 0) - _array(decompose(null, *_ROUGH))
-    weights = bootstrap_weights(n, groups, repeats, seed)
-    tables = [_table(x1, x2, target, k, classes, w) for w in weights]
-    spread = np.std([_array(decompose(q, *_ROUGH)) for q in tables], axis=0, ddof=1)
-    kept = np.maximum(0, found - bias)[:4]
-    redundant, unique_1, unique_2, synergy = kept.tolist()
-    parts = Decomposition(redundant, unique_1, unique_2, synergy, float(kept.sum()))
-    stderr = dict(zip(_PARTS, spread.tolist(), strict=True))
-    return Decomposed(parts, stderr, k, _doubts(n, k, classes, float(bias[3]), parts))
-
-
-_PARTS = ("redundant", "unique_1", "unique_2", "synergy", "total")
-
-
-def _array(d: Decomposition) -> np.ndarray:
-    return np.array([getattr(d, name) for name in _PARTS])
-
-
-def _table(x1: np.ndarray, x2: np.ndarray, y: np.ndarray, k: int, classes: int, weights: np.ndarray) -> np.ndarray:
-    flat = (x1 * k + x2) * classes + y
-    return np.bincount(flat, weights, minlength=k * k * classes).reshape(k, k, classes)
-
-
-def _doubts(n: int, k: int, classes: int, bias: float, parts: Decomposition) -> tuple[str, ...]:
-    found = []
+    drawn = rng.multinomial(n, null.ravel() / null.sum(), size=repeats).reshape(repeats, *shape)
+    bias = np.mean([astuple(decompose(q, *_ROUGH)) for q in drawn], 0) - astuple(decompose(null, *_ROUGH))
+    spread = np.std([astuple(decompose(q, *_ROUGH)) for q in tables], axis=0, ddof=1)
+    kept = np.maximum(0, astuple(decompose(p)) - bias)[:4]
+    parts = Decomposition(*kept.tolist(), float(kept.sum()))
+    doubts = []
     if n < SAMPLES_PER_CELL * k * classes:
-        found.append(f"{n} samples for {k} symbols and {classes} classes: too few for any part")
-    if bias > 0.1 and bias > parts.synergy:
-        found.append(f"a bias of {bias:.2f} nats was taken off the synergy, more than is left of it")
+        doubts.append(f"{n} samples for {k} symbols and {classes} classes: too few for any part")
+    if bias[3] > 0.1 and bias[3] > parts.synergy:
+        doubts.append(f"a bias of {bias[3]:.2f} nats was taken off the synergy, more than is left of it")
     if k < classes:
-        found.append(f"{k} symbols for {classes} classes: what finer features tell about the class is not seen")
-    return tuple(found)
+        doubts.append(f"{k} symbols for {classes} classes: what finer features tell about the class is not seen")
+    stderr = {part.name: float(s) for part, s in zip(fields(Decomposition), spread, strict=True)}
+    return Decomposed(parts, stderr, k, tuple(doubts))

@@ -11,9 +11,9 @@ than the estimate is made on: directions chosen for the correlation that some sa
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -28,29 +28,9 @@ MOST, SAMPLES_PER_DIRECTION = 8, 34
 RIDGE = 0.1
 
 
-class Estimate(Protocol):
-    """What an estimator returns (``modalign.estimators.estimate.Estimate`` fulfils it)."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def stderr(self) -> float: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def trusted(self) -> bool: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-
-
-class Estimator(Protocol):
-    """I(X; Y) or I(X; Y | given) in nats, samples of one group counted as one."""
-
-    def __call__(
-        self, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None = None
-    ) -> Estimate: ...
+# I(X; Y) or I(X; Y | given) in nats as ``estimator(x, y[, given], groups=...)``, samples of one group counted as one:
+# what it returns has the attributes of ``Amount`` (``modalign.estimators.Estimate`` does).
+Estimator = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -145,7 +125,14 @@ class Complete:
         reference: Reference | None = None,
     ) -> Complete:
         """Of all samples those that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
-        rows = _complete_rows(features, target, present)
+        if len(features) < 2:
+            raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
+        lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"rows disagree: {lengths}")
+        rows = np.arange(len(target)) if present is None else np.flatnonzero(np.asarray(present).all(1))
+        if len(rows) < 20:
+            raise InputError(f"{len(rows)} samples have all modalities; the diagnosis needs at least 20")
         z = {name: np.asarray(values, np.float64)[rows].reshape(len(rows), -1) for name, values in features.items()}
         kept = groups[rows] if groups is not None and len(groups) else None
         units = len(rows) if kept is None else len(np.unique(kept))
@@ -160,22 +147,10 @@ class Complete:
         return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, reference)
 
 
-def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-    if len(features) < 2:
-        raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
-    lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"rows disagree: {lengths}")
-    rows = np.arange(len(target)) if present is None else np.flatnonzero(np.asarray(present).all(1))
-    if len(rows) < 20:
-        raise InputError(f"{len(rows)} samples have all modalities; the diagnosis needs at least 20")
-    return rows
-
-
 def _or_zero(
     estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
-) -> Estimate:
-    """``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
+) -> Any:
+    """Return ``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
     if constant(x) or constant(y):
         return Amount(0.0, 0.0, "exact", "constant")
     return estimate(x, y, None if given is None or constant(given) else given, groups=groups)
@@ -240,7 +215,7 @@ def _project(
     return first @ left, second @ right, (left.shape[1], max(widths))
 
 
-def as_amount(found: Estimate, given: Complete, kept: tuple[int, int] | None = None) -> Amount:
+def as_amount(found: Any, given: Complete, kept: tuple[int, int] | None = None) -> Amount:
     """Return an estimate with what speaks against it.
 
     Args:
