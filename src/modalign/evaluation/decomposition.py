@@ -221,7 +221,7 @@ def decompose_features(
     bias = np.mean([astuple(decompose(q, *_ROUGH)) for q in drawn], 0) - astuple(decompose(null, *_ROUGH))
     spread = np.std([astuple(decompose(q, *_ROUGH)) for q in tables], axis=0, ddof=1)
     kept = np.maximum(0, astuple(decompose(p)) - bias)[:4]
-    parts = Decomposition(*kept.tolist(), float(kept.sum()))
+    parts = Decomposition(*(float(part) for part in (*kept, kept.sum())))
     doubts = []
     if n < SAMPLES_PER_CELL * k * classes:
         doubts.append(f"{n} samples for {k} symbols and {classes} classes: too few for any part")

@@ -150,7 +150,7 @@ class Complete:
 def _or_zero(
     estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
 ) -> Any:
-    """Return ``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
+    """Return ``estimate``, but for constants, which estimators refuse: collapsed features share nothing."""
     if constant(x) or constant(y):
         return Amount(0.0, 0.0, "exact", "constant")
     return estimate(x, y, None if given is None or constant(given) else given, groups=groups)

@@ -123,18 +123,6 @@ def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarr
     return pd.Series(values, dtype=float).rank(ascending=not higher).to_numpy()
 
 
-def mean_ranks(table: np.ndarray) -> np.ndarray:
-    """Mean over data sets (rows) of each method's (column's) rank; a method is averaged where it has one.
-
-    Args:
-        table: (data sets, methods) ranks, NaN where a method was not run.
-
-    >>> mean_ranks(np.array([[1.0, 2.0], [2.0, np.nan]]))
-    array([1.5, 2. ])
-    """
-    return pd.DataFrame(table, dtype=float).mean().to_numpy()
-
-
 def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1000, seed: int = 0) -> np.ndarray:
     """How often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
 

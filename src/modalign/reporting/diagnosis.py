@@ -22,6 +22,7 @@ from modalign.reporting.runs import RunRecord
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
 from modalign.reporting.tables import MetricFormat, Table, show
 
+KINDS = ("sequence", "image", "clip", "vector", "text")
 WORST = 3
 # Contexts in the figure of confidence: those with the largest differences.
 MOST_CONTEXTS = 30
@@ -42,14 +43,14 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
         | {"Shapley contribution": form.entry(value, signed=True)}
         for name, value in found["shapley"]["values"].items()
     ]
-    metrics = [(MetricFormat(name).label, MetricFormat(name).entry(value)) for name, value in found["metrics"].items()]
+    head = "Value, 95 % interval"
+    metrics = [{"Metric": MetricFormat(n).label, head: MetricFormat(n).entry(v)} for n, v in found["metrics"].items()]
     subsets = [(" + ".join(s["modalities"]) or "none", form.entry(s)) for s in found["subsets"]
                if len(s["modalities"]) != 1]  # fmt: skip
-    value = "Value, 95 % interval"
     tables = [
-        Table("metrics", f"Scores on the {split} split", pd.DataFrame(metrics, columns=["Metric", value])),
+        Table("metrics", f"Scores on the {split} split", pd.DataFrame(metrics)),
         Table("modalities", f"What each modality gives ({named})", pd.DataFrame(modalities)),
-        Table("subsets", f"Some modalities only ({named})", pd.DataFrame(subsets, columns=["Modalities", value])),
+        Table("subsets", f"Some modalities only ({named})", pd.DataFrame(subsets, columns=["Modalities", head])),
     ]
     if found["missing"]:
         shares = [f"{100 * share:.0f} %" for share in found["missing"]["shares"]]
@@ -62,13 +63,11 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
     if found["information"]:
         tables += _information_tables(found["information"])
     if "classes" in found:
-        names = {"Precision": "precision", "Recall": "recall", "F1": "f1"}
-        share = MetricFormat("accuracy")
-        classes = [
-            {"Class": c["name"], **{head: share(c[name]) for head, name in names.items()}, "Samples": c["support"]}
-            for c in found["classes"]
-        ]
-        tables.append(Table("classes", "Each class (%)", pd.DataFrame(classes)))
+        shown = ["precision", "recall", "f1"]
+        classes = pd.DataFrame(found["classes"])[["name", *shown, "support"]]
+        classes[shown] = classes[shown].astype(float).map(MetricFormat("accuracy"))
+        heads = ["Class", "Precision", "Recall", "F1", "Samples"]
+        tables.append(Table("classes", "Each class (%)", classes.set_axis(heads, axis=1)))
     return tables
 
 
@@ -116,7 +115,7 @@ def _amounts(information: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
 
 def summarize(record: RunRecord, found: dict[str, Any]) -> str:
     """Return the diagnosis of a run as plain text, section by section."""
-    groups = f", {found['units']} groups" if found["units"] != found["samples"] else ""
+    groups = f", {units(found)}" if found["units"] != found["samples"] else ""
     sections = [
         f"{record.title} on {record.dataset}, seed {record.seed}: {found['split']} split, "
         f"{found['samples']} samples{groups}"
@@ -183,9 +182,9 @@ def write_evaluation_figures(
     return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
 
 
-def _bootstrap(found: dict[str, Any]) -> str:
-    units = f"{found['units']} groups" if found["units"] != found["samples"] else f"{found['samples']} samples"
-    return f"95 % bootstrap intervals over {units}"
+def units(found: dict[str, Any]) -> str:
+    """Return what intervals are over, and how many: groups where there are any, else samples."""
+    return f"{found['units']} {'groups' if found['units'] != found['samples'] else 'samples'}"
 
 
 def shapley_bars(found: dict[str, Any]) -> Captioned:
@@ -207,7 +206,7 @@ def shapley_bars(found: dict[str, Any]) -> Captioned:
     alt = "; ".join(f"{m} {form(v['mean'], signed=True)}{form.unit}" for m, v in values.items())
     note = (
         f"Shares of the way from {form.name} {ends.get(0, '–')} without any modality to {ends.get(len(values), '–')} "
-        f"with all{form.unit}; lines are {_bootstrap(found)}."
+        f"with all{form.unit}; lines are 95 % bootstrap intervals over {units(found)}."
     )
     return Captioned("shapley", "What each modality contributes", alt, figure, note)
 
@@ -226,7 +225,9 @@ def missing_modalities(found: dict[str, Any]) -> Captioned:
         axis.legend(title="missing", alignment="left")
     ends = {name: curve[-1]["mean"] for name, curve in curves.items()}
     alt = "; ".join(f"{n} always missing: {'unknown' if v is None else f'{v:.3f}'}" for n, v in ends.items())
-    note = f"The modality is taken from samples drawn at random; bands are {_bootstrap(found)}."
+    note = (
+        f"The modality is taken from samples drawn at random; bands are 95 % bootstrap intervals over {units(found)}."
+    )
     return Captioned("missing", "When a modality is missing", alt, figure, note)
 
 
@@ -305,8 +306,8 @@ def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, st
         SettingsError: a kind that does not exist.
     """
     for kind in kinds.values():
-        if kind not in _DRAW:
-            raise unknown("kind of modality", kind, _DRAW)
+        if kind not in KINDS:
+            raise unknown("kind of modality", kind, KINDS)
     samples = [(heading, example) for heading, examples in groups.items() for example in examples]
     with styled():
         figure, axes = canvas(1.2 + 3.0 * len(kinds), 1.75 * len(samples) + 0.3, len(samples), len(kinds))
@@ -316,50 +317,37 @@ def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, st
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 axis.grid(visible=False)
-                if modality in example.inputs:
-                    _DRAW[kind](axis, example.inputs[modality])
-                else:
-                    _write(axis, "missing")
+                here = modality in example.inputs
+                _draw(axis, kind if here else "text", example.inputs[modality] if here else "missing")
                 axis.set_xlabel(f"{modality}: {example.notes.get(modality, '')}".rstrip(": "), fontsize=9)
             row[0].set_title(f"{heading} · {example.title}", fontsize=9.5)
     return figure
 
 
-def _sequence(axis: Axes, value: np.ndarray | str) -> None:
+def _draw(axis: Axes, kind: str, value: np.ndarray | str) -> None:
+    """Draw one input: colors of a sequence, an image, frames of a clip in lines, bars of a vector, or words."""
+    if kind == "text":
+        wrapped = "\n".join(textwrap.wrap(textwrap.shorten(str(value), 170, placeholder=" …"), 42))
+        axis.text(0, 0.5, wrapped, va="center", ha="left", fontsize=8.5, transform=axis.transAxes)
+        return
     values = np.asarray(value, np.float64)
-    low, high = np.nanquantile(values, SPAN)
-    axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
-
-
-def _image(axis: Axes, value: np.ndarray | str) -> None:
-    """Show (C, H, W) of any range, stretched to 0..1: normalized data are meant to be seen too."""
-    values = np.asarray(value, np.float64)
-    low, high = np.nanmin(values), np.nanmax(values)
-    values = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    axis.imshow(values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0], cmap="gray")
-
-
-def _clip(axis: Axes, value: np.ndarray | str) -> None:
-    """Show frames at equal distances, in lines of four."""
-    frames = np.asarray(value, np.float64)
-    count = FRAMES * LINES if len(frames) >= FRAMES * LINES else min(FRAMES, len(frames))
-    shown = list(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
-    lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
-    _image(axis, np.concatenate(lines, axis=1))
-
-
-def _vector(axis: Axes, value: np.ndarray | str) -> None:
-    values = np.asarray(value, np.float64).ravel()
-    axis.fill_between(np.arange(len(values)), values, step="mid", color=OTHER, linewidth=0)
-    axis.axhline(0, color=INK, linewidth=0.6)
-    usual = 3 * np.quantile(np.abs(values), 0.97)
-    if 0 < usual < np.abs(values).max():  # a few outliers would flatten all others; their bars are cut
-        axis.set_ylim(max(values.min(), -usual), min(values.max(), usual))
-
-
-def _write(axis: Axes, value: np.ndarray | str) -> None:
-    wrapped = "\n".join(textwrap.wrap(textwrap.shorten(str(value), 170, placeholder=" …"), 42))
-    axis.text(0, 0.5, wrapped, va="center", ha="left", fontsize=8.5, transform=axis.transAxes)
-
-
-_DRAW = {"sequence": _sequence, "image": _image, "clip": _clip, "vector": _vector, "text": _write}
+    if kind == "sequence":
+        low, high = np.nanquantile(values, SPAN)
+        axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
+    elif kind == "vector":
+        values = values.ravel()
+        axis.fill_between(np.arange(len(values)), values, step="mid", color=OTHER, linewidth=0)
+        axis.axhline(0, color=INK, linewidth=0.6)
+        usual = 3 * np.quantile(np.abs(values), 0.97)
+        if 0 < usual < np.abs(values).max():  # a few outliers would flatten all others; their bars are cut
+            axis.set_ylim(max(values.min(), -usual), min(values.max(), usual))
+    else:
+        if kind == "clip":
+            count = FRAMES * LINES if len(values) >= FRAMES * LINES else min(FRAMES, len(values))
+            shown = list(values[np.linspace(0, len(values) - 1, count).round().astype(int)])
+            lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
+            values = np.concatenate(lines, axis=1)
+        # Stretched to 0..1: normalized data are meant to be seen too.
+        low, high = np.nanmin(values), np.nanmax(values)
+        values = (values - low) / (high - low) if high > low else np.zeros_like(values)
+        axis.imshow(values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0], cmap="gray")

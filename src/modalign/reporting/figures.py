@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
-from modalign.evaluation.statistics import mean_interval
+from modalign.evaluation.statistics import Interval, mean_interval
 from modalign.reporting.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
 from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, styled
 from modalign.reporting.tables import MetricFormat, plural
@@ -364,32 +365,15 @@ def _prediction_figures(chosen: Row, runs: Sequence[RunRecord]) -> list[Captione
     ]
 
 
-@dataclass(frozen=True)
-class TradeoffPoint:
-    """One trained model of the sweep of Figure 1(a).
-
-    Attributes:
-        alpha: strength of the alignment.
-        margin: whether the protective margin was on.
-        seed: seed of the run.
-        fusibility: I(Z1;Z2|T), nats.
-        complementarity: mean unique part of a modality, nats.
-        accuracy: the task's metric on test.
-    """
-
-    alpha: float
-    margin: bool
-    seed: int
-    fusibility: float
-    complementarity: float
-    accuracy: float
-
-
+_MEASURED = ("fusibility", "complementarity", "accuracy")
 _SWEEPS = ((True, "with margin", OURS, "-"), (False, "without margin", OTHER, "--"))
 
 
 def tradeoff_figures(path: str | Path) -> list[Captioned]:
-    """Draw Figure 1(a) from ``tradeoff.json``: ``{"default": alpha, "metric", "points": [TradeoffPoint as mapping]}``.
+    """Draw Figure 1(a) of ``tradeoff.json``: ``{"default": alpha, "metric", "points": [point], "failed": [text]}``.
+
+    A point is one trained model: ``alpha`` (strength of the alignment), ``margin`` (whether it was on), ``seed``,
+    ``fusibility`` (I(Z1;Z2|T), nats), ``complementarity`` (mean unique part, nats), ``accuracy`` (the test metric).
 
     Raises:
         RunFolderError: the file has another form.
@@ -397,12 +381,12 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     path = Path(path)
     try:
         content = json.loads(path.read_text())
-        points = [TradeoffPoint(**point) for point in content["points"]]
+        points = pd.DataFrame(content["points"])[["alpha", "margin", "seed", *_MEASURED]]
         default = float(content["default"])
         metric, failed = str(content.get("metric", "accuracy")), content.get("failed", [])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is no sweep of `modalign tradeoff` ({type(error).__name__}: {error})") from None
-    seeds = plural(len({point.seed for point in points}), "seed")
+    seeds = plural(points["seed"].nunique(), "seed")
     alt = (
         f"Shared information, unique information and {MetricFormat(metric).name} over the strength of alignment, "
         f"with and without the protective margin, {seeds}; default {default:g}."
@@ -421,23 +405,19 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     ]
 
 
-def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figure:
+def _sweep(points: pd.DataFrame, default: float, metric: str) -> Figure:
     """Draw what is shared, what is kept, and accuracy over alpha, with and without the margin."""
     form = MetricFormat(metric)
-    panels = (
-        ("fusibility", 1.0, "Shared: I(Z1; Z2 | T), nats"),
-        ("complementarity", 1.0, "Unique: I(all; Y) − I(others; Y), nats"),
-        ("accuracy", form.factor, f"Test {form.label}"),
-    )
-    alphas = sorted({p.alpha for p in points})
+    titles = ("Shared: I(Z1; Z2 | T), nats", "Unique: I(all; Y) − I(others; Y), nats", f"Test {form.label}")
+    points = points.assign(accuracy=form.factor * points["accuracy"])
+    alphas = sorted(points["alpha"].unique())
     least = min((a for a in alphas if a > 0), default=1.0)
     with styled():
         figure, axes = canvas(11.0, 3.7, 1, 3)
-        for axis, (name, factor, title) in zip(axes, panels, strict=True):
+        for axis, name, title in zip(axes, _MEASURED, titles, strict=True):
             for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
-                own = {a: [factor * getattr(p, name) for p in points if (p.alpha, p.margin) == (a, margin)]
-                       for a in alphas}  # fmt: skip
-                means = {a: mean_interval(values) for a, values in own.items() if values}
+                own = points[points["margin"] == margin].groupby("alpha")[name]
+                means: dict[Any, Interval] = {a: mean_interval(values.to_numpy()) for a, values in own}
                 axis.plot(list(means), [m.mean for m in means.values()], label=label, color=tone, marker=MARKERS[i],
                           linestyle=dashes)  # fmt: skip
                 lows, highs = ([getattr(m, bound) for m in means.values()] for bound in ("low", "high"))
@@ -450,11 +430,12 @@ def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figu
             axis.set_xlim(alphas[0] - 0.3 * least if alphas[0] == 0 else None, 1.4 * alphas[-1])
             axis.set(title=title, xlabel="strength of alignment α")
             # Intervals of two or three seeds are so wide that they would flatten the curves: they are cut instead.
-            values = [factor * getattr(p, name) for p in points]
-            room = 0.5 * (max(values) - min(values)) + 1e-9
+            least_value, most = points[name].min(), points[name].max()
+            room = 0.5 * (most - least_value) + 1e-9
             low, high = axis.get_ylim()
-            low, high = max(low, min(values) - room), min(high, max(values) + room)
-            axis.set_ylim(*((max(low, -2), min(high, 102)) if name == "accuracy" and factor == 100 else (low, high)))
+            low, high = max(low, least_value - room), min(high, most + room)
+            share = name == "accuracy" and form.factor == 100
+            axis.set_ylim(*((max(low, -2), min(high, 102)) if share else (low, high)))
         axes[0].annotate(
             "default", (default, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0),
             textcoords="offset points", va="top", fontsize=9,
@@ -464,19 +445,17 @@ def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figu
     return figure
 
 
-def _plane(points: Sequence[TradeoffPoint], default: float) -> Figure:
+def _plane(points: pd.DataFrame, default: float) -> Figure:
     """Draw the same sweep as a path in the plane of shared and unique information, labeled with alpha."""
     with styled():
         figure, (axis,) = canvas(5.6, 4.2)
         for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
-            path = []
-            for a in sorted({p.alpha for p in points if p.margin == margin}):
-                own = [(p.fusibility, p.complementarity) for p in points if (p.alpha, p.margin) == (a, margin)]
-                path.append(np.mean(own, axis=0))
+            path = points[points["margin"] == margin].groupby("alpha")[["fusibility", "complementarity"]].mean()
+            for a, place in path.iterrows():
                 weight = "bold" if a == default and margin else "normal"
-                axis.annotate(f"{a:g}", path[-1], xytext=(5, 5), textcoords="offset points", fontsize=8, color=tone,
-                              weight=weight)  # fmt: skip
-            axis.plot(*np.reshape(path, (-1, 2)).T, marker=MARKERS[i], color=tone, label=label, linestyle=dashes)
+                axis.annotate(f"{a:g}", tuple(place), xytext=(5, 5), textcoords="offset points", fontsize=8,
+                              color=tone, weight=weight)  # fmt: skip
+            axis.plot(*path.to_numpy().T, marker=MARKERS[i], color=tone, label=label, linestyle=dashes)
         axis.set(
             xlabel="shared: I(Z1; Z2 | T), nats", ylabel="unique part of a modality, nats",
             title="Fusibility against complementarity, by α (default bold)",
