@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
@@ -318,13 +318,9 @@ def estimate(
     found = estimated(_array(x), _array(y), context, method, seed=seed, **more)
     if json:
         keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings")
-        print(dumps({key: asdict(found)[key] for key in keys}))
-        return
-    what = "I(X;Y)" if given is None else "I(X;Y|T)"
-    about = f"{found.method}, {found.kind}, N = {found.samples}"
-    print(f"{what} = {found.value:.4f} ± {found.stderr:.4f} {found.unit} ({about})")
-    for warning in found.warnings:
-        print(f"  warning: {warning}")
+        print(dumps({key: getattr(found, key) for key in keys}))
+    else:
+        print(found)
 
 
 def strategies(name: str | None = None) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modalign.estimators.calibration import calibrate
 from modalign.estimators.samples import Array, Codes, Samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
-from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
+from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic, zero_linear
 from modalign.information.objectives import Form
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -84,16 +84,9 @@ def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
     xs, ys = marginal(samples.x), marginal(samples.y)
     canonical = Canonical(xs[0], ys[0])
     prepared = []
-    for x, y, p in zip(xs, ys, parts, strict=True):
-        x, y = canonical(x, y)
-        prepared.append(
-            Prepared(
-                torch.as_tensor(x, dtype=torch.float32),
-                torch.as_tensor(y, dtype=torch.float32),
-                codes[p],
-                None if scaled_t is None else scaled_t[p],
-            )
-        )
+    for values, p in zip(zip(xs, ys, strict=True), parts, strict=True):
+        x, y = (torch.as_tensor(v, dtype=torch.float32) for v in canonical(*values))
+        prepared.append(Prepared(x, y, codes[p], None if scaled_t is None else scaled_t[p]))
     return prepared, canonical.correlations
 
 
@@ -136,8 +129,10 @@ class LogRatio(nn.Module):
         self.embedding = _embedding(contexts, t_features)
         self.modulation = None
         if self.embedding is not None:
-            self.modulation = _from_zero(nn.Linear(self.embedding.width, len(self.coefficients)))
-        self.u, self.v = (_potential(d) for d in dims)
+            self.modulation = zero_linear(self.embedding.width, len(self.coefficients))
+        self.u, self.v = (
+            nn.Sequential(nn.Linear(d, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), zero_linear(64, 1)) for d in dims
+        )
         # The separable critic's features are of length one; nothing follows this one, so it may start large.
         more = {"scale": 10.0} if critic == "separable" else {}
         self.critic = make_critic(critic, dims, _embedding(contexts, t_features), **more)
@@ -175,14 +170,9 @@ def fit_log_ratio(
     that saturate, three-term NCE above all, leave the size of large logits loose.
     """
     torch.manual_seed(int(random.integers(2**31)))
-    live = LogRatio(
-        (train.x.shape[1], train.y.shape[1]),
-        torch.as_tensor(correlations, dtype=torch.float32),
-        critic,
-        contexts,
-        None if train.t is None else train.t.shape[1],
-        ceiling=2 * math.log(len(train)),
-    )
+    dims, rho = (train.x.shape[1], train.y.shape[1]), torch.as_tensor(correlations, dtype=torch.float32)
+    t_features = None if train.t is None else train.t.shape[1]
+    live = LogRatio(dims, rho, critic, contexts, t_features, ceiling=2 * math.log(len(train)))
     mean = copy.deepcopy(live)
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
     blocks = list(pair_blocks(valid, live.block, random))
@@ -194,9 +184,8 @@ def fit_log_ratio(
                 values = [valid_objective(score(mean, valid, rows), p, n) * len(rows) for rows, p, n in blocks]
                 value = (torch.stack(values).sum() / len(valid)).item()
             if value > best_value + 1e-4:
-                best, best_value, waited = copy.deepcopy(mean.state_dict()), value, 0
-            else:
-                waited += 1
+                best, best_value, waited = copy.deepcopy(mean.state_dict()), value, -1
+            waited += 1
             if waited > PATIENCE:
                 break
         rows, positive, negative = next(batches)
@@ -259,19 +248,3 @@ def _embedding(contexts: int, t_features: int | None) -> ContextEmbedding | None
     if t_features is not None:
         return ContinuousContext(t_features)
     return LearnedContext(contexts) if contexts > 1 else None
-
-
-def _potential(features: int, width: int = 64) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(features, width),
-        nn.GELU(),
-        nn.Linear(width, width),
-        nn.GELU(),
-        _from_zero(nn.Linear(width, 1)),
-    )
-
-
-def _from_zero(layer: nn.Linear) -> nn.Linear:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -75,7 +75,17 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
         if not np.ptp(array, axis=0).any():
             raise InputError(f"{name} is constant: it carries no information. Give an array that varies.")
     codes, t = _context(given, n)
-    return Samples(x, y, codes, t, _group_codes(groups, n), given is not None)
+    member = np.arange(n)
+    if groups is not None:
+        raw = _numpy(groups).reshape(-1)
+        _same_length("groups", len(raw), n)
+        distinct, member = np.unique(raw.astype(str), return_inverse=True)
+        if len(distinct) < FEWEST_GROUPS:
+            raise InputError(
+                f"groups has {len(distinct)} distinct values; at least {FEWEST_GROUPS} are needed for a standard error "
+                "by groups. Give a finer grouping or leave groups out."
+            )
+    return Samples(x, y, codes, t, member.astype(np.int64), given is not None)
 
 
 def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
@@ -100,20 +110,6 @@ def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
             "least two. Merge or leave out these contexts, or give a continuous context as floats."
         )
     return codes.reshape(-1).astype(np.int64), None
-
-
-def _group_codes(groups: Values | None, n: int) -> Codes:
-    if groups is None:
-        return np.arange(n)
-    raw = _numpy(groups).reshape(-1)
-    _same_length("groups", len(raw), n)
-    distinct, codes = np.unique(raw.astype(str), return_inverse=True)
-    if len(distinct) < FEWEST_GROUPS:
-        raise InputError(
-            f"groups has {len(distinct)} distinct values; at least {FEWEST_GROUPS} are needed for a standard error by "
-            "groups. Give a finer grouping or leave groups out."
-        )
-    return codes.astype(np.int64)
 
 
 def _features(name: str, values: Values) -> Array:

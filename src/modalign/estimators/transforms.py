@@ -28,14 +28,17 @@ class NormalScores:
     """
 
     def __init__(self, values: Array, codes: Codes) -> None:
-        self.mean, self.scale = _moments(values, codes)
-        scaled = self._scale(values, codes)
+        parts = [values[codes == c] for c in range(codes.max() + 1)]
+        self.mean = np.stack([p.mean(axis=0) if len(p) else values.mean(axis=0) for p in parts])
+        scale = np.stack([p.std(axis=0) if len(p) > 1 else values.std(axis=0) for p in parts])
+        self.scale = np.where(scale > 1e-12, scale, 1.0)  # 1 where a feature is constant
+        scaled = (values - self.mean[codes]) / self.scale[codes]
         self.everything = np.sort(scaled, axis=0)
         self.each = [np.sort(scaled[codes == c], axis=0) for c in range(len(self.mean))]
 
     def __call__(self, values: Array, codes: Codes) -> Array:
         """(N, F) -> (N, F); values beyond the fitted ones are taken as the outermost of these."""
-        scaled = self._scale(values, codes)
+        scaled = (values - self.mean[codes]) / self.scale[codes]
         result = np.empty_like(scaled)
         for context, known in enumerate(self.each):
             rows = np.flatnonzero(codes == context)
@@ -46,9 +49,6 @@ class NormalScores:
                 result[rows, j] = ndtri(share / (n + POOLED))
         return result
 
-    def _scale(self, values: Array, codes: Codes) -> Array:
-        return (values - self.mean[codes]) / self.scale[codes]
-
 
 class Residual:
     """What is left of features (N, F) once regressed on a continuous T: least squares, then neighbors in T.
@@ -58,8 +58,8 @@ class Residual:
     True
     """
 
-    def __init__(self, values: Array, t: Array, neighbors: int = 20) -> None:
-        self.t, self.k = t, min(neighbors, len(t) - 1)
+    def __init__(self, values: Array, t: Array) -> None:
+        self.k = min(20, len(t) - 1)  # neighbors
         self.linear = np.linalg.lstsq(_terms(t), values, rcond=None)[0]
         self.left = values - _terms(t) @ self.linear
         self.tree = cKDTree(t)
@@ -134,14 +134,6 @@ def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
         cut = int(len(along) * random.uniform(0.35, 0.65))
         open_cells += [along[:cut], along[cut:]]
     return codes
-
-
-def _moments(values: Array, codes: Codes) -> tuple[Array, Array]:
-    """Mean and standard deviation (contexts, F); 1 where a feature is constant."""
-    parts = [values[codes == c] for c in range(codes.max() + 1)]
-    mean = np.stack([p.mean(axis=0) if len(p) else values.mean(axis=0) for p in parts])
-    scale = np.stack([p.std(axis=0) if len(p) > 1 else values.std(axis=0) for p in parts])
-    return mean, np.where(scale > 1e-12, scale, 1.0)
 
 
 def _cdf(known: Array, values: Array) -> Array:

@@ -155,23 +155,10 @@ def evaluate_model(
     return result
 
 
-@dataclass(frozen=True)
-class ContextConfidence:
-    """Mean confidence of each modality in each context, with t-intervals over its samples."""
-
-    contexts: tuple[str, ...]
-    count: tuple[int, ...]
-    by_modality: dict[str, list[Interval]]
-
-
 def confidence_by_context(
-    evidence: np.ndarray,
-    present: np.ndarray,
-    modalities: Sequence[str],
-    codes: np.ndarray,
-    names: Sequence[str],
-) -> ContextConfidence:
-    """How sure each modality is by itself, context by context (the paper's Figure 1b).
+    evidence: np.ndarray, present: np.ndarray, modalities: Sequence[str], codes: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Compute how sure each modality is by itself, context by context (the paper's Figure 1b), with t-intervals.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone; confidence is the largest probability.
@@ -182,8 +169,8 @@ def confidence_by_context(
 
     >>> evidence = np.log([[[0.9, 0.1], [0.6, 0.4]]])   # one modality, two samples
     >>> found = confidence_by_context(evidence, np.ones((2, 1), bool), ["audio"], np.array([0, 1]), ["a", "b", "c"])
-    >>> found.contexts, [round(value.mean, 2) for value in found.by_modality["audio"]]
-    (('a', 'b'), [0.9, 0.6])
+    >>> found["contexts"], [round(value.mean, 2) for value in found["by_modality"]["audio"]]
+    (['a', 'b'], [0.9, 0.6])
     """
     confidence = np.exp(evidence.max(2))
     occurring = [k for k in range(len(names)) if (codes == k).any()]
@@ -191,8 +178,8 @@ def confidence_by_context(
         m: [mean_interval(confidence[i, (codes == k) & present[:, i]]) for k in occurring]
         for i, m in enumerate(modalities)
     }
-    counts = tuple(int((codes == k).sum()) for k in occurring)
-    return ContextConfidence(tuple(str(names[k]) for k in occurring), counts, by_modality)
+    counts = [int((codes == k).sum()) for k in occurring]
+    return {"contexts": [str(names[k]) for k in occurring], "count": counts, "by_modality": by_modality}
 
 
 def _warnings(subsets: Subsets, contributions: Shapley, scores: Mapping[tuple[str, ...], Interval]) -> list[str]:

@@ -84,11 +84,7 @@ def compute_metrics(
 
 
 def weighted_metrics(
-    task: Task,
-    scores: np.ndarray,
-    target: np.ndarray,
-    weights: np.ndarray,
-    names: Sequence[str] | None = None,
+    task: Task, scores: np.ndarray, target: np.ndarray, weights: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
     """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,).
 

@@ -32,8 +32,8 @@ class Interval:
     note: str = ""
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t-interval; bounds are NaN, and the note says so, for fewer than two.
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Compute a mean over seeds with Student's 95 % t-interval; without bounds, and a note why, below two.
 
     >>> found = mean_interval([0.70, 0.72, 0.74])
     >>> round(found.mean, 2), round(found.low, 2), round(found.high, 2)
@@ -48,7 +48,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     mean = float(kept.mean())
     if len(kept) == 1:
         return Interval(mean, np.nan, np.nan, 1, "one seed: no interval")
-    half = float(stdtrit(len(kept) - 1, 0.5 + confidence / 2) * kept.std(ddof=1) / np.sqrt(len(kept)))
+    half = float(stdtrit(len(kept) - 1, 0.975) * kept.std(ddof=1) / np.sqrt(len(kept)))
     return Interval(mean, mean - half, mean + half, len(kept))
 
 
@@ -148,8 +148,8 @@ def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1
     return counts.astype(np.float64)[:, member]
 
 
-def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of ``value`` from the quantiles of its bootstrap replicates (Efron's percentile method).
+def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Interval:
+    """Compute the 95 % interval of ``value`` from the quantiles of its bootstrap replicates (percentile method).
 
     >>> round(percentile_interval(0.5, np.linspace(0, 1, 101), n=50).low, 3)
     0.025
@@ -157,5 +157,5 @@ def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence:
     kept = resampled[~np.isnan(resampled)]
     if len(kept) < 2 or n < 2:
         return Interval(value, np.nan, np.nan, n, "too few samples for an interval")
-    low, high = np.quantile(kept, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(kept, [0.025, 0.975])
     return Interval(value, float(low), float(high), n)

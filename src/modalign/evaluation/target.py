@@ -13,14 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modalign.evaluation.pairs import (
-    Amount,
-    Complete,
-    affordable,
-    as_amount,
-    canonical_directions,
-    main_directions,
-)
+from modalign.evaluation.pairs import Amount, Complete, affordable, as_amount, canonical_directions, main_directions
 
 FOLDS = 5
 # Inverse strengths of the penalty that are tried; many features and few samples need a strong one.
@@ -112,12 +105,12 @@ def probe(
     >>> bool((probe(5.0 * y[:, None], y, 2).argmax(1) == y).all())
     True
     """
-    probability = np.zeros((len(target), classes))
+    found = np.zeros((len(target), classes))
     for fit, held in _folds(target, groups, FOLDS, seed):
         inner = None if groups is None else groups[fit]
         strength = _strength(features[fit], target[fit], classes, inner, seed)
-        probability[held] = _predict(features, target, fit, held, classes, strength)
-    return _smooth(probability, classes)
+        found[held] = _predict(features, target, fit, held, classes, strength)
+    return found
 
 
 def _folds(target: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> Any:
@@ -134,14 +127,14 @@ def _strength(features: np.ndarray, target: np.ndarray, classes: int, groups: np
     chosen = np.random.default_rng(seed).permutation(len(target))[:CHOICE]
     features, target = features[chosen], target[chosen]
     fit, held = next(_folds(target, None if groups is None else groups[chosen], 3, seed))
-    found = (_smooth(_predict(features, target, fit, held, classes, s), classes) for s in STRENGTHS)
+    found = (_predict(features, target, fit, held, classes, s) for s in STRENGTHS)
     return STRENGTHS[int(np.argmax([score[np.arange(len(held)), target[held]].mean() for score in found]))]
 
 
 def _predict(
     features: np.ndarray, target: np.ndarray, fit: np.ndarray, held: np.ndarray, classes: int, strength: float
 ) -> np.ndarray:
-    """Return probabilities of the samples ``held`` (H, C) by a regression on the samples ``fit``."""
+    """Return log-probabilities of the samples ``held`` (H, C) by a regression on the samples ``fit``."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -152,9 +145,5 @@ def _predict(
     else:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
         probability[:, known] = model.fit(features[fit], target[fit]).predict_proba(features[held])
-    return probability
-
-
-def _smooth(probability: np.ndarray, classes: int) -> np.ndarray:
     log_probability: np.ndarray = np.log(0.99 * probability + 0.01 / classes)
     return log_probability

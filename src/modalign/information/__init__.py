@@ -1,11 +1,7 @@
 """The mathematics of ModAlign, usable alone in any PyTorch loop: objectives, critics, contexts, margin."""
 
 from modalign.information.centering import ContextMeans
-from modalign.information.contexts import (
-    ContextSource,
-    pair_masks,
-    same_context,
-)
+from modalign.information.contexts import ContextSource, pair_masks, same_context
 from modalign.information.critics import (
     BilinearCritic,
     ContextEmbedding,
@@ -17,13 +13,7 @@ from modalign.information.critics import (
     SeparableCritic,
     make_critic,
 )
-from modalign.information.margin import (
-    Guarded,
-    gradient_scale,
-    guarded_gradients,
-    ramp,
-    squared_norms,
-)
+from modalign.information.margin import Guarded, gradient_scale, guarded_gradients, ramp, squared_norms
 from modalign.information.objectives import (
     Form,
     PairSums,

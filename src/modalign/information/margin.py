@@ -19,7 +19,12 @@ from modalign.information.objectives import full_precision
 
 
 class Guarded(NamedTuple):
-    """Bounded gradients of the pull at each modality's features, and the factors (M,) that bounded them."""
+    """Bounded gradients of the pull at each modality's features, and the factors (M,) that bounded them.
+
+    >>> guarded = Guarded([torch.zeros(5, 3), torch.zeros(5, 2)], torch.tensor([0.6, 1.0]))
+    >>> (guarded.scales < 1).tolist()   # where the margin bound
+    [True, False]
+    """
 
     gradients: list[Tensor]
     scales: Tensor
@@ -78,8 +83,11 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
     >>> torch.autograd.backward([task, *z], [None, *guarded_gradients(z, pull, task).gradients])
     >>> optimizer.step()
     """
-    task = _gradients(task_loss, features)
-    pull = _gradients(pull_loss, features)
+    task, pull = (
+        [torch.zeros_like(f) if g is None else g for f, g in zip(features, found, strict=True)]
+        for loss in (task_loss, pull_loss)
+        for found in [torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True)]
+    )
     scales = gradient_scale(squared_norms(task), squared_norms(pull), rho)
     return Guarded([s.to(g.dtype) * g for s, g in zip(scales, pull, strict=True)], scales)
 
@@ -100,8 +108,3 @@ def ramp(progress: float, share: float = 0.3) -> float:
     (0.0, 0.5, 1.0, 1.0)
     """
     return 1.0 if progress >= share else progress / share
-
-
-def _gradients(loss: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(f) if g is None else g for f, g in zip(features, found, strict=True)]

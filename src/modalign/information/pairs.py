@@ -7,7 +7,7 @@ squared scores are held at once: where there are more, pieces are recomputed in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modalign.errors import SettingsError
 from modalign.information.critics import Critic
+from modalign.information.critics import Side as AnchorSide
 from modalign.information.objectives import (
     FLOOR,
     OBJECTIVES,
@@ -123,7 +124,8 @@ def score_pairs(
     else:
         everyone = torch.arange(batch, device=z1.device)[None]
         pieces = [_Piece(everyone, everyone)]
-        tables = [critic.embed(z1, z2, context, side) for side in (("left",) if context is None else ("left", "right"))]
+        anchors: tuple[AnchorSide, ...] = ("left",) if context is None else ("left", "right")
+        tables = [critic.embed(z1, z2, context, side) for side in anchors]
         if context is None and form == "infonce":
             tables = tables * 2
     sides = [
@@ -193,16 +195,6 @@ def _numbers(starts: Tensor, lengths: Tensor, width: int) -> Tensor:
     return torch.where(slot < lengths[:, None], starts[:, None] + slot, -1)
 
 
-def _split(pieces: list[_Piece], held: int) -> Iterator[_Piece]:
-    """The same pairs in pieces of at most ``held`` scores (or one row)."""
-    for rows, columns in pieces:
-        width = columns.shape[1]
-        groups = max(1, held // (rows.shape[1] * width))
-        anchors = max(1, held // (groups * width))
-        for some, others in zip(rows.split(groups), columns.split(groups), strict=True):
-            yield from (_Piece(part, others) for part in some.split(anchors, dim=1))
-
-
 @dataclass(frozen=True)
 class _Side:
     """Anchors of one side against all others of the other side.
@@ -250,13 +242,18 @@ def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Ten
     """``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
     recompute = torch.is_grad_enabled() and sum(p.rows.numel() * p.columns.shape[1] for p in pieces) > held
     parts, numbers = [], []
-    for piece in _split(pieces, held):
-        if recompute:
-            part = checkpoint(side.reduce, *piece, use_reentrant=False, preserve_rng_state=False)
-        else:
-            part = side.reduce(*piece)
-        parts.append([value.flatten() for value in part])
-        numbers.append(piece.rows.flatten())
+    for rows, columns in pieces:
+        # In smaller ones of at most ``held`` scores (or one row).
+        groups = max(1, held // (rows.shape[1] * columns.shape[1]))
+        anchors = max(1, held // (groups * columns.shape[1]))
+        for some, others in zip(rows.split(groups), columns.split(groups), strict=True):
+            for few in some.split(anchors, dim=1):
+                if recompute:
+                    part = checkpoint(side.reduce, few, others, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    part = side.reduce(few, others)
+                parts.append([value.flatten() for value in part])
+                numbers.append(few.flatten())
     empty = side.anchor.new_full((batch + 1,), FLOOR if side.form == "infonce" else 0.0)
     nothing = torch.zeros_like(empty)
     if not parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ class RecentFeatures(NamedTuple):
     """Recent features of two modalities, for contexts with fewer than ``minimum`` negatives in a batch.
 
     ``left`` (C, size, D1) and ``right`` (C, size, D2); ``left_valid``, ``right_valid`` (C, size) bool.
+
+    >>> there = torch.ones(2, 4, dtype=torch.bool)
+    >>> RecentFeatures(torch.zeros(2, 4, 3), torch.zeros(2, 4, 5), there, there, minimum=8).left.shape
+    torch.Size([2, 4, 3])
     """
 
     left: Tensor
@@ -46,7 +50,7 @@ class FeatureMemory(nn.Module):
     def __init__(self, contexts: int, size: int, dims: Sequence[int], minimum: int = 8) -> None:
         super().__init__()
         self.minimum = minimum
-        self.rings = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
+        self.rings: Any = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
 
     def push(self, features: Sequence[Tensor], context: Tensor, present: Tensor | None = None) -> None:
         """Add B samples.
@@ -61,17 +65,17 @@ class FeatureMemory(nn.Module):
         """
         for m, (ring, z) in enumerate(zip(self.rings, features, strict=True)):
             keep = slice(None) if present is None else present[:, m]
-            cast(_Ring, ring).push(z[keep], context[keep])
+            ring.push(z[keep], context[keep])
 
     def pair(self, first: int, second: int) -> RecentFeatures:
         """What is remembered of two modalities, to be given to ``score_pairs``."""
-        a, b = cast(_Ring, self.rings[first]), cast(_Ring, self.rings[second])
+        a, b = self.rings[first], self.rings[second]
         return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
 
     def forget(self) -> None:
         """Empty the memory, where codes have come to mean something else (clusters found again)."""
         for ring in self.rings:
-            cast(_Ring, ring).pushed.zero_()
+            ring.pushed.zero_()
 
 
 class _Ring(nn.Module):

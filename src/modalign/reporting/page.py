@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -197,20 +198,10 @@ def _setups(name: str, runs: Sequence[RunRecord]) -> list[dict[str, str]]:
 
 
 def _differences(settings: Sequence[dict[str, Any]], ignored: Sequence[str] = ()) -> str:
-    flat = [_flatten(s) for s in settings]
+    flat: list[dict[Any, Any]] = [pd.json_normalize(s).to_dict("records")[0] for s in settings]
     lines = []
     for key in sorted({key for f in flat for key in f}):
         values = list(dict.fromkeys(str(f.get(key)) for f in flat))
         if len(values) > 1 and key not in ignored:
             lines.append(f"{key}: {' | '.join(values)}")
     return "\n".join(lines)
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            flat |= _flatten(entry, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = entry
-    return flat

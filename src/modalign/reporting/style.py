@@ -28,13 +28,7 @@ AXIS = "#555555"
 GRID = "#E3E3E3"
 SHARED = "#8C8C8C"
 # Colors that follow a page's light or dark ground, as variables of its style sheet; all others stay as they are.
-THEMED = {
-    INK: "var(--ink)",
-    "#000000": "var(--ink)",
-    AXIS: "var(--axis)",
-    GRID: "var(--grid)",
-    OTHER: "var(--blue)",
-}
+THEMED = {INK: "var(--ink)", "#000000": "var(--ink)", AXIS: "var(--axis)", GRID: "var(--grid)", OTHER: "var(--blue)"}
 
 KINDS = ("svg", "png", "pdf")
 

@@ -31,6 +31,10 @@ _READABLE = {
     "pearson": "Pearson correlation",
     "c_index": "concordance index",
 }
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def show(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -277,21 +281,15 @@ def latex(rows: Sequence[Row]) -> str:
         half = "" if np.isnan(row.ci_low) else rf" \pm {(row.ci_high - row.mean) * form.factor:.{form.decimals}f}"
         cells[row.strategy, row.dataset] = f"${number}{half}$"
     body = [
-        [_escape_latex(rank.title), *(cells.get((rank.strategy, d), "--") for d in datasets), f"{rank.mean_rank:.2f}"]
+        [
+            rank.title.translate(_LATEX),
+            *(cells.get((rank.strategy, d), "--") for d in datasets),
+            f"{rank.mean_rank:.2f}",
+        ]
         for rank in across(rows)
     ]
-    frame = pd.DataFrame(body, columns=["Method", *map(_escape_latex, datasets), "Mean rank"])
+    frame = pd.DataFrame(body, columns=["Method", *(name.translate(_LATEX) for name in datasets), "Mean rank"])
     return str(frame.to_latex(index=False, escape=False, column_format="l" + "c" * len(datasets) + "r"))
-
-
-def _escape_latex(text: str) -> str:
-    """Return ``text`` with the characters escaped that LaTeX would read as commands.
-
-    >>> print(_escape_latex("D&R_2"))
-    D\\&R\\_2
-    """
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:
