@@ -60,15 +60,16 @@ class Residual:
 
     def __init__(self, values: Array, t: Array) -> None:
         self.k = min(20, len(t) - 1)  # neighbors
-        self.linear = np.linalg.lstsq(_terms(t), values, rcond=None)[0]
-        self.left = values - _terms(t) @ self.linear
+        terms = np.c_[np.ones(len(t)), t]
+        self.linear = np.linalg.lstsq(terms, values, rcond=None)[0]
+        self.left = values - terms @ self.linear
         self.tree = cKDTree(t)
 
     def __call__(self, values: Array, t: Array, fitted: bool = False) -> Array:
         """(N, F) -> (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
         near = np.asarray(self.tree.query(t, k=self.k + fitted)[1]).reshape(len(t), -1)
         near = near[:, 1:] if fitted else near
-        residual: Array = values - _terms(t) @ self.linear - self.left[near].mean(axis=1)
+        residual: Array = values - np.c_[np.ones(len(t)), t] @ self.linear - self.left[near].mean(axis=1)
         return residual
 
 
@@ -143,7 +144,3 @@ def _cdf(known: Array, values: Array) -> Array:
         return np.full(len(values), 0.5)
     distinct, first, counts = np.unique(known, return_index=True, return_counts=True)
     return np.interp(values, distinct, (first + counts / 2) / n)
-
-
-def _terms(t: Array) -> Array:
-    return np.hstack([np.ones((len(t), 1)), t])

@@ -10,7 +10,6 @@ than the estimate is made on: directions chosen for the correlation that some sa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +92,7 @@ class Complete:
         z: modality -> (N, D_m) of these samples.
         y: (N,) their target.
         classes, groups, seed, reference: as given, see ``information_diagnosis``.
-        estimate: the estimator, with groups where there are enough, and zero for constants.
+        estimator: of information between arrays.
         doubts: what speaks against all that it estimates.
 
     >>> x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
@@ -107,7 +106,7 @@ class Complete:
     y: np.ndarray
     classes: int
     groups: np.ndarray | None
-    estimate: Estimator
+    estimator: Estimator
     doubts: tuple[str, ...]
     seed: int
     reference: Reference | None
@@ -138,22 +137,19 @@ class Complete:
         units = len(rows) if kept is None else len(np.unique(kept))
         few = units < FEWEST_GROUPS  # no critic can hold some out: better an estimate that says what it lacks than none
         doubts = (f"only {units} independent groups: samples are taken for independent",) if few else ()
-        careful = functools.partial(_or_zero, estimate, groups=None if few else kept)
         if reference is not None and len(reference.target) < 20:
             reference = None  # too few samples to fit anything to
         if reference is not None:
             n, label = len(reference.target), np.asarray(reference.target)
             reference = Reference({m: np.asarray(reference.features[m], np.float64).reshape(n, -1) for m in z}, label)
-        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, reference)
+        return cls(z, np.asarray(target)[rows], classes, kept, estimate, doubts, seed, reference)
 
-
-def _or_zero(
-    estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
-) -> Any:
-    """Return ``estimate``, but for constants, which estimators refuse: collapsed features share nothing."""
-    if constant(x) or constant(y):
-        return Amount(0.0, 0.0, "exact", "constant")
-    return estimate(x, y, None if given is None or constant(given) else given, groups=groups)
+    def estimate(self, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> Any:
+        """Estimate I(X; Y) or I(X; Y | given), with groups where there are enough; constants share nothing."""
+        if constant(x) or constant(y):
+            return Amount(0.0, 0.0, "exact", "constant")
+        given = None if given is None or constant(given) else given
+        return self.estimator(x, y, given, groups=None if self.doubts else self.groups)
 
 
 def constant(values: np.ndarray) -> bool:

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from modalign.errors import SettingsError
-from modalign.information.critics import Critic
-from modalign.information.critics import Side as AnchorSide
+from modalign.information.critics import Critic, Side
 from modalign.information.objectives import (
     FLOOR,
     OBJECTIVES,
@@ -124,7 +123,7 @@ def score_pairs(
     else:
         everyone = torch.arange(batch, device=z1.device)[None]
         pieces = [_Piece(everyone, everyone)]
-        anchors: tuple[AnchorSide, ...] = ("left",) if context is None else ("left", "right")
+        anchors: tuple[Side, ...] = ("left",) if context is None else ("left", "right")
         tables = [critic.embed(z1, z2, context, side) for side in anchors]
         if context is None and form == "infonce":
             tables = tables * 2
