@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modalign.errors import unknown
+from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
-from modalign.reporting.runs import RunRecord
+from modalign.reporting.runs import RunRecord, read_runs
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
 from modalign.reporting.tables import MetricFormat, Table, show
 
@@ -30,6 +31,45 @@ MOST_CONTEXTS = 30
 FRAMES, LINES = 4, 2
 # Colors of a sequence span this share of its values: a few far out would leave no contrast to the others.
 SPAN = (0.02, 0.98)
+
+
+def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how: Any) -> None:
+    """Evaluate every finished run in ``folders``; print what was found and save the figures.
+
+    Args:
+        folders: run folders, or folders that hold runs.
+        out: where figures go, a folder for each run; into the run by default.
+        how: further arguments of ``evaluate_run``.
+
+    Raises:
+        InputError: no run is finished, or none can be evaluated.
+    """
+    from modalign.experiments.evaluate import evaluate_run
+
+    records = read_runs(folders)
+    done = [record for record in records if record.state == "done"]
+    for record in records:
+        if record.state != "done":
+            print(f"{record.path}: left out ({record.state}: {record.reason})", end="\n\n")
+    if not done:
+        raise InputError("none of the runs is finished: there is nothing to evaluate")
+    refused: list[InputError] = []
+    for position, record in enumerate(done, 1):
+        if sys.stderr.isatty() or len(done) > 1:
+            print(f"evaluating {record.path} ({position} of {len(done)})", file=sys.stderr, flush=True)
+        try:
+            found = evaluate_run(record.path, **how)
+        except InputError as error:  # one run that cannot be evaluated does not take the others with it
+            refused.append(error)
+            if len(done) > 1:
+                print(f"{record.path}: left out ({error})", end="\n\n")
+            continue
+        print(summarize(record, found.result))
+        folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
+        written = write_evaluation_figures(record, folder, found.extremes)
+        print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
+    if len(refused) == len(done):
+        raise refused[0]
 
 
 def evaluation_tables(found: dict[str, Any]) -> list[Table]:
@@ -84,18 +124,17 @@ def _information_tables(information: dict[str, Any]) -> list[Table]:
     tables = [Table("information", caption, frame, words=True)]
     parts = {"Both tell": "redundant", "First alone": "unique_1", "Second alone": "unique_2",
              "Only together": "synergy", "In all": "total"}  # fmt: skip
-    split_rows = []
+    splits = []
     for entry in information["splits"]:
         d = entry["decomposed"]
         doubt = " ?" if d["warnings"] else ""
-        amounts = [f"{show(d['parts'][p], 2)} ± {show(d['stderr'][p], 2)}{doubt}" for p in parts.values()]
-        split_rows.append((", ".join(entry["modalities"]), *amounts, str(d["symbols"])))
-    if split_rows:
+        said = {head: f"{show(d['parts'][p], 2)} ± {show(d['stderr'][p], 2)}{doubt}" for head, p in parts.items()}
+        splits.append({"Sources": ", ".join(entry["modalities"]), **said, "Clusters": d["symbols"]})
+    if splits:
         doubted = any(entry["decomposed"]["warnings"] for entry in information["splits"])
         caption = "What two sources, cut into clusters, tell of the class (nats ± standard error"
         caption += "; ? is not to be trusted)" if doubted else ")"
-        frame = pd.DataFrame(split_rows, columns=["Sources", *parts, "Clusters"])
-        tables.append(Table("decomposition", caption, frame))
+        tables.append(Table("decomposition", caption, pd.DataFrame(splits)))
     return tables
 
 
@@ -153,11 +192,10 @@ def _means(intervals: Sequence[Mapping[str, Any]], key: str = "mean") -> np.ndar
 
 def evaluation_figures(found: dict[str, Any]) -> list[Captioned]:
     """Draw what each modality gives, what is lost without it, how sure it is, and amounts of information."""
-    drawn = [shapley_bars(found)]
-    if found["missing"]:
-        drawn.append(missing_modalities(found))
-    drawn += [context_confidence(found, name) for name in found.get("confidence", {})]
-    return drawn + ([information_bars(found["information"])] if found["information"] else [])
+    missing = [missing_modalities(found)] if found["missing"] else []
+    confidence = [context_confidence(found, name) for name in found.get("confidence", {})]
+    information = [information_bars(found["information"])] if found["information"] else []
+    return [shapley_bars(found), *missing, *confidence, *information]
 
 
 def write_evaluation_figures(
@@ -173,7 +211,7 @@ def write_evaluation_figures(
     found, folder = record.evaluation(), record.path if folder is None else Path(folder)
     if found is None:
         return []
-    drawn = {captioned.name: captioned.figure for captioned in evaluation_figures(found)}
+    drawn = {one.name: one.figure for one in evaluation_figures(found)}
     if found.get("calibration"):
         title, of = "Can the confidence be trusted?", f"{found['samples']} samples"
         drawn["reliability"] = reliability(found["calibration"], title, of).figure

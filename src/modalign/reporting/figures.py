@@ -149,18 +149,17 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
     logged = [name for name in logged if name == "lambda" or name.startswith("margin_")]
     with styled():
         figure, axes = canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged))
-        for axis, part, names in zip(axes, ("train", "valid", "log"), (terms, [chosen], logged), strict=False):
+        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
+        panels = zip(axes, titles, ("train", "valid", "log"), (terms, [chosen], logged), strict=False)
+        for axis, title, part, names in panels:
             for i, name in enumerate(names):
                 factor = form.factor if part == "valid" else 1.0
                 label = name.replace("margin_", "steps with margin, ")
                 _band(axis, [factor * run.curve(part, name)], {"color": COLORS[i % len(COLORS)]}, label)
-            axis.set_xlabel("epoch")
+            axis.set(xlabel="epoch", title=title)
             if len(names) > 1:
                 axis.legend()
         _scale_losses(axes[0])
-        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
-        for axis, title in zip(axes, titles, strict=False):
-            axis.set_title(title)
         if "selected_epoch" in run.result:
             axes[1].axvline(run.result["selected_epoch"] + 1, color=INK, linestyle=":", linewidth=1.3)
     return figure
