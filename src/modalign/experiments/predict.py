@@ -14,8 +14,9 @@ from modalign.data.batch import Output
 from modalign.data.samples import read_samples
 from modalign.data.tables.array_split import ArraySplit
 from modalign.data.task import Task
-from modalign.training.build import Objects, Trained, load_trained
+from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
+from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder
 
 
