@@ -68,7 +68,9 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
     """
     x, y = _features("x", x), _features("y", y)
     n = len(x)
-    _same_length("y", len(y), n)
+    for name, values in (("y", y), ("given", given), ("groups", groups)):
+        if values is not None and (length := len(_numpy(values))) != n:
+            raise InputError(f"{name} has {length} samples and x has {n}; they must be paired. Give one row a sample.")
     if n < FEWEST:
         raise InputError(f"x and y have {n} samples; at least {FEWEST} are needed. Give more samples.")
     for name, array in (("x", x), ("y", y)):
@@ -78,7 +80,6 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
     member = np.arange(n)
     if groups is not None:
         raw = _numpy(groups).reshape(-1)
-        _same_length("groups", len(raw), n)
         distinct, member = np.unique(raw.astype(str), return_inverse=True)
         if len(distinct) < FEWEST_GROUPS:
             raise InputError(
@@ -93,7 +94,6 @@ def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
     if given is None:
         return nowhere, None
     raw = _numpy(given)
-    _same_length("given", len(raw), n)
     rows = raw.reshape(n, -1)
     discrete = raw.dtype.kind not in "fc"
     if not discrete:
@@ -127,11 +127,6 @@ def _features(name: str, values: Values) -> Array:
             f"{int(bad.any(axis=1).argmax())}; expected finite numbers. Remove or impute these rows."
         )
     return array
-
-
-def _same_length(name: str, length: int, n: int) -> None:
-    if length != n:
-        raise InputError(f"{name} has {length} samples and x has {n}; they must be paired. Give one row a sample.")
 
 
 def _numpy(values: Values) -> NDArray[Any]:
