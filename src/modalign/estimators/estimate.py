@@ -94,7 +94,7 @@ class Method:
 
 
 def plug_in(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[f]: consistent where f is the log-ratio itself; no bound.
+    """Compute E_pos[f]: consistent where f is the log-ratio itself; no bound.
 
     >>> plug_in(2 * torch.eye(2), torch.eye(2), 1 - torch.eye(2)).item()
     2.0
@@ -103,7 +103,7 @@ def plug_in(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def three_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r.
+    """Compute ``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r.
 
     >>> round(three_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # no information
     -0.9548
@@ -113,7 +113,7 @@ def three_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def two_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``two_term_nce`` of the logits whose optimum is the log-ratio without offset.
+    """Compute ``two_term_nce`` of the logits whose optimum is the log-ratio without offset.
 
     >>> round(two_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # r = 1: twice log(1/2)
     -1.3863
@@ -122,7 +122,7 @@ def two_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``objectives.info_nce`` with negatives counted, not averaged.
+    """Compute ``objectives.info_nce`` with negatives counted, not averaged.
 
     >>> info_nce(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
     0.0
@@ -131,7 +131,9 @@ def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def nwj(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """1 + E_pos[f] - E_neg[e^f]. Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f.
+    """Compute 1 + E_pos[f] - E_neg[e^f].
+
+    Source: Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f.
 
     >>> nwj(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
     0.0
@@ -140,7 +142,9 @@ def nwj(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def smile(scores: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Tensor:
-    """E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)]. Song and Ermon (ICLR 2020), Eq. 12; clipping ends the bound.
+    """Compute E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)], where clipping ends the bound.
+
+    Source: Song and Ermon (ICLR 2020), Eq. 12.
 
     >>> smile(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2), tau=5.0).item()
     0.0
@@ -150,7 +154,7 @@ def smile(scores: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Ten
 
 
 def jensen_shannon(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic.
+    """Compute E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic.
 
     >>> round(jensen_shannon(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)
     -1.3863
@@ -173,7 +177,7 @@ class MineTraining:
         self.average = 0.0
 
     def __call__(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Scalar whose gradient ascends Donsker-Varadhan."""
+        """Return a scalar whose gradient ascends Donsker-Varadhan."""
         mean = (negative * scores.exp()).sum() / negative.sum()
         now = mean.item()
         self.average = now if not self.average else 0.9 * self.average + 0.1 * now
@@ -261,7 +265,7 @@ def estimate(
 
 
 def _ratio(positive: Tensor, negative: Tensor) -> Tensor:
-    """r = N0/N1, as the objectives count it."""
+    """Compute r = N0/N1, as the objectives count it."""
     return (negative > 0).sum() / (positive > 0).sum()
 
 
@@ -319,7 +323,7 @@ class _Block:
 def _evaluate(
     ratio: LogRatio, part: Prepared, rows: Codes, method: Method, random: np.random.Generator
 ) -> list[_Block]:
-    """The value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
+    """Return the value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
     blocks = []
     for block, positive, negative in pair_blocks(part, ratio.block, random):
         used = positive.diagonal() > 0
@@ -339,7 +343,7 @@ def _pooled_stderr(blocks: list[_Block], groups: Codes) -> float:
 def _jackknife(
     scores: Tensor, positive: Tensor, negative: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> tuple[float, Tensor]:
-    """The value and the influence (n,) of each sample on it: n dV/dweight_i, centered.
+    """Return the value and the influence (n,) of each sample on it: n dV/dweight_i, centered.
 
     The infinitesimal jackknife (Jaeckel 1972): a sample weighs in its positive and in every negative it is part of,
     so that denominators count. fp64, as sums of e^f need.
@@ -353,14 +357,14 @@ def _jackknife(
 
 
 def _stderr(influence: Array, groups: Codes) -> float:
-    """Standard error of a mean of influences, samples of one group together."""
+    """Return the standard error of a mean of influences, samples of one group together."""
     totals = np.bincount(np.unique(groups, return_inverse=True)[1], weights=influence - influence.mean())
     g = len(totals)
     return math.sqrt(g / max(g - 1, 1) * float((totals**2).sum())) / len(influence)
 
 
 def _folds(samples: Samples, random: np.random.Generator) -> Codes:
-    """Fold (N,) of each sample: groups whole; otherwise each context spread evenly."""
+    """Return the fold (N,) of each sample: groups whole; otherwise each context spread evenly."""
     if samples.grouped:
         group_fold = random.permutation(int(samples.groups.max()) + 1) % FOLDS
         return group_fold[samples.groups]
@@ -409,7 +413,7 @@ def _ksg(samples: Samples, k: int, random: np.random.Generator) -> Estimate:
 
 
 def _few(samples: Samples, n_train: int, ksg: bool = False) -> list[str]:
-    """Warnings about the samples themselves."""
+    """Return warnings about the samples themselves."""
     warnings = []
     features = samples.x.shape[1] + samples.y.shape[1]
     counts = np.bincount(samples.codes)

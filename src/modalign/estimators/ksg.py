@@ -23,7 +23,7 @@ _INSIDE = 1 - 1e-9
 
 
 def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
-    """Local terms (N,) in nats whose mean estimates I(X;Y): algorithm 1, equation 8 of Kraskov et al. (2004).
+    """Compute local terms (N,) in nats whose mean estimates I(X;Y): Kraskov et al. (2004), algorithm 1, equation 8.
 
     ``x`` (N, F), ``y`` (N, G): continuous (ties break the assumption of a density), N > k. The term of a sample is
     psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), with n_x the number of other samples nearer in x than the k-th
@@ -38,7 +38,7 @@ def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
 
 
 def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
-    """Local terms (N,) in nats whose mean estimates I(X;Y|T) for a continuous ``t`` (N, H).
+    """Compute local terms (N,) in nats whose mean estimates I(X;Y|T) for a continuous ``t`` (N, H).
 
     Equation 5 of Frenzel and Pompe (2007): psi(k) + psi(n_t + 1) - psi(n_xt + 1) - psi(n_yt + 1).
 

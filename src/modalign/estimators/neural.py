@@ -50,11 +50,11 @@ class Prepared:
         return len(self.x)
 
     def contexts(self, random: np.random.Generator) -> Codes:
-        """Codes within which pairs are negatives: the contexts, or cells of a continuous T."""
+        """Return codes within which pairs are negatives: the contexts, or cells of a continuous T."""
         return self.codes if self.t is None else cells(self.t, int(np.clip(len(self) // 20, 8, CELL)), random)
 
     def given(self) -> Tensor:
-        """T as the critic takes it."""
+        """Return T as the critic takes it."""
         return torch.as_tensor(self.codes) if self.t is None else torch.as_tensor(self.t, dtype=torch.float32)
 
 
@@ -140,7 +140,7 @@ class LogRatio(nn.Module):
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, x: Tensor, y: Tensor, given: Tensor) -> Tensor:
-        """All pairs (n, n): entry (i, j) scores (x_i, y_j, T_i)."""
+        """Return all pairs (n, n): entry (i, j) scores (x_i, y_j, T_i)."""
         coefficients = self.coefficients.expand(len(x), -1)
         if self.modulation is not None:
             coefficients = coefficients + self.modulation(cast(nn.Module, self.embedding)(given))
@@ -210,7 +210,7 @@ def fit_log_ratio(
 
 
 def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
-    """Scores (n, n) of all pairs among ``rows`` of a part.
+    """Compute scores (n, n) of all pairs among ``rows`` of a part.
 
     >>> ratio = LogRatio((2, 2), torch.zeros(2), "separable", contexts=1, t_features=None, ceiling=9.0)
     >>> score(ratio, Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.zeros(4, int), None), np.arange(3)).shape
@@ -220,7 +220,7 @@ def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
 
 
 def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    """Shuffled blocks of about ``size`` rows in which samples of one context come together.
+    """Yield shuffled blocks of about ``size`` rows in which samples of one context come together.
 
     Negatives weigh 1/m_i, with m_i their number in row i, so that positives and negatives have the same share of
     each context; a row without negatives is in neither.

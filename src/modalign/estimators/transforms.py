@@ -37,7 +37,7 @@ class NormalScores:
         self.each = [np.sort(scaled[codes == c], axis=0) for c in range(len(self.mean))]
 
     def __call__(self, values: Array, codes: Codes) -> Array:
-        """(N, F) -> (N, F); values beyond the fitted ones are taken as the outermost of these."""
+        """Map (N, F) to (N, F); values beyond the fitted ones are taken as the outermost of these."""
         scaled = (values - self.mean[codes]) / self.scale[codes]
         result = np.empty_like(scaled)
         for context, known in enumerate(self.each):
@@ -66,7 +66,7 @@ class Residual:
         self.tree = cKDTree(t)
 
     def __call__(self, values: Array, t: Array, fitted: bool = False) -> Array:
-        """(N, F) -> (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
+        """Map (N, F) to (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
         near = np.asarray(self.tree.query(t, k=self.k + fitted)[1]).reshape(len(t), -1)
         near = near[:, 1:] if fitted else near
         residual: Array = values - np.c_[np.ones(len(t)), t] @ self.linear - self.left[near].mean(axis=1)
@@ -101,12 +101,12 @@ class Canonical:
         self.correlations = np.sqrt(np.clip(1 - (1 - correlations**2) * len(x) / free, 0, 0.99999))
 
     def __call__(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Both sides in canonical coordinates, of the same shapes."""
+        """Return both sides in canonical coordinates, of the same shapes."""
         return (x - self.means[0]) @ self.left, (y - self.means[1]) @ self.right
 
 
 def _whitening(values: Array, ridge: float) -> Array:
-    """Matrix (F, F) whose columns are uncorrelated directions of variance about one."""
+    """Return a matrix (F, F) whose columns are uncorrelated directions of variance about one."""
     covariance = np.atleast_2d(np.cov(values.T))
     covariance += ridge * max(float(np.trace(covariance)) / len(covariance), 1e-12) * np.eye(len(covariance))
     variances, axes = np.linalg.eigh(covariance)
@@ -115,7 +115,7 @@ def _whitening(values: Array, ridge: float) -> Array:
 
 
 def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
-    """Cell (N,) of each row of T (N, H): halves at random angles until no cell has more than ``size`` rows.
+    """Return the cell (N,) of each row of T (N, H): halves at random angles until none has more than ``size`` rows.
 
     Cells make discrete contexts of a continuous T: within one T is nearly constant. A random projection tree
     (Dasgupta and Freund, STOC 2008), with cuts that differ at every call.
@@ -138,7 +138,7 @@ def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
 
 
 def _cdf(known: Array, values: Array) -> Array:
-    """Share of the sorted ``known`` below each value, interpolated, ties at their middle, never 0 or 1."""
+    """Return the share of the sorted ``known`` below each value, interpolated, ties at their middle, never 0 or 1."""
     n = len(known)
     if n == 0:
         return np.full(len(values), 0.5)

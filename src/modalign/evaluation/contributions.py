@@ -81,7 +81,7 @@ class Subsets:
         return self._scores[key]
 
     def evaluate(self, scores: np.ndarray) -> np.ndarray:
-        """Value (1 + repeats,) of ``scores``: of the sample itself, then of each resample."""
+        """Return the value (1 + repeats,) of ``scores``: of the sample itself, then of each resample."""
         found = weighted_metrics(self.task, scores, self.target, self.weights, [self.metric])
         return self.sign * found[self.metric]
 
@@ -93,12 +93,12 @@ class Subsets:
         return self._values[key]
 
     def interval(self, values: np.ndarray) -> Interval:
-        """Interval of something that was computed on the sample (first entry) and on each resample."""
+        """Return the interval of something that was computed on the sample (first entry) and on each resample."""
         return percentile_interval(float(values[0]), values[1:], self.units)
 
 
 def subset_scores(subsets: Subsets) -> dict[tuple[str, ...], Interval]:
-    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six.
+    """Compute the metric of every subset of modalities; of singles, all but one and all beyond six.
 
     >>> from modalign.data.task import Task
     >>> y = np.arange(40) % 2
@@ -133,7 +133,7 @@ class Shapley:
 
 
 def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
-    """Shapley contributions of the modalities.
+    """Compute Shapley contributions of the modalities.
 
     Exact up to six modalities, beyond from ``orders`` random orders in antithetic pairs (an order and its
     reverse); the interval then covers the choice of orders too, by resampling the pairs.
@@ -255,7 +255,7 @@ class Extremes:
 
 
 def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
-    """The two modalities that differ most in mean confidence, the surer first.
+    """Return the two modalities that differ most in mean confidence, the surer first.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone.
@@ -274,7 +274,7 @@ def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
 def extreme_samples(
     evidence: np.ndarray, present: np.ndarray, first: int, second: int, count: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples in which one modality is far surer than the other: indices (count,) for each direction.
+    """Find samples in which one modality is far surer than the other: indices (count,) for each direction.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone.

@@ -49,7 +49,7 @@ class Decomposition:
 
 
 def decompose(p: np.ndarray, tolerance: float = 1e-6, steps: int = 2000) -> Decomposition:
-    """Decomposition of a joint distribution.
+    """Decompose a joint distribution.
 
     Args:
         p: (K1, K2, C) non-negative table of (x1, x2, y), counts or probabilities; it is normalized.
@@ -75,14 +75,14 @@ def decompose(p: np.ndarray, tolerance: float = 1e-6, steps: int = 2000) -> Deco
 
 
 def _information(p: np.ndarray) -> float:
-    """I(X1, X2; Y) in nats of a table (K1, K2, C)."""
+    """Compute I(X1, X2; Y) in nats of a table (K1, K2, C)."""
     outer = p.sum(2, keepdims=True) * p.sum((0, 1), keepdims=True)
     kept = p > 1e-30  # smaller ones add nothing, and their product with a marginal may underflow
     return max(0.0, float((p[kept] * np.log(p[kept] / outer[kept])).sum()))
 
 
 def _closest(p: np.ndarray, tolerance: float, steps: int) -> np.ndarray:
-    """The q with the marginals (x1, y) and (x2, y) of ``p`` and the least information about y."""
+    """Return the q with the marginals (x1, y) and (x2, y) of ``p`` and the least information about y."""
     given_1, given_2, prior = p.sum(1), p.sum(0), p.sum((0, 1))
     # Start from conditional independence given y: every cell that may be positive is.
     q = given_1[:, None] * given_2[None] / np.where(prior > 0, prior, 1)
@@ -116,7 +116,7 @@ def _project(
 
 
 def symbols_for(samples: int, classes: int) -> int:
-    """Number of symbols, 2 to 12, for which the tables (x1, y) and (x2, y) are filled.
+    """Return the number of symbols, 2 to 12, for which the tables (x1, y) and (x2, y) are filled.
 
     >>> symbols_for(400, 10), symbols_for(40, 10)
     (10, 2)
@@ -185,7 +185,7 @@ def decompose_features(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Decomposed:
-    """Decomposition of what two sets of features tell about a class, after cutting each into symbols.
+    """Decompose what two sets of features tell about a class, after cutting each into symbols.
 
     What clusters cannot resolve is lost: all parts are of the *clustered* sources. Plug-in estimates of
     information are too high, most of all the synergy, as (x1, x2, y) has many cells. The bias is measured by

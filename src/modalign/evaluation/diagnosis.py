@@ -216,7 +216,7 @@ def _information_warnings(found: Information, support: np.ndarray | None) -> lis
 
 
 def plain(value: Any) -> Any:
-    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON.
+    """Return ``value`` with dataclasses, arrays and tuples as dicts and lists, NaN as None: ready for JSON.
 
     >>> plain({"a": np.array([1.0, np.nan]), "b": (2,)})
     {'a': [1.0, None], 'b': [2]}
@@ -338,7 +338,7 @@ def information_diagnosis(
 
 
 def fusibility_and_complementarity(given: Complete) -> tuple[float, float]:
-    """These two of ``information_diagnosis``, without the time that the rest of it takes.
+    """Compute these two of ``information_diagnosis``, without the time that the rest of it takes.
 
     >>> from modalign.estimators import estimate
     >>> a, b, y = (*np.random.default_rng(0).normal(size=(2, 300, 1)), np.arange(300) % 2)
@@ -356,7 +356,7 @@ def _mean_value(amounts: Iterable[Amount]) -> float:
 
 
 def over_fused(information: Information) -> bool:
-    """Whether modalities share beyond the target's context while none keeps anything of its own about it.
+    """Return whether modalities share beyond the target's context while none keeps anything of its own about it.
 
     Shared information given the target is above zero by two standard errors for some pair, and no modality's
     unique part is.

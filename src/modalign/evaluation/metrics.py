@@ -30,7 +30,7 @@ FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
 def primary_metric(task: Task) -> str:
-    """The metric that selects epochs and heads tables, unless a recipe names another.
+    """Return the metric that selects epochs and heads tables, unless a recipe names another.
 
     >>> from modalign.data.task import Task
     >>> primary_metric(Task("regression"))
@@ -40,7 +40,7 @@ def primary_metric(task: Task) -> str:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Direction of a metric.
+    """Return the direction of a metric.
 
     Raises:
         InputError: no task has a metric of that name.
@@ -57,7 +57,7 @@ def higher_is_better(metric: str) -> bool:
 def compute_metrics(
     task: Task, scores: np.ndarray, target: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """The metrics of a task, each as one number.
+    """Compute the metrics of a task, each as one number.
 
     Args:
         task: classification, regression or survival.
@@ -86,7 +86,7 @@ def compute_metrics(
 def weighted_metrics(
     task: Task, scores: np.ndarray, target: np.ndarray, weights: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,).
+    """Compute as ``compute_metrics`` does, once for every row of ``weights`` (R, N): name to values (R,).
 
     >>> from modalign.data.task import Task
     >>> task, scores, target = Task("classification", ("a", "b")), np.log([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])
@@ -133,7 +133,7 @@ def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np
 
 
 def normalize(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold.
+    """Return log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold.
 
     >>> np.exp(normalize(np.zeros((1, 2))))
     array([[0.5, 0.5]])
@@ -255,7 +255,7 @@ class Calibration:
 
 
 def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> Calibration:
-    """Reliability curve and expected calibration error of ``probabilities`` (N, C), bins of equal width.
+    """Compute reliability curve and expected calibration error of ``probabilities`` (N, C), bins of equal width.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eqs. 2-3.
 
@@ -282,12 +282,12 @@ def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS)
 
 
 def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
+    """Return the index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
     return np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
 
 
 def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Counts (C, C): rows are true classes, columns predicted ones.
+    """Return counts (C, C): rows are true classes, columns predicted ones.
 
     >>> confusion_matrix(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
     array([[1, 0],
@@ -299,7 +299,7 @@ def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def per_class(scores: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined.
+    """Return ``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined.
 
     >>> per_class(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))["recall"]
     array([1., 0.])

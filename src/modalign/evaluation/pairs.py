@@ -123,7 +123,7 @@ class Complete:
         seed: int = 0,
         reference: Reference | None = None,
     ) -> Complete:
-        """Of all samples those that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
+        """Return those samples that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
         if len(features) < 2:
             raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
         lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
@@ -200,7 +200,7 @@ def shared_given_target(a: str, b: str, given: Complete) -> Amount:
 def _project(
     first: np.ndarray, second: np.ndarray, a: str, b: str, reference: Reference | None, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int] | None]:
-    """Both sides in as many directions as the samples allow."""
+    """Return both sides in as many directions as the samples allow."""
     count, widths = affordable(len(first)), (first.shape[1], second.shape[1])
     if max(widths) <= count:
         return first, second, None
@@ -260,7 +260,7 @@ def canonical_directions(
 
 
 def main_directions(features: np.ndarray, count: int) -> np.ndarray:
-    """The principal directions (D, K): where no other samples are at hand, as they see one side only.
+    """Return the principal directions (D, K): where no other samples are at hand, as they see one side only.
 
     >>> main_directions(np.random.default_rng(0).normal(size=(50, 6)), 2).shape
     (6, 2)

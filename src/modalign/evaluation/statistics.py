@@ -98,7 +98,7 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of p values for as many comparisons as are not NaN (NaN stays NaN).
+    """Correct p values by Holm's step-down for as many comparisons as are not NaN (NaN stays NaN).
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 
@@ -115,7 +115,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarray:
-    """Ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none.
+    """Return ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none.
 
     >>> ranks([0.7, 0.9, 0.7])
     array([2.5, 1. , 2.5])
@@ -124,7 +124,7 @@ def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarr
 
 
 def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
+    """Return how often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
 
     Where samples come in ``groups`` (n,) (patients, speakers), whole groups are drawn: samples of one group
     are alike, and resampling them one by one would give intervals that are too narrow.

@@ -39,7 +39,7 @@ def about_target(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
     each = np.arange(len(y))
 
     def gain(names: Sequence[str]) -> np.ndarray:
-        """Pointwise information about the class, whose mean bounds I(Z; Y)."""
+        """Return pointwise information about the class, whose mean bounds I(Z; Y)."""
         joined = np.concatenate([z[name] for name in names], 1)
         return surprise + probe(joined, y, classes, groups, given.seed)[each, y]
 
@@ -54,7 +54,7 @@ def about_target(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
 
 
 def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Amount:
-    """Mean with its standard error, of groups where there are any (they, not samples, are independent)."""
+    """Return the mean with its standard error, of groups where there are any (they, not samples, are independent)."""
     centered = values - values.mean()
     if groups is not None:
         _, member = np.unique(groups, return_inverse=True)
@@ -71,7 +71,7 @@ def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
     kept = None if width <= count else (count, width)
 
     def few(names: Sequence[str]) -> np.ndarray:
-        """Features of some modalities in directions that tell of the target."""
+        """Return features of some modalities in directions that tell of the target."""
         joined = np.concatenate([given.z[name] for name in names], 1)
         if kept is None:
             return joined
@@ -95,7 +95,7 @@ def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
 def probe(
     features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Log-probabilities (N, C) of a linear probe for samples that it was not fitted on.
+    """Compute log-probabilities (N, C) of a linear probe for samples that it was not fitted on.
 
     Multinomial logistic regression on standardized features, five folds (whole groups where there are any), the
     penalty chosen within the samples of each fit. One percent of a uniform distribution is mixed in, so that one

@@ -45,7 +45,7 @@ class ContextMeans(nn.Module):
         self.tables[modality].observe(features, self._codes(features, context))
 
     def forward(self, modality: int, features: Tensor, context: Tensor | None) -> Tensor:
-        """``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
+        """Return ``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
         table, codes = self.tables[modality], self._codes(features, context)
         known: Tensor = table.mean[codes] * table.seen[codes, None]
         return features - known.to(features.dtype)

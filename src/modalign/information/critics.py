@@ -47,7 +47,7 @@ class LearnedContext(nn.Module):
         self.table = nn.Embedding(contexts, width)
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B,) codes -> (B, width)."""
+        """Map (B,) codes to (B, width)."""
         return cast(Tensor, self.table(context))
 
 
@@ -67,7 +67,7 @@ class FixedContext(nn.Module):
         self.project = nn.Linear(vectors.shape[1], width)
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B,) codes -> (B, width)."""
+        """Map (B,) codes to (B, width)."""
         return cast(Tensor, self.project(self.vectors[context]))
 
 
@@ -84,7 +84,7 @@ class ContinuousContext(nn.Module):
         self.net = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B, features) -> (B, width)."""
+        """Map (B, features) to (B, width)."""
         rows = context.reshape(len(context), -1)
         return cast(Tensor, self.net(rows.to(next(self.parameters()).dtype)))
 
@@ -129,17 +129,17 @@ class Critic(nn.Module):
             return self._embed(z1.to(dtype), z2.to(dtype), vector, anchor)
 
     def pair(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logits of all pairs: (..., n, K') and (..., m, K') -> (..., n, m)."""
+        """Return logits of all pairs: (..., n, K') and (..., m, K') -> (..., n, m)."""
         with self._full_precision():
             return self._pair(left, right)
 
     def diagonal(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logits of the pairs (i, i): (B, K') and (B, K') -> (B,)."""
+        """Return logits of the pairs (i, i): (B, K') and (B, K') -> (B,)."""
         with self._full_precision():
             return self._diagonal(left, right)
 
     def forward(self, z1: Tensor, z2: Tensor, context: Tensor | None = None) -> Tensor:
-        """All pairs (B, B): entry (i, j) is s(z1_i, z2_j, T_i)."""
+        """Return all pairs (B, B): entry (i, j) is s(z1_i, z2_j, T_i)."""
         return self.pair(*self.embed(z1, z2, context))
 
     def _full_precision(self) -> torch.autocast:
@@ -269,7 +269,7 @@ CRITICS: dict[str, type[Critic]] = {"separable": SeparableCritic, "bilinear": Bi
 
 
 def make_critic(name: str, dims: Sequence[int], context: ContextEmbedding | None = None, **options: Any) -> Critic:
-    """A critic by name: ``separable``, ``bilinear`` or ``mlp``.
+    """Return a critic by name: ``separable``, ``bilinear`` or ``mlp``.
 
     Args:
         name: which.

@@ -31,7 +31,7 @@ class Guarded(NamedTuple):
 
 
 def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3) -> Tensor:
-    """min(1, rho ||g_task|| / ||g_pull||): the factor on the pull, for each modality.
+    """Compute min(1, rho ||g_task|| / ||g_pull||): the factor on the pull, for each modality.
 
     Squared norms are taken because they add over processes: reduce them first, then all processes scale
     alike.
@@ -53,7 +53,7 @@ def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3)
 
 
 def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: Tensor, rho: float = 0.3) -> Guarded:
-    """The gradient of ``pull_loss`` at ``features``, bounded by ``rho`` times that of ``task_loss``.
+    """Compute the gradient of ``pull_loss`` at ``features``, bounded by ``rho`` times that of ``task_loss``.
 
     Parameters are not touched: hand the result to ``torch.autograd.backward`` together with the task loss.
 
@@ -93,7 +93,7 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
-    """(M,) squared norms of M gradients, in fp32 at least.
+    """Return (M,) squared norms of M gradients, in fp32 at least.
 
     >>> squared_norms([torch.tensor([3.0, 4.0])])
     tensor([25.])
@@ -102,7 +102,7 @@ def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def ramp(progress: float, share: float = 0.3) -> float:
-    """Factor on alpha: rises linearly from 0 to 1 over the first ``share`` of training.
+    """Return the factor on alpha: rises linearly from 0 to 1 over the first ``share`` of training.
 
     >>> ramp(0.0), round(ramp(0.15), 3), ramp(0.9), ramp(0.0, share=0.0)
     (0.0, 0.5, 1.0, 1.0)

@@ -312,7 +312,7 @@ def mean_over(total: Tensor, weight: Tensor) -> Tensor:
 def _means(
     scores: Tensor | PairSums, positive: Tensor | None, negative: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """E_pos[log h], E_neg[log(1-h)] and r."""
+    """Compute E_pos[log h], E_neg[log(1-h)] and r."""
     if isinstance(scores, PairSums):
         return scores.means()
     scores, w1, w0 = _checked(scores, positive, negative)
@@ -321,13 +321,13 @@ def _means(
 
 
 def _ratio(w1: Tensor, w0: Tensor) -> Tensor:
-    """r = N0/N1; 0 where there is no positive."""
+    """Compute r = N0/N1; 0 where there is no positive."""
     positives, negatives = ((w > 0).to(w.dtype).sum() for w in (w1, w0))
     return torch.where(positives > 0, negatives / positives.clamp(min=1), 0.0)
 
 
 def _checked(scores: Tensor, positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and weights in full precision; scores of pairs that are neither are replaced by 0."""
+    """Return scores and weights in full precision; scores of pairs that are neither are replaced by 0."""
     if positive is None or negative is None:
         raise SettingsError("scores need to know which are positive and which negative; give both masks.")
     if not scores.shape == positive.shape == negative.shape:

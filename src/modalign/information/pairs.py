@@ -151,7 +151,7 @@ class _Piece(NamedTuple):
 
 
 def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[list[_Piece], Tensor]:
-    """Groups of contexts of similar size (at most twice the smallest), and the contexts that draw on the memory.
+    """Return groups of contexts of similar size (at most twice the smallest), and the contexts that draw on the memory.
 
     What the memory has of these is numbered from B on, context by context.
     """
@@ -189,7 +189,7 @@ def _with_memory(
 
 
 def _numbers(starts: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """(G, width): row g is starts[g], starts[g] + 1, ... for lengths[g] entries, then -1."""
+    """Return (G, width): row g is starts[g], starts[g] + 1, ... for lengths[g] entries, then -1."""
     slot = torch.arange(width, device=starts.device)
     return torch.where(slot < lengths[:, None], starts[:, None] + slot, -1)
 
@@ -211,7 +211,7 @@ class _Side:
     valid: Tensor | None
 
     def reduce(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``negatives``, ``weight`` and ``count`` of ``PairSums`` for each anchor (G, n)."""
+        """Return ``negatives``, ``weight`` and ``count`` of ``PairSums`` for each anchor (G, n)."""
         anchors, others = _take(self.anchor, rows), _take(self.other, columns)
         scores = self.critic.pair(others, anchors).mT if self.flipped else self.critic.pair(anchors, others)
         hidden = (columns < 0)[:, None] | (columns[:, None] == rows[..., None])
@@ -233,12 +233,12 @@ class _Side:
 
 
 def _take(table: Tensor, numbers: Tensor) -> Tensor:
-    """Rows (G, n, K') of a table (N, K'); for nobody (-1) the first, which is masked later."""
+    """Return rows (G, n, K') of a table (N, K'); for nobody (-1) the first, which is masked later."""
     return table.index_select(0, numbers.clamp(min=0).flatten()).view(*numbers.shape, -1)
 
 
 def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
+    """Return ``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
     recompute = torch.is_grad_enabled() and sum(p.rows.numel() * p.columns.shape[1] for p in pieces) > held
     parts, numbers = [], []
     for rows, columns in pieces:

@@ -68,7 +68,7 @@ class FeatureMemory(nn.Module):
             ring.push(z[keep], context[keep])
 
     def pair(self, first: int, second: int) -> RecentFeatures:
-        """What is remembered of two modalities, to be given to ``score_pairs``."""
+        """Return what is remembered of two modalities, to be given to ``score_pairs``."""
         a, b = self.rings[first], self.rings[second]
         return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
 
