@@ -49,14 +49,6 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.x)
 
-    def contexts(self, random: np.random.Generator) -> Codes:
-        """Return codes within which pairs are negatives: the contexts, or cells of a continuous T."""
-        return self.codes if self.t is None else cells(self.t, int(np.clip(len(self) // 20, 8, CELL)), random)
-
-    def given(self) -> Tensor:
-        """Return T as the critic takes it."""
-        return torch.as_tensor(self.codes) if self.t is None else torch.as_tensor(self.t, dtype=torch.float32)
-
 
 def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
     """Each part (rows of the samples) in coordinates fitted to the first part, and the canonical correlations.
@@ -216,7 +208,8 @@ def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
     >>> score(ratio, Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.zeros(4, int), None), np.arange(3)).shape
     torch.Size([3, 3])
     """
-    return cast(Tensor, ratio(part.x[rows], part.y[rows], part.given()[rows]))
+    given = torch.as_tensor(part.codes) if part.t is None else torch.as_tensor(part.t, dtype=torch.float32)
+    return cast(Tensor, ratio(part.x[rows], part.y[rows], given[rows]))
 
 
 def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
@@ -230,7 +223,8 @@ def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Itera
     >>> positive.sum().item(), negative.sum().item()   # one sample is alone with its context
     (3.0, 3.0)
     """
-    codes = part.contexts(random)
+    # Pairs are negatives within contexts, or within cells of a continuous T.
+    codes = part.codes if part.t is None else cells(part.t, int(np.clip(len(part) // 20, 8, CELL)), random)
     together = max(16, size // (int(codes.max()) + 1)) if len(part) > size else len(part)
     order = np.lexsort((random.random(len(part)), codes))
     starts = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])

@@ -34,6 +34,7 @@ class ContextMeans(nn.Module):
         self.discrete = contexts is not None
         self.tables: Any = nn.ModuleList(_Table(contexts or 1, dim) for dim in dims)
 
+    @torch.no_grad()
     def observe(self, modality: int, features: Tensor, context: Tensor | None) -> None:
         """Move the means of the contexts that occur towards those of this batch.
 
@@ -42,7 +43,12 @@ class ContextMeans(nn.Module):
             features: (B, D_m) of that modality.
             context: (B,) int64 in [0, C); not looked at where there is one mean.
         """
-        self.tables[modality].observe(features, self._codes(features, context))
+        table, codes = self.tables[modality], self._codes(features, context)
+        count = torch.bincount(codes, minlength=len(table.mean))
+        total = torch.zeros_like(table.mean).index_add_(0, codes, features.to(table.mean.dtype))
+        share = torch.where(table.seen, _SHARE, 1.0) * (count > 0)
+        table.mean += share[:, None] * (total / count.clamp(min=1)[:, None] - table.mean)
+        table.seen |= count > 0
 
     def forward(self, modality: int, features: Tensor, context: Tensor | None) -> Tensor:
         """Return ``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
@@ -71,11 +77,3 @@ class _Table(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(contexts, dim))
         self.register_buffer("seen", torch.zeros(contexts, dtype=torch.bool))
-
-    @torch.no_grad()
-    def observe(self, features: Tensor, codes: Tensor) -> None:
-        count = torch.bincount(codes, minlength=len(self.mean))
-        total = torch.zeros_like(self.mean).index_add_(0, codes, features.to(self.mean.dtype))
-        share = torch.where(self.seen, _SHARE, 1.0) * (count > 0)
-        self.mean += share[:, None] * (total / count.clamp(min=1)[:, None] - self.mean)
-        self.seen |= count > 0

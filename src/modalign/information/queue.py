@@ -52,6 +52,7 @@ class FeatureMemory(nn.Module):
         self.minimum = minimum
         self.rings: Any = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
 
+    @torch.no_grad()
     def push(self, features: Sequence[Tensor], context: Tensor, present: Tensor | None = None) -> None:
         """Add B samples.
 
@@ -65,7 +66,20 @@ class FeatureMemory(nn.Module):
         """
         for m, (ring, z) in enumerate(zip(self.rings, features, strict=True)):
             keep = slice(None) if present is None else present[:, m]
-            ring.push(z[keep], context[keep])
+            added, codes, (contexts, size, _) = z[keep].detach(), context[keep], ring.bank.shape
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < contexts:
+                raise InputError(
+                    f"the memory holds contexts 0 to {contexts - 1} and got codes {int(codes.min())} to "
+                    f"{int(codes.max())}; build it with as many contexts as there are."
+                )
+            counts = torch.bincount(codes, minlength=contexts)
+            order = torch.argsort(codes, stable=True)
+            code = codes[order]
+            rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
+            slot = (ring.pushed[code] + rank) % size
+            last = rank >= counts[code] - size  # of more than ``size`` the last remain: slots are distinct
+            ring.bank[code[last], slot[last]] = added[order][last].to(ring.bank.dtype)
+            ring.pushed += counts
 
     def pair(self, first: int, second: int) -> RecentFeatures:
         """Return what is remembered of two modalities, to be given to ``score_pairs``."""
@@ -93,20 +107,3 @@ class _Ring(nn.Module):
     def valid(self) -> Tensor:
         """(C, size) bool: slots that hold a feature."""
         return torch.arange(self.bank.shape[1], device=self.bank.device) < self.pushed[:, None]
-
-    @torch.no_grad()
-    def push(self, features: Tensor, context: Tensor) -> None:
-        contexts, size, _ = self.bank.shape
-        if len(context) and not 0 <= int(context.min()) <= int(context.max()) < contexts:
-            raise InputError(
-                f"the memory holds contexts 0 to {contexts - 1} and got codes {int(context.min())} to "
-                f"{int(context.max())}; build it with as many contexts as there are."
-            )
-        counts = torch.bincount(context, minlength=contexts)
-        order = torch.argsort(context, stable=True)
-        code = context[order]
-        rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
-        slot = (self.pushed[code] + rank) % size
-        last = rank >= counts[code] - size  # of more than ``size`` in one batch the last remain: slots are distinct
-        self.bank[code[last], slot[last]] = features.detach()[order][last].to(self.bank.dtype)
-        self.pushed += counts
