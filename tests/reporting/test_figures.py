@@ -207,11 +207,11 @@ def test_curves_of_one_run_show_its_losses_its_metric_and_its_log(bench: Path) -
 
 
 def test_a_figure_on_a_page_follows_its_ground_and_keeps_its_identifiers_to_itself() -> None:
-    figure, (axis,) = canvas(3, 2)
-    axis.plot([1, 2], color=INK)
-    axis.plot([2, 1], color=OTHER)
-    axis.plot([1, 1], color=OURS)
-    axis.set_title("costs $5 or $6_x")  # no formula
+    with canvas(3, 2) as (figure, (axis,)):
+        axis.plot([1, 2], color=INK)
+        axis.plot([2, 1], color=OTHER)
+        axis.plot([1, 1], color=OURS)
+        axis.set_title("costs $5 or $6_x")  # no formula
     text = inline_svg(figure, 'a "quoted" <alt>', "p1-")
     assert INK not in text
     assert OTHER.lower() not in text

@@ -20,7 +20,7 @@ from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.runs import RunRecord, read_runs
-from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
+from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
 from modalign.reporting.tables import MetricFormat, Table, show
 
 KINDS = ("sequence", "image", "clip", "vector", "text")
@@ -228,8 +228,7 @@ def units(found: dict[str, Any]) -> str:
 def shapley_bars(found: dict[str, Any]) -> Captioned:
     """Draw the contribution of each modality with its interval."""
     form, values = MetricFormat(found["metric"]), found["shapley"]["values"]
-    with styled():
-        figure, (axis,) = canvas(5.6, 1.3 + 0.5 * len(values))
+    with canvas(5.6, 1.3 + 0.5 * len(values)) as (figure, (axis,)):
         for y, value in enumerate(values.values()):
             mean, low, high = (form.factor * _means([value], key)[0] for key in ("mean", "low", "high"))
             axis.barh(y, mean, color=modality_look(y)["color"], height=0.6)
@@ -253,8 +252,7 @@ def missing_modalities(found: dict[str, Any]) -> Captioned:
     """Draw the metric against the share of samples that lack a modality."""
     form, curves = MetricFormat(found["metric"]), found["missing"]["curves"]
     shares = 100 * np.array(found["missing"]["shares"])
-    with styled():
-        figure, (axis,) = canvas(5.8, 3.8)
+    with canvas(5.8, 3.8) as (figure, (axis,)):
         for name, look in looks(list(curves), "any").items():
             mean, low, high = (form.factor * _means(curves[name], key) for key in ("mean", "low", "high"))
             axis.plot(shares, mean, label="any one" if name == "any" else name, **look)
@@ -284,8 +282,7 @@ def context_confidence(found: dict[str, Any], name: str = "class", limit: int = 
     order = np.argsort(np.where(np.isnan(difference), 0, difference), kind="stable")
     if len(order) > limit:
         order = np.concatenate([order[: limit // 2], order[-(limit - limit // 2) :]])
-    with styled():
-        figure, (axis,) = canvas(6.4, 1.5 + 0.27 * len(order))
+    with canvas(6.4, 1.5 + 0.27 * len(order)) as (figure, (axis,)):
         rows = np.arange(len(order))
         for i, modality in enumerate(modalities):
             look = modality_look(i)
@@ -311,8 +308,7 @@ def context_confidence(found: dict[str, Any], name: str = "class", limit: int = 
 def information_bars(information: Mapping[str, Any]) -> Captioned:
     """Draw amounts of information with twice their standard errors; those not to be trusted are hatched."""
     rows = _amounts(information)
-    with styled():
-        figure, (axis,) = canvas(6.4, 1.0 + 0.36 * len(rows))
+    with canvas(6.4, 1.0 + 0.36 * len(rows)) as (figure, (axis,)):
         for y, (_, amount, tone) in enumerate(rows):
             value, error = (_means([amount], key)[0] for key in ("value", "stderr"))
             face = tone if amount["trusted"] else "none"
@@ -347,8 +343,7 @@ def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, st
         if kind not in KINDS:
             raise unknown("kind of modality", kind, KINDS)
     samples = [(heading, example) for heading, examples in groups.items() for example in examples]
-    with styled():
-        figure, axes = canvas(1.2 + 3.0 * len(kinds), 1.75 * len(samples) + 0.3, len(samples), len(kinds))
+    with canvas(1.2 + 3.0 * len(kinds), 1.75 * len(samples) + 0.3, len(samples), len(kinds)) as (figure, axes):
         for i, (heading, example) in enumerate(samples):
             row = axes[i * len(kinds) : (i + 1) * len(kinds)]
             for axis, (modality, kind) in zip(row, kinds.items(), strict=True):

@@ -21,7 +21,7 @@ from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
 from modalign.evaluation.statistics import Interval, mean_interval
 from modalign.reporting.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
-from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, styled
+from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save
 from modalign.reporting.tables import MetricFormat, plural
 
 # Bins of a reliability diagram with fewer samples are set apart.
@@ -58,8 +58,7 @@ def comparison(rows: Sequence[Row]) -> Captioned:
     columns = min(len(grouped), 3)
     lines = -(-len(grouped) // columns)
     said = []
-    with styled():
-        figure, axes = canvas(2.4 + 3.4 * columns, lines * (1.2 + 0.32 * longest), lines, columns)
+    with canvas(2.4 + 3.4 * columns, lines * (1.2 + 0.32 * longest), lines, columns) as (figure, axes):
         for axis, (dataset, own) in zip(axes, grouped.items(), strict=False):
             form = MetricFormat(own[0].metric)
             for y, row in enumerate(own):
@@ -123,8 +122,7 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
             methods.setdefault(run.strategy, []).append(run)
     form = MetricFormat(chosen := metric or runs[0].primary)
     tones = [tone for tone in COLORS if tone != OURS]
-    with styled():
-        figure, (left, right) = canvas(9.2, 3.8, 1, 2)
+    with canvas(9.2, 3.8, 1, 2) as (figure, (left, right)):
         for i, own in enumerate(methods.values()):
             # The reference stands out, others differ in color, then in dashes.
             dashes = ("-", "--", ":")[i // len(tones) % 3]
@@ -147,8 +145,7 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
     terms = list(dict.fromkeys(name for line in run.epochs for name in line.get("train") or {}))
     logged = list(dict.fromkeys(name for line in run.epochs for name in line.get("log") or {}))
     logged = [name for name in logged if name == "lambda" or name.startswith("margin_")]
-    with styled():
-        figure, axes = canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged))
+    with canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged)) as (figure, axes):
         titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
         panels = zip(axes, titles, ("train", "valid", "log"), (terms, [chosen], logged), strict=False)
         for axis, title, part, names in panels:
@@ -187,19 +184,13 @@ def _band(axis: Axes, series: Sequence[np.ndarray], look: Mapping[str, Any], lab
         axis.fill_between(epochs, low, high, color=look["color"], alpha=0.13, linewidth=0)
 
 
-def cost(rows: Sequence[Row], base: str = "joint") -> Captioned:
-    """Draw seconds per epoch and peak memory of every method, each labeled with its multiple of ``base``.
-
-    Args:
-        rows: rows of one data set.
-        base: the method that others are compared with; the cheapest where it was not run.
-    """
+def cost(rows: Sequence[Row]) -> Captioned:
+    """Draw time and memory of every method of a data set, labeled with multiples of ``joint`` (or the cheapest)."""
     panels = (("seconds_per_epoch", "seconds per epoch"), ("peak_memory_mb", "peak memory (MB)"))
-    with styled():
-        figure, axes = canvas(9.2, 1.2 + 0.32 * len(rows), 1, 2)
+    with canvas(9.2, 1.2 + 0.32 * len(rows), 1, 2) as (figure, axes):
         for axis, (name, label) in zip(axes, panels, strict=True):
             values = np.array([getattr(row, name) for row in rows])
-            unit = next((v for row, v in zip(rows, values, strict=True) if row.strategy == base), np.nanmin(values))
+            unit = next((v for row, v in zip(rows, values, strict=True) if row.strategy == "joint"), np.nanmin(values))
             tones = [OURS if row.strategy == REFERENCE else OTHER for row in rows]
             axis.barh(range(len(rows)), values, color=tones, height=0.62)
             for y, value in enumerate(values):
@@ -209,7 +200,7 @@ def cost(rows: Sequence[Row], base: str = "joint") -> Captioned:
             axis.set_xlabel(label)
         axes[1].tick_params(labelleft=False)
         figure.get_layout_engine().set(wspace=0.08)  # type: ignore[call-arg, union-attr]
-    compared = next((row.title for row in rows if row.strategy == base), "the cheapest")
+    compared = next((row.title for row in rows if row.strategy == "joint"), "the cheapest")
     note = f"Means over {_seeds(rows)}, labeled with the multiple of {compared}. Runs side by side slow each other."
     alt = "; ".join(f"{row.title} {row.seconds_per_epoch:.2g} s per epoch" for row in rows) + "."
     return Captioned("cost", "Cost of each method", alt, figure, note)
@@ -227,8 +218,7 @@ def alignment(runs: Sequence[RunRecord]) -> Captioned:
         runs: records of the method, one a seed; bands are the range over seeds.
     """
     names = [name for name in runs[0].epochs[0]["log"] if name.startswith("margin_")]
-    with styled():
-        figure, (left, right) = canvas(9.2, 3.4, 1, 2)
+    with canvas(9.2, 3.4, 1, 2) as (figure, (left, right)):
         _band(left, [run.curve("log", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
         left.set(xlabel="epoch", title="Weight λ of the joint head in the prediction")
         left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
@@ -253,8 +243,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     c = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(2.2 + 0.15 * c, 3.4, 9.0))
-    with styled():
-        figure, (axis,) = canvas(side + 0.6, side)
+    with canvas(side + 0.6, side) as (figure, (axis,)):
         image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
         for i, j in np.argwhere(counts) if c <= 12 else ():
             # Not the ink that follows a dark page: the cells stay light.
@@ -282,8 +271,7 @@ def reliability(curves: Mapping[str, Calibration | Mapping[str, Any]], title: st
         of: what and how many the predictions are.
     """
     entries = {name: vars(curve) if isinstance(curve, Calibration) else curve for name, curve in curves.items()}
-    with styled():
-        figure, (axis,) = canvas(4.8, 5.0)
+    with canvas(4.8, 5.0) as (figure, (axis,)):
         axis.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle=":")
         for name, look in looks(entries, "fused").items():
             x, y, count = (np.array(entries[name][key], np.float64) for key in ("confidence", "accuracy", "count"))
@@ -411,8 +399,7 @@ def _sweep(points: pd.DataFrame, default: float, metric: str) -> Figure:
     points = points.assign(accuracy=form.factor * points["accuracy"])
     alphas = sorted(points["alpha"].unique())
     least = min((a for a in alphas if a > 0), default=1.0)
-    with styled():
-        figure, axes = canvas(11.0, 3.7, 1, 3)
+    with canvas(11.0, 3.7, 1, 3) as (figure, axes):
         for axis, name, title in zip(axes, _MEASURED, titles, strict=True):
             for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
                 own = points[points["margin"] == margin].groupby("alpha")[name]
@@ -446,8 +433,7 @@ def _sweep(points: pd.DataFrame, default: float, metric: str) -> Figure:
 
 def _plane(points: pd.DataFrame, default: float) -> Figure:
     """Draw the same sweep as a path in the plane of shared and unique information, labeled with alpha."""
-    with styled():
-        figure, (axis,) = canvas(5.6, 4.2)
+    with canvas(5.6, 4.2) as (figure, (axis,)):
         for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
             path = points[points["margin"] == margin].groupby("alpha")[["fusibility", "complementarity"]].mean()
             for a, place in path.iterrows():

@@ -113,10 +113,10 @@ class RunRecord:
         values = [(line.get(part) or {}).get(name) for line in self.epochs]
         return np.array([_NAN if v is None else v for v in values], np.float64)
 
-    def predictions(self, split: str = "test") -> dict[str, np.ndarray] | None:
-        """Return the arrays of ``predictions_<split>.npz``; None where it is absent or unreadable."""
+    def predictions(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays of ``predictions_test.npz``; None where it is absent or unreadable."""
         try:
-            with np.load(self.path / f"predictions_{split}.npz") as archive:
+            with np.load(self.path / "predictions_test.npz") as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
@@ -268,13 +268,11 @@ def order_key(strategy: str) -> tuple[int, str]:
     return (ORDER.index(strategy) if strategy in ORDER else len(ORDER), strategy)
 
 
-def compare(runs: Iterable[RunRecord], metric: str | None = None, reference: str = REFERENCE) -> list[Row]:
-    """Return the rows of all data sets, methods in the paper's order.
+def compare(runs: Iterable[RunRecord]) -> list[Row]:
+    """Return the rows of all data sets, methods in the paper's order, compared with ModAlign seed by seed.
 
     Args:
-        runs: records; those not done are left out.
-        metric: which test metric; by default the one that the runs were selected by.
-        reference: the strategy that the others are compared with, seed by seed.
+        runs: records; those not done are left out, the others judged by the metric that they were selected by.
     """
     methods: dict[str, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     primary: dict[str, str] = {}
@@ -286,14 +284,14 @@ def compare(runs: Iterable[RunRecord], metric: str | None = None, reference: str
     for dataset in sorted(methods):
         own = methods[dataset]
         names = sorted(own, key=order_key)
-        chosen = metric or primary[dataset]
+        chosen = primary[dataset]
         found = [_row(list(own[name].values()), chosen) for name in names]
         for row, rank in zip(found, ranks([row.mean for row in found], higher_is_better(chosen)), strict=True):
             row.rank = float(rank)
-        others = [row for row in found if row.strategy != reference and reference in own]
+        others = [row for row in found if row.strategy != REFERENCE and REFERENCE in own]
         for row in others:
-            seeds = sorted(own[row.strategy].keys() & own[reference].keys())
-            scores = [[own[name][seed].metric("test", chosen) for seed in seeds] for name in (row.strategy, reference)]
+            seeds = sorted(own[row.strategy].keys() & own[REFERENCE].keys())
+            scores = [[own[name][seed].metric("test", chosen) for seed in seeds] for name in (row.strategy, REFERENCE)]
             test = paired(*scores)
             row.difference, row.p, row.p_wilcoxon = test.difference.mean, test.p, test.p_wilcoxon
             row.difference_low, row.difference_high = test.difference.low, test.difference.high

@@ -227,16 +227,12 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
     return Table("runs", "Every run folder that was read", pd.DataFrame(cells), words=True)
 
 
-def write_tables(
-    runs: Iterable[RunRecord], folder: str | Path, metric: str | None = None, reference: str = REFERENCE
-) -> list[Path]:
+def write_tables(runs: Iterable[RunRecord], folder: str | Path) -> list[Path]:
     """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; return the paths.
 
     Args:
         runs: records, as ``read_runs`` gives them; of those not done ``table.md`` says why they are left out.
         folder: where to; it is made.
-        metric: test metric to compare by; by default the one that the runs were selected by.
-        reference: the strategy that the others are compared with.
 
     Example:
         Tables of a bench folder::
@@ -244,7 +240,7 @@ def write_tables(
             write_tables(read_runs("runs/bench"), "tables")
     """
     folder, runs = Path(folder), list(runs)
-    rows = compare(runs, metric, reference)
+    rows = compare(runs)
     folder.mkdir(parents=True, exist_ok=True)
     frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
     if len(by_dataset(rows)) > 1:
