@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
@@ -167,38 +167,10 @@ def evaluate(
         quick: Leave out the estimates of information, which take longest; earlier ones of the same model are kept.
         out: Folder for the figures; the run's own by default.
     """
-    from pathlib import Path
+    from modalign.reporting.diagnosis import diagnose
 
-    from modalign.experiments.evaluate import evaluate_run
-    from modalign.reporting.diagnosis import summarize, write_evaluation_figures
-    from modalign.reporting.runs import read_runs
-
-    records = read_runs([Path(run) for run in runs])
-    done = [record for record in records if record.state == "done"]
-    for record in records:
-        if record.state != "done":
-            print(f"{record.path}: left out ({record.state}: {record.reason})", end="\n\n")
-    if not done:
-        raise InputError("none of the runs is finished: there is nothing to evaluate")
-    refused: list[InputError] = []
-    for position, record in enumerate(done, 1):
-        if sys.stderr.isatty() or len(done) > 1:
-            print(f"evaluating {record.path} ({position} of {len(done)})", file=sys.stderr, flush=True)
-        try:
-            found = evaluate_run(
-                record.path, split=split, context=context, information=not quick, method=method, trust_code=allow_code
-            )
-        except InputError as error:  # one run that cannot be evaluated does not take the others with it
-            refused.append(error)
-            if len(done) > 1:
-                print(f"{record.path}: left out ({error})", end="\n\n")
-            continue
-        print(summarize(record, found.result))
-        folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
-        written = write_evaluation_figures(record, folder, found.extremes)
-        print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
-    if len(refused) == len(done):
-        raise refused[0]
+    how = {"split": split, "context": context, "information": not quick, "method": method, "trust_code": allow_code}
+    diagnose(runs, out, **how)
 
 
 def report(runs: list[str], *, html: str = "report.html", tables: str | None = None) -> None:
@@ -318,13 +290,9 @@ def estimate(
     found = estimated(_array(x), _array(y), context, method, seed=seed, **more)
     if json:
         keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings")
-        print(dumps({key: asdict(found)[key] for key in keys}))
-        return
-    what = "I(X;Y)" if given is None else "I(X;Y|T)"
-    about = f"{found.method}, {found.kind}, N = {found.samples}"
-    print(f"{what} = {found.value:.4f} ± {found.stderr:.4f} {found.unit} ({about})")
-    for warning in found.warnings:
-        print(f"  warning: {warning}")
+        print(dumps({key: getattr(found, key) for key in keys}))
+    else:
+        print(found)
 
 
 def strategies(name: str | None = None) -> None:

@@ -101,11 +101,11 @@ def test_confidence_by_context_by_hand() -> None:
         evidence = np.log(p)
     present = np.array([[True, True], [True, True], [True, False]])
     found = confidence_by_context(evidence, present, ["a", "v"], np.array([0, 0, 2]), ["x", "none", "z"])
-    assert found.contexts == ("x", "z")
-    assert found.count == (2, 1)
-    assert found.by_modality["a"][0].mean == pytest.approx(0.8)
-    assert found.by_modality["v"][0].mean == pytest.approx(0.65)
-    assert found.by_modality["v"][1].n == 0
+    assert found["contexts"] == ["x", "z"]
+    assert found["count"] == [2, 1]
+    assert found["by_modality"]["a"][0].mean == pytest.approx(0.8)
+    assert found["by_modality"]["v"][0].mean == pytest.approx(0.65)
+    assert found["by_modality"]["v"][1].n == 0
 
 
 def test_plain() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from modalign.cli import main
 from modalign.errors import Diverged
-from modalign.evaluation.information import Complete
+from modalign.evaluation.pairs import Complete
 from modalign.experiments import bench, tradeoff
 from modalign.experiments.tradeoff import run_tradeoff
 from modalign.models.encoders import MLPEncoder

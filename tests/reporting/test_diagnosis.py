@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from modalign.data.task import Task
+from modalign.evaluation.contributions import Example, Extremes
 from modalign.evaluation.diagnosis import evaluate_model
-from modalign.evaluation.extremes import Example, Extremes
 from modalign.reporting import style
 from modalign.reporting.diagnosis import summarize, write_evaluation_figures
 from modalign.reporting.runs import read_run

@@ -42,20 +42,27 @@ def test_curves_are_means_over_seeds(bench: Path) -> None:
 
 def test_tradeoff_and_its_file(tmp_path: Path) -> None:
     points = [
-        figures.TradeoffPoint(alpha, margin, seed, alpha + seed, 1 - alpha / 10, 0.7)
+        {
+            "alpha": alpha,
+            "margin": margin,
+            "seed": seed,
+            "fusibility": alpha + seed,
+            "complementarity": 1 - alpha / 10,
+            "accuracy": 0.7,
+        }
         for alpha in (0.0, 0.1, 1.0)
         for margin in (True, False)
         for seed in (0, 1)
     ]
     path = tmp_path / "tradeoff.json"
-    path.write_text(json.dumps({"default": 0.1, "points": [vars(point) for point in points]}))
+    path.write_text(json.dumps({"default": 0.1, "points": points}))
     sweep, plane = tradeoff_figures(path)
     assert [sweep.name, plane.name] == ["tradeoff", "tradeoff_plane"]
     line = sweep.figure.axes[0].lines[0]
     assert list(line.get_xdata()) == [0, 0.1, 1]
     assert list(line.get_ydata()) == pytest.approx([0.5, 0.6, 1.5])
     assert list(plane.figure.axes[0].lines[0].get_xdata()) == pytest.approx([0.5, 0.6, 1.5])
-    content = {"default": 0.1, "points": [vars(point) for point in points], "failed": ["alpha9 seed 0: diverged"]}
+    content = {"default": 0.1, "points": points, "failed": ["alpha9 seed 0: diverged"]}
     path.write_text(json.dumps(content))
     assert "as training diverged: 1 run." in tradeoff_figures(path)[0].note
     path.write_text("{}")
@@ -200,11 +207,11 @@ def test_curves_of_one_run_show_its_losses_its_metric_and_its_log(bench: Path) -
 
 
 def test_a_figure_on_a_page_follows_its_ground_and_keeps_its_identifiers_to_itself() -> None:
-    figure, (axis,) = canvas(3, 2)
-    axis.plot([1, 2], color=INK)
-    axis.plot([2, 1], color=OTHER)
-    axis.plot([1, 1], color=OURS)
-    axis.set_title("costs $5 or $6_x")  # no formula
+    with canvas(3, 2) as (figure, (axis,)):
+        axis.plot([1, 2], color=INK)
+        axis.plot([2, 1], color=OTHER)
+        axis.plot([1, 1], color=OURS)
+        axis.set_title("costs $5 or $6_x")  # no formula
     text = inline_svg(figure, 'a "quoted" <alt>', "p1-")
     assert INK not in text
     assert OTHER.lower() not in text

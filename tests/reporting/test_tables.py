@@ -16,7 +16,7 @@ from rich.console import Console
 from modalign.errors import InputError
 from modalign.evaluation.statistics import mean_interval, paired
 from modalign.experiments.bench import ABLATION
-from modalign.reporting.runs import ORDER, across, compare, order_key, read_run, read_runs
+from modalign.reporting.runs import ORDER, Row, across, compare, order_key, read_run, read_runs
 from modalign.reporting.tables import markdown, show_tables, write_tables
 from modalign.strategies import strategy_names
 
@@ -138,6 +138,15 @@ def test_ranks_across(bench: Path) -> None:
     assert table["modalign"].mean_rank == np.mean(own)
     assert table["modalign"].datasets == 2
     assert sum(row.wins for row in table.values()) == 2
+
+
+def test_a_mean_rank_is_over_the_data_sets_on_which_a_method_has_one() -> None:
+    ranks = {("a", "joint"): 1, ("b", "joint"): 2, ("a", "pmr"): 2, ("b", "pmr"): 1, ("b", "mine"): 3}
+    rows = [Row(d, m, m, "accuracy", 0.5, 0.4, 0.6, 3, rank=rank) for (d, m), rank in ranks.items()]
+    rows.append(Row("a", "lost", "lost", "accuracy", np.nan, np.nan, np.nan, 3))
+    found = {row.strategy: row.mean_rank for row in across(rows)}
+    assert np.isnan(found.pop("lost"))
+    assert found == {"joint": 1.5, "pmr": 1.5, "mine": 3}
 
 
 def test_latex_is_escaped(tmp_path: Path, make_run: MakeRun) -> None:

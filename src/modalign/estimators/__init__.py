@@ -6,13 +6,6 @@ from modalign.estimators.ksg import conditional_ksg_terms, ksg_terms
 from modalign.estimators.samples import Samples, paired_samples
 
 __all__ = [
-    "METHODS",
-    "Estimate",
-    "Samples",
-    "calibrate",
-    "conditional_ksg_terms",
-    "estimate",
-    "heldout_information",
-    "ksg_terms",
-    "paired_samples",
-]
+    "METHODS", "Estimate", "Samples", "calibrate", "conditional_ksg_terms", "estimate", "heldout_information",
+    "ksg_terms", "paired_samples",
+]  # fmt: skip

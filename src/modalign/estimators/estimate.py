@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -43,10 +43,11 @@ class Estimate:
             ``nearest-neighbor``.
         method: of ``METHODS``.
         samples: how many samples it was evaluated on.
-        warnings: why it cannot be trusted.
+        warnings: why it cannot be trusted; ``trusted`` where there are none.
+        conditional: whether it is of I(X;Y|T).
 
-    >>> Estimate(0.5, 0.02, "plug-in", "nce3", 1000).trusted
-    True
+    >>> print(Estimate(0.5, 0.02, "plug-in", "nce3", 1000))
+    I(X;Y) = 0.5000 ± 0.0200 nats (nce3, plug-in, N = 1000)
     """
 
     value: float
@@ -56,10 +57,17 @@ class Estimate:
     samples: int
     warnings: tuple[str, ...] = ()
     unit: str = "nats"
-    trusted: bool = field(init=False)
+    conditional: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "trusted", not self.warnings)
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.warnings
+
+    def __str__(self) -> str:
+        what, about = "I(X;Y|T)" if self.conditional else "I(X;Y)", f"{self.method}, {self.kind}, N = {self.samples}"
+        line = f"{what} = {self.value:.4f} ± {self.stderr:.4f} {self.unit} ({about})"
+        return "\n".join([line, *(f"  warning: {warning}" for warning in self.warnings)])
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Method:
 
 
 def plug_in(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[f]: consistent where f is the log-ratio itself; no bound.
+    """Compute E_pos[f]: consistent where f is the log-ratio itself; no bound.
 
     >>> plug_in(2 * torch.eye(2), torch.eye(2), 1 - torch.eye(2)).item()
     2.0
@@ -95,7 +103,7 @@ def plug_in(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def three_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r.
+    """Compute ``conditional_nce`` of the logits whose optimum is the log-ratio without offset, divided by 1+r.
 
     >>> round(three_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # no information
     -0.9548
@@ -105,7 +113,7 @@ def three_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def two_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``two_term_nce`` of the logits whose optimum is the log-ratio without offset.
+    """Compute ``two_term_nce`` of the logits whose optimum is the log-ratio without offset.
 
     >>> round(two_term(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)   # r = 1: twice log(1/2)
     -1.3863
@@ -114,7 +122,7 @@ def two_term(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """``objectives.info_nce`` with negatives counted, not averaged.
+    """Compute ``objectives.info_nce`` with negatives counted, not averaged.
 
     >>> info_nce(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
     0.0
@@ -123,7 +131,9 @@ def info_nce(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def nwj(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """1 + E_pos[f] - E_neg[e^f]. Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f.
+    """Compute 1 + E_pos[f] - E_neg[e^f].
+
+    Source: Nguyen, Wainwright and Jordan (IEEE Trans. Inf. Theory 2010), Eq. 12, f - 1 for f.
 
     >>> nwj(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item()
     0.0
@@ -132,7 +142,9 @@ def nwj(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def smile(scores: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Tensor:
-    """E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)]. Song and Ermon (ICLR 2020), Eq. 12; clipping ends the bound.
+    """Compute E_pos[f] - log E_neg[clip(e^f, e^-tau, e^tau)], where clipping ends the bound.
+
+    Source: Song and Ermon (ICLR 2020), Eq. 12.
 
     >>> smile(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2), tau=5.0).item()
     0.0
@@ -142,7 +154,7 @@ def smile(scores: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Ten
 
 
 def jensen_shannon(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic.
+    """Compute E_pos[log h] + E_neg[log(1-h)], the logit being f itself: how SMILE trains its critic.
 
     >>> round(jensen_shannon(torch.zeros(2, 2), torch.eye(2), 1 - torch.eye(2)).item(), 4)
     -1.3863
@@ -161,14 +173,14 @@ class MineTraining:
     -1.0
     """
 
-    def __init__(self, rate: float = 0.1) -> None:
-        self.rate, self.average = rate, 0.0
+    def __init__(self) -> None:
+        self.average = 0.0
 
     def __call__(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Scalar whose gradient ascends Donsker-Varadhan."""
+        """Return a scalar whose gradient ascends Donsker-Varadhan."""
         mean = (negative * scores.exp()).sum() / negative.sum()
         now = mean.item()
-        self.average = now if not self.average else (1 - self.rate) * self.average + self.rate * now
+        self.average = now if not self.average else 0.9 * self.average + 0.1 * now
         return plug_in(scores, positive, negative) - mean / max(self.average, 1e-12)
 
 
@@ -237,18 +249,12 @@ def estimate(
         raise InputError(f"folds is {folds}; expected 1 to {FOLDS}, the fifths of the samples to evaluate on.")
     with torch.random.fork_rng(devices=[]):
         found = _neural(samples, method, NEURAL[method](tau), critic, folds, random)
-    return _cross_checked(found, samples, neighbors, random)
-
-
-def _cross_checked(found: Estimate, samples: Samples, k: int, random: np.random.Generator) -> Estimate:
-    """For two scalars KSG is nearly exact and costs little: a critic that disagrees with it is not to be trusted.
-
-    It happens where one scalar all but determines the other, a ratio too sharp for any smooth critic.
-    """
+    # For two scalars KSG is nearly exact and costs little: a critic that disagrees with it is not to be trusted. It
+    # happens where one scalar all but determines the other, a ratio too sharp for any smooth critic.
     scalars = samples.x.shape[1] == samples.y.shape[1] == 1 and (samples.t is None or samples.t.shape[1] == 1)
-    if not scalars or np.bincount(samples.codes).min() <= k + 1 or len(samples) > 20_000:
+    if not scalars or np.bincount(samples.codes).min() <= neighbors + 1 or len(samples) > 20_000:
         return found
-    check = _ksg(samples, k, random)
+    check = _ksg(samples, neighbors, random)
     if abs(found.value - check.value) <= 0.1 + 3 * math.hypot(found.stderr, check.stderr):
         return found
     warning = (
@@ -259,7 +265,7 @@ def _cross_checked(found: Estimate, samples: Samples, k: int, random: np.random.
 
 
 def _ratio(positive: Tensor, negative: Tensor) -> Tensor:
-    """r = N0/N1, as the objectives count it."""
+    """Compute r = N0/N1, as the objectives count it."""
     return (negative > 0).sum() / (positive > 0).sum()
 
 
@@ -296,8 +302,12 @@ def _neural(
         stderr = max(stderr, float(np.std(values, ddof=1)) / math.sqrt(len(values)))
     negatives = np.concatenate([block.negatives for block in tested])
     ceiling = float(np.log1p(negatives).mean()) if method.ceiling == "negatives" else math.log(min(sizes))
-    warnings = [*_few(samples, n_train), *_limits(value, stderr, ceiling, method)]
-    return Estimate(value, stderr, method.kind, name, sum(sizes), tuple(warnings))
+    warnings = _few(samples, n_train)
+    if value > 0.8 * ceiling:
+        warnings.append(f"near {ceiling:.2f} nats, the log of the number of {method.ceiling} it is measured against")
+    if value < -3 * stderr - 0.01:
+        warnings.append("below zero by more than its error: the critic does not carry over to unseen samples")
+    return Estimate(value, stderr, method.kind, name, sum(sizes), tuple(warnings), conditional=samples.conditional)
 
 
 @dataclass(frozen=True)
@@ -313,7 +323,7 @@ class _Block:
 def _evaluate(
     ratio: LogRatio, part: Prepared, rows: Codes, method: Method, random: np.random.Generator
 ) -> list[_Block]:
-    """The value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
+    """Return the value on unseen samples, ``rows`` of all; blocks in which nothing can be compared are left out."""
     blocks = []
     for block, positive, negative in pair_blocks(part, ratio.block, random):
         used = positive.diagonal() > 0
@@ -333,7 +343,7 @@ def _pooled_stderr(blocks: list[_Block], groups: Codes) -> float:
 def _jackknife(
     scores: Tensor, positive: Tensor, negative: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> tuple[float, Tensor]:
-    """The value and the influence (n,) of each sample on it: n dV/dweight_i, centered.
+    """Return the value and the influence (n,) of each sample on it: n dV/dweight_i, centered.
 
     The infinitesimal jackknife (Jaeckel 1972): a sample weighs in its positive and in every negative it is part of,
     so that denominators count. fp64, as sums of e^f need.
@@ -347,14 +357,14 @@ def _jackknife(
 
 
 def _stderr(influence: Array, groups: Codes) -> float:
-    """Standard error of a mean of influences, samples of one group together."""
+    """Return the standard error of a mean of influences, samples of one group together."""
     totals = np.bincount(np.unique(groups, return_inverse=True)[1], weights=influence - influence.mean())
     g = len(totals)
     return math.sqrt(g / max(g - 1, 1) * float((totals**2).sum())) / len(influence)
 
 
 def _folds(samples: Samples, random: np.random.Generator) -> Codes:
-    """Fold (N,) of each sample: groups whole; otherwise each context spread evenly."""
+    """Return the fold (N,) of each sample: groups whole; otherwise each context spread evenly."""
     if samples.grouped:
         group_fold = random.permutation(int(samples.groups.max()) + 1) % FOLDS
         return group_fold[samples.groups]
@@ -372,7 +382,8 @@ def _ksg(samples: Samples, k: int, random: np.random.Generator) -> Estimate:
             "merge contexts or lower neighbors."
         )
     x, y = (NormalScores(v, samples.codes)(v, samples.codes) for v in (samples.x, samples.y))
-    ties = max(_ties(samples.x), _ties(samples.y))
+    distinct = [len(np.unique(column)) for v in (samples.x, samples.y) for column in v.T]
+    ties = 1 - min(distinct) / len(samples)  # the largest share of samples with a value that an earlier one has
     x, y = (v + 1e-9 * random.normal(size=v.shape) for v in (x, y))
     nowhere = np.zeros(len(samples), dtype=np.int64)
     t = None if samples.t is None else NormalScores(samples.t, nowhere)(samples.t, nowhere)
@@ -389,30 +400,20 @@ def _ksg(samples: Samples, k: int, random: np.random.Generator) -> Estimate:
     local = terms(np.arange(len(samples)))
     stderr = _stderr(local, samples.groups)
     if counts.min() > FOLDS * (k + 2) and not samples.grouped:
-        stderr = max(stderr, _spread_of_parts(samples, terms, random))
+        # Local terms of neighbors are not independent: the spread of estimates on fifths of the samples, whose
+        # variance falls as 1/N (Holmes and Nemenman, Phys. Rev. E 100, 022404, 2019).
+        folds = [_folds(samples, random) for _ in range(5)]
+        parts = [[terms(np.flatnonzero(fold == f)).mean() for f in range(FOLDS)] for fold in folds]
+        stderr = max(stderr, math.sqrt(float(np.mean(np.var(parts, axis=1, ddof=1) / FOLDS))))
     warnings = _few(samples, len(samples), ksg=True)
     if ties > 0.1:
         warnings.append(f"{ties:.0%} of the values of a feature are tied; ksg assumes continuous features")
-    return Estimate(float(local.mean()), stderr, "nearest-neighbor", "ksg", len(local), tuple(warnings))
-
-
-def _spread_of_parts(
-    samples: Samples, terms: Callable[[Codes], Array], random: np.random.Generator, repeats: int = 5
-) -> float:
-    """Standard error from estimates on fifths of the samples, since local terms of neighbors are not independent.
-
-    Holmes and Nemenman (Phys. Rev. E 100, 022404, 2019): the variance falls as 1/N.
-    """
-    variances = []
-    for _ in range(repeats):
-        fold = _folds(samples, random)
-        parts = [terms(np.flatnonzero(fold == f)).mean() for f in range(FOLDS)]
-        variances.append(np.var(parts, ddof=1) / FOLDS)
-    return math.sqrt(float(np.mean(variances)))
+    value, found = float(local.mean()), tuple(warnings)
+    return Estimate(value, stderr, "nearest-neighbor", "ksg", len(local), found, conditional=samples.conditional)
 
 
 def _few(samples: Samples, n_train: int, ksg: bool = False) -> list[str]:
-    """Warnings about the samples themselves."""
+    """Return warnings about the samples themselves."""
     warnings = []
     features = samples.x.shape[1] + samples.y.shape[1]
     counts = np.bincount(samples.codes)
@@ -434,18 +435,3 @@ def _few(samples: Samples, n_train: int, ksg: bool = False) -> list[str]:
         if not all(within):
             warnings.append(f"{name} is constant within {within.count(False)} of {len(within)} contexts")
     return warnings
-
-
-def _limits(value: float, stderr: float, ceiling: float, method: Method) -> list[str]:
-    """Warnings about the value."""
-    warnings = []
-    if value > 0.8 * ceiling:
-        warnings.append(f"near {ceiling:.2f} nats, the log of the number of {method.ceiling} it is measured against")
-    if value < -3 * stderr - 0.01:
-        warnings.append("below zero by more than its error: the critic does not carry over to unseen samples")
-    return warnings
-
-
-def _ties(values: Array) -> float:
-    """Largest share, over features, of samples that have a value which an earlier one has."""
-    return max(1 - len(np.unique(values[:, j])) / len(values) for j in range(values.shape[1]))

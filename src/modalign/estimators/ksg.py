@@ -17,10 +17,13 @@ Array = NDArray[np.float64]
 
 TREE_FEATURES = 6
 """With more features than this a tree looks at nearly all points, and plain distances are faster."""
+ROWS = 512  # of which distances are held at once
+# Just less than the distance of the neighbor that set a radius: it lies on it, and rounding must not let it in.
+_INSIDE = 1 - 1e-9
 
 
 def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
-    """Local terms (N,) in nats whose mean estimates I(X;Y): algorithm 1, equation 8 of Kraskov et al. (2004).
+    """Compute local terms (N,) in nats whose mean estimates I(X;Y): Kraskov et al. (2004), algorithm 1, equation 8.
 
     ``x`` (N, F), ``y`` (N, G): continuous (ties break the assumption of a density), N > k. The term of a sample is
     psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1), with n_x the number of other samples nearer in x than the k-th
@@ -35,7 +38,7 @@ def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
 
 
 def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
-    """Local terms (N,) in nats whose mean estimates I(X;Y|T) for a continuous ``t`` (N, H).
+    """Compute local terms (N,) in nats whose mean estimates I(X;Y|T) for a continuous ``t`` (N, H).
 
     Equation 5 of Frenzel and Pompe (2007): psi(k) + psi(n_t + 1) - psi(n_xt + 1) - psi(n_yt + 1).
 
@@ -49,31 +52,15 @@ def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
 
 def _counts(variables: list[Array], subspaces: list[tuple[int, ...]], k: int) -> list[Array]:
     """For each subspace (which variables) the number (N,) of others nearer than the k-th neighbor in all of them."""
-    features = sum(v.shape[1] for v in variables)
-    count = _by_tree if features <= TREE_FEATURES else _by_distances
-    return count(variables, subspaces, k)
-
-
-def _by_tree(variables: list[Array], subspaces: list[tuple[int, ...]], k: int) -> list[Array]:
-    joint = np.hstack(variables)
-    radius = _inside(np.asarray(cKDTree(joint).query(joint, k=[k + 1], p=np.inf)[0])[:, 0])
-    counts = []
-    for subspace in subspaces:
-        points = np.hstack([variables[v] for v in subspace])
-        within = cKDTree(points).query_ball_point(points, radius, p=np.inf, return_length=True)
-        counts.append(np.asarray(within, dtype=np.float64) - 1)
-    return counts
-
-
-def _by_distances(variables: list[Array], subspaces: list[tuple[int, ...]], k: int, rows: int = 512) -> list[Array]:
+    if sum(v.shape[1] for v in variables) <= TREE_FEATURES:
+        joint = np.hstack(variables)
+        radius = _INSIDE * np.asarray(cKDTree(joint).query(joint, k=[k + 1], p=np.inf)[0])[:, 0]
+        spaces = [np.hstack([variables[v] for v in subspace]) for subspace in subspaces]
+        found = [cKDTree(s).query_ball_point(s, radius, p=np.inf, return_length=True) for s in spaces]
+        return [np.asarray(within, dtype=np.float64) - 1 for within in found]
     blocks = []
-    for start in range(0, len(variables[0]), rows):
-        near = [cdist(v[start : start + rows], v, "chebyshev") for v in variables]
-        radius = _inside(np.partition(np.maximum.reduce(near), k, axis=1)[:, k, None])
+    for start in range(0, len(variables[0]), ROWS):
+        near = [cdist(v[start : start + ROWS], v, "chebyshev") for v in variables]
+        radius = _INSIDE * np.partition(np.maximum.reduce(near), k, axis=1)[:, k, None]
         blocks.append([(np.maximum.reduce([near[v] for v in s]) <= radius).sum(1) - 1.0 for s in subspaces])
     return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-
-
-def _inside(radius: Array) -> Array:
-    """Just less: the neighbor that set the radius lies on it, and rounding must not let it in."""
-    return radius * (1 - 1e-9)

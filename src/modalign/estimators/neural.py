@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modalign.estimators.calibration import calibrate
 from modalign.estimators.samples import Array, Codes, Samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
-from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic
+from modalign.information.critics import ContextEmbedding, ContinuousContext, LearnedContext, make_critic, zero_linear
 from modalign.information.objectives import Form
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -48,14 +48,6 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.x)
-
-    def contexts(self, random: np.random.Generator) -> Codes:
-        """Codes within which pairs are negatives: the contexts, or cells of a continuous T."""
-        return self.codes if self.t is None else cells(self.t, int(np.clip(len(self) // 20, 8, CELL)), random)
-
-    def given(self) -> Tensor:
-        """T as the critic takes it."""
-        return torch.as_tensor(self.codes) if self.t is None else torch.as_tensor(self.t, dtype=torch.float32)
 
 
 def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
@@ -84,16 +76,9 @@ def prepare(samples: Samples, *parts: Codes) -> tuple[list[Prepared], Array]:
     xs, ys = marginal(samples.x), marginal(samples.y)
     canonical = Canonical(xs[0], ys[0])
     prepared = []
-    for x, y, p in zip(xs, ys, parts, strict=True):
-        x, y = canonical(x, y)
-        prepared.append(
-            Prepared(
-                torch.as_tensor(x, dtype=torch.float32),
-                torch.as_tensor(y, dtype=torch.float32),
-                codes[p],
-                None if scaled_t is None else scaled_t[p],
-            )
-        )
+    for values, p in zip(zip(xs, ys, strict=True), parts, strict=True):
+        x, y = (torch.as_tensor(v, dtype=torch.float32) for v in canonical(*values))
+        prepared.append(Prepared(x, y, codes[p], None if scaled_t is None else scaled_t[p]))
     return prepared, canonical.correlations
 
 
@@ -136,8 +121,10 @@ class LogRatio(nn.Module):
         self.embedding = _embedding(contexts, t_features)
         self.modulation = None
         if self.embedding is not None:
-            self.modulation = _from_zero(nn.Linear(self.embedding.width, len(self.coefficients)))
-        self.u, self.v = (_potential(d) for d in dims)
+            self.modulation = zero_linear(self.embedding.width, len(self.coefficients))
+        self.u, self.v = (
+            nn.Sequential(nn.Linear(d, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), zero_linear(64, 1)) for d in dims
+        )
         # The separable critic's features are of length one; nothing follows this one, so it may start large.
         more = {"scale": 10.0} if critic == "separable" else {}
         self.critic = make_critic(critic, dims, _embedding(contexts, t_features), **more)
@@ -145,7 +132,7 @@ class LogRatio(nn.Module):
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, x: Tensor, y: Tensor, given: Tensor) -> Tensor:
-        """All pairs (n, n): entry (i, j) scores (x_i, y_j, T_i)."""
+        """Return all pairs (n, n): entry (i, j) scores (x_i, y_j, T_i)."""
         coefficients = self.coefficients.expand(len(x), -1)
         if self.modulation is not None:
             coefficients = coefficients + self.modulation(cast(nn.Module, self.embedding)(given))
@@ -175,14 +162,9 @@ def fit_log_ratio(
     that saturate, three-term NCE above all, leave the size of large logits loose.
     """
     torch.manual_seed(int(random.integers(2**31)))
-    live = LogRatio(
-        (train.x.shape[1], train.y.shape[1]),
-        torch.as_tensor(correlations, dtype=torch.float32),
-        critic,
-        contexts,
-        None if train.t is None else train.t.shape[1],
-        ceiling=2 * math.log(len(train)),
-    )
+    dims, rho = (train.x.shape[1], train.y.shape[1]), torch.as_tensor(correlations, dtype=torch.float32)
+    t_features = None if train.t is None else train.t.shape[1]
+    live = LogRatio(dims, rho, critic, contexts, t_features, ceiling=2 * math.log(len(train)))
     mean = copy.deepcopy(live)
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
     blocks = list(pair_blocks(valid, live.block, random))
@@ -194,9 +176,8 @@ def fit_log_ratio(
                 values = [valid_objective(score(mean, valid, rows), p, n) * len(rows) for rows, p, n in blocks]
                 value = (torch.stack(values).sum() / len(valid)).item()
             if value > best_value + 1e-4:
-                best, best_value, waited = copy.deepcopy(mean.state_dict()), value, 0
-            else:
-                waited += 1
+                best, best_value, waited = copy.deepcopy(mean.state_dict()), value, -1
+            waited += 1
             if waited > PATIENCE:
                 break
         rows, positive, negative = next(batches)
@@ -221,17 +202,18 @@ def fit_log_ratio(
 
 
 def score(ratio: LogRatio, part: Prepared, rows: Codes) -> Tensor:
-    """Scores (n, n) of all pairs among ``rows`` of a part.
+    """Compute scores (n, n) of all pairs among ``rows`` of a part.
 
     >>> ratio = LogRatio((2, 2), torch.zeros(2), "separable", contexts=1, t_features=None, ceiling=9.0)
     >>> score(ratio, Prepared(torch.zeros(4, 2), torch.zeros(4, 2), np.zeros(4, int), None), np.arange(3)).shape
     torch.Size([3, 3])
     """
-    return cast(Tensor, ratio(part.x[rows], part.y[rows], part.given()[rows]))
+    given = torch.as_tensor(part.codes) if part.t is None else torch.as_tensor(part.t, dtype=torch.float32)
+    return cast(Tensor, ratio(part.x[rows], part.y[rows], given[rows]))
 
 
 def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Iterator[tuple[Codes, Tensor, Tensor]]:
-    """Shuffled blocks of about ``size`` rows in which samples of one context come together.
+    """Yield shuffled blocks of about ``size`` rows in which samples of one context come together.
 
     Negatives weigh 1/m_i, with m_i their number in row i, so that positives and negatives have the same share of
     each context; a row without negatives is in neither.
@@ -241,7 +223,8 @@ def pair_blocks(part: Prepared, size: int, random: np.random.Generator) -> Itera
     >>> positive.sum().item(), negative.sum().item()   # one sample is alone with its context
     (3.0, 3.0)
     """
-    codes = part.contexts(random)
+    # Pairs are negatives within contexts, or within cells of a continuous T.
+    codes = part.codes if part.t is None else cells(part.t, int(np.clip(len(part) // 20, 8, CELL)), random)
     together = max(16, size // (int(codes.max()) + 1)) if len(part) > size else len(part)
     order = np.lexsort((random.random(len(part)), codes))
     starts = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])
@@ -259,19 +242,3 @@ def _embedding(contexts: int, t_features: int | None) -> ContextEmbedding | None
     if t_features is not None:
         return ContinuousContext(t_features)
     return LearnedContext(contexts) if contexts > 1 else None
-
-
-def _potential(features: int, width: int = 64) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(features, width),
-        nn.GELU(),
-        nn.Linear(width, width),
-        nn.GELU(),
-        _from_zero(nn.Linear(width, 1)),
-    )
-
-
-def _from_zero(layer: nn.Linear) -> nn.Linear:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -68,14 +68,25 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
     """
     x, y = _features("x", x), _features("y", y)
     n = len(x)
-    _same_length("y", len(y), n)
+    for name, values in (("y", y), ("given", given), ("groups", groups)):
+        if values is not None and (length := len(_numpy(values))) != n:
+            raise InputError(f"{name} has {length} samples and x has {n}; they must be paired. Give one row a sample.")
     if n < FEWEST:
         raise InputError(f"x and y have {n} samples; at least {FEWEST} are needed. Give more samples.")
     for name, array in (("x", x), ("y", y)):
         if not np.ptp(array, axis=0).any():
             raise InputError(f"{name} is constant: it carries no information. Give an array that varies.")
     codes, t = _context(given, n)
-    return Samples(x, y, codes, t, _group_codes(groups, n), given is not None)
+    member = np.arange(n)
+    if groups is not None:
+        raw = _numpy(groups).reshape(-1)
+        distinct, member = np.unique(raw.astype(str), return_inverse=True)
+        if len(distinct) < FEWEST_GROUPS:
+            raise InputError(
+                f"groups has {len(distinct)} distinct values; at least {FEWEST_GROUPS} are needed for a standard error "
+                "by groups. Give a finer grouping or leave groups out."
+            )
+    return Samples(x, y, codes, t, member.astype(np.int64), given is not None)
 
 
 def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
@@ -83,7 +94,6 @@ def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
     if given is None:
         return nowhere, None
     raw = _numpy(given)
-    _same_length("given", len(raw), n)
     rows = raw.reshape(n, -1)
     discrete = raw.dtype.kind not in "fc"
     if not discrete:
@@ -102,20 +112,6 @@ def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
     return codes.reshape(-1).astype(np.int64), None
 
 
-def _group_codes(groups: Values | None, n: int) -> Codes:
-    if groups is None:
-        return np.arange(n)
-    raw = _numpy(groups).reshape(-1)
-    _same_length("groups", len(raw), n)
-    distinct, codes = np.unique(raw.astype(str), return_inverse=True)
-    if len(distinct) < FEWEST_GROUPS:
-        raise InputError(
-            f"groups has {len(distinct)} distinct values; at least {FEWEST_GROUPS} are needed for a standard error by "
-            "groups. Give a finer grouping or leave groups out."
-        )
-    return codes.astype(np.int64)
-
-
 def _features(name: str, values: Values) -> Array:
     raw = _numpy(values)
     if raw.ndim not in (1, 2) or raw.dtype.kind not in "fiub":
@@ -131,11 +127,6 @@ def _features(name: str, values: Values) -> Array:
             f"{int(bad.any(axis=1).argmax())}; expected finite numbers. Remove or impute these rows."
         )
     return array
-
-
-def _same_length(name: str, length: int, n: int) -> None:
-    if length != n:
-        raise InputError(f"{name} has {length} samples and x has {n}; they must be paired. Give one row a sample.")
 
 
 def _numpy(values: Values) -> NDArray[Any]:

@@ -28,14 +28,17 @@ class NormalScores:
     """
 
     def __init__(self, values: Array, codes: Codes) -> None:
-        self.mean, self.scale = _moments(values, codes)
-        scaled = self._scale(values, codes)
+        parts = [values[codes == c] for c in range(codes.max() + 1)]
+        self.mean = np.stack([p.mean(axis=0) if len(p) else values.mean(axis=0) for p in parts])
+        scale = np.stack([p.std(axis=0) if len(p) > 1 else values.std(axis=0) for p in parts])
+        self.scale = np.where(scale > 1e-12, scale, 1.0)  # 1 where a feature is constant
+        scaled = (values - self.mean[codes]) / self.scale[codes]
         self.everything = np.sort(scaled, axis=0)
         self.each = [np.sort(scaled[codes == c], axis=0) for c in range(len(self.mean))]
 
     def __call__(self, values: Array, codes: Codes) -> Array:
-        """(N, F) -> (N, F); values beyond the fitted ones are taken as the outermost of these."""
-        scaled = self._scale(values, codes)
+        """Map (N, F) to (N, F); values beyond the fitted ones are taken as the outermost of these."""
+        scaled = (values - self.mean[codes]) / self.scale[codes]
         result = np.empty_like(scaled)
         for context, known in enumerate(self.each):
             rows = np.flatnonzero(codes == context)
@@ -46,9 +49,6 @@ class NormalScores:
                 result[rows, j] = ndtri(share / (n + POOLED))
         return result
 
-    def _scale(self, values: Array, codes: Codes) -> Array:
-        return (values - self.mean[codes]) / self.scale[codes]
-
 
 class Residual:
     """What is left of features (N, F) once regressed on a continuous T: least squares, then neighbors in T.
@@ -58,17 +58,18 @@ class Residual:
     True
     """
 
-    def __init__(self, values: Array, t: Array, neighbors: int = 20) -> None:
-        self.t, self.k = t, min(neighbors, len(t) - 1)
-        self.linear = np.linalg.lstsq(_terms(t), values, rcond=None)[0]
-        self.left = values - _terms(t) @ self.linear
+    def __init__(self, values: Array, t: Array) -> None:
+        self.k = min(20, len(t) - 1)  # neighbors
+        terms = np.c_[np.ones(len(t)), t]
+        self.linear = np.linalg.lstsq(terms, values, rcond=None)[0]
+        self.left = values - terms @ self.linear
         self.tree = cKDTree(t)
 
     def __call__(self, values: Array, t: Array, fitted: bool = False) -> Array:
-        """(N, F) -> (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
+        """Map (N, F) to (N, F). ``fitted``: these are the samples of the fit, which must not predict themselves."""
         near = np.asarray(self.tree.query(t, k=self.k + fitted)[1]).reshape(len(t), -1)
         near = near[:, 1:] if fitted else near
-        residual: Array = values - _terms(t) @ self.linear - self.left[near].mean(axis=1)
+        residual: Array = values - np.c_[np.ones(len(t)), t] @ self.linear - self.left[near].mean(axis=1)
         return residual
 
 
@@ -100,12 +101,12 @@ class Canonical:
         self.correlations = np.sqrt(np.clip(1 - (1 - correlations**2) * len(x) / free, 0, 0.99999))
 
     def __call__(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Both sides in canonical coordinates, of the same shapes."""
+        """Return both sides in canonical coordinates, of the same shapes."""
         return (x - self.means[0]) @ self.left, (y - self.means[1]) @ self.right
 
 
 def _whitening(values: Array, ridge: float) -> Array:
-    """Matrix (F, F) whose columns are uncorrelated directions of variance about one."""
+    """Return a matrix (F, F) whose columns are uncorrelated directions of variance about one."""
     covariance = np.atleast_2d(np.cov(values.T))
     covariance += ridge * max(float(np.trace(covariance)) / len(covariance), 1e-12) * np.eye(len(covariance))
     variances, axes = np.linalg.eigh(covariance)
@@ -114,7 +115,7 @@ def _whitening(values: Array, ridge: float) -> Array:
 
 
 def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
-    """Cell (N,) of each row of T (N, H): halves at random angles until no cell has more than ``size`` rows.
+    """Return the cell (N,) of each row of T (N, H): halves at random angles until none has more than ``size`` rows.
 
     Cells make discrete contexts of a continuous T: within one T is nearly constant. A random projection tree
     (Dasgupta and Freund, STOC 2008), with cuts that differ at every call.
@@ -136,22 +137,10 @@ def cells(t: Array, size: int, random: np.random.Generator) -> Codes:
     return codes
 
 
-def _moments(values: Array, codes: Codes) -> tuple[Array, Array]:
-    """Mean and standard deviation (contexts, F); 1 where a feature is constant."""
-    parts = [values[codes == c] for c in range(codes.max() + 1)]
-    mean = np.stack([p.mean(axis=0) if len(p) else values.mean(axis=0) for p in parts])
-    scale = np.stack([p.std(axis=0) if len(p) > 1 else values.std(axis=0) for p in parts])
-    return mean, np.where(scale > 1e-12, scale, 1.0)
-
-
 def _cdf(known: Array, values: Array) -> Array:
-    """Share of the sorted ``known`` below each value, interpolated, ties at their middle, never 0 or 1."""
+    """Return the share of the sorted ``known`` below each value, interpolated, ties at their middle, never 0 or 1."""
     n = len(known)
     if n == 0:
         return np.full(len(values), 0.5)
     distinct, first, counts = np.unique(known, return_index=True, return_counts=True)
     return np.interp(values, distinct, (first + counts / 2) / n)
-
-
-def _terms(t: Array) -> Array:
-    return np.hstack([np.ones((len(t), 1)), t])

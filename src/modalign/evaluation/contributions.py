@@ -73,36 +73,32 @@ class Subsets:
         self._scores: dict[tuple[str, ...], np.ndarray] = {}
         self._values: dict[tuple[str, ...], np.ndarray] = {}
 
-    def key(self, keep: Sequence[str]) -> tuple[str, ...]:
-        """``keep`` in the order of the modalities."""
-        return tuple(name for name in self.modalities if name in keep)
-
     def scores(self, keep: Sequence[str]) -> np.ndarray:
-        """Scores (N, C) with only ``keep`` present."""
-        key = self.key(keep)
+        """Return scores (N, C) with only ``keep`` present."""
+        key = tuple(name for name in self.modalities if name in keep)
         if key not in self._scores:
             self._scores[key] = np.asarray(self._predict(key))
         return self._scores[key]
 
     def evaluate(self, scores: np.ndarray) -> np.ndarray:
-        """Value (1 + repeats,) of ``scores``: of the sample itself, then of each resample."""
+        """Return the value (1 + repeats,) of ``scores``: of the sample itself, then of each resample."""
         found = weighted_metrics(self.task, scores, self.target, self.weights, [self.metric])
         return self.sign * found[self.metric]
 
     def values(self, keep: Sequence[str]) -> np.ndarray:
-        """``evaluate`` of a subset."""
-        key = self.key(keep)
+        """Return ``evaluate`` of a subset."""
+        key = tuple(name for name in self.modalities if name in keep)
         if key not in self._values:
             self._values[key] = self.evaluate(self.scores(key))
         return self._values[key]
 
     def interval(self, values: np.ndarray) -> Interval:
-        """Interval of something that was computed on the sample (first entry) and on each resample."""
+        """Return the interval of something that was computed on the sample (first entry) and on each resample."""
         return percentile_interval(float(values[0]), values[1:], self.units)
 
 
 def subset_scores(subsets: Subsets) -> dict[tuple[str, ...], Interval]:
-    """The metric of every subset of modalities, from none to all; of singles, all but one and all beyond six.
+    """Compute the metric of every subset of modalities; of singles, all but one and all beyond six.
 
     >>> from modalign.data.task import Task
     >>> y = np.arange(40) % 2
@@ -137,7 +133,7 @@ class Shapley:
 
 
 def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
-    """Shapley contributions of the modalities.
+    """Compute Shapley contributions of the modalities.
 
     Exact up to six modalities, beyond from ``orders`` random orders in antithetic pairs (an order and its
     reverse); the interval then covers the choice of orders too, by resampling the pairs.
@@ -153,40 +149,28 @@ def shapley(subsets: Subsets, orders: int = 64) -> Shapley:
     """
     names = subsets.modalities
     total = float(subsets.values(names)[0] - subsets.values(())[0])
-    if len(names) <= EXACT_LIMIT:
-        values = {name: subsets.interval(_exact(subsets, name)) for name in names}
+    m, values = len(names), {}
+    if m <= EXACT_LIMIT:
+        for name in names:
+            gain = np.zeros(len(subsets.weights))
+            for size in range(m):
+                for keep in itertools.combinations([other for other in names if other != name], size):
+                    gain += 1 / (m * math.comb(m - 1, size)) * (subsets.values((*keep, name)) - subsets.values(keep))
+            values[name] = subsets.interval(gain)
         return Shapley(values, total, True, 0)
-    gains = _sampled(subsets, max(1, orders // 2))
-    pairs = next(iter(gains.values())).shape[0]
-    # Each resample of the samples meets its own resample of the orders.
-    drawn = bootstrap_weights(pairs, None, len(subsets.weights) - 1, subsets.seed + 1)
-    weight = np.concatenate([np.ones((1, pairs)), drawn]) / pairs
-    values = {name: subsets.interval((weight.T * gain).sum(0)) for name, gain in gains.items()}
-    return Shapley(values, total, False, 2 * pairs)
-
-
-def _exact(subsets: Subsets, name: str) -> np.ndarray:
-    others = [other for other in subsets.modalities if other != name]
-    m = len(subsets.modalities)
-    result = np.zeros(len(subsets.weights))
-    for size in range(m):
-        weight = 1 / (m * math.comb(m - 1, size))
-        for keep in itertools.combinations(others, size):
-            result += weight * (subsets.values((*keep, name)) - subsets.values(keep))
-    return result
-
-
-def _sampled(subsets: Subsets, pairs: int) -> dict[str, np.ndarray]:
-    """Marginal gains (pairs, 1 + repeats) of each modality, averaged over an order and its reverse."""
-    rng = np.random.default_rng(subsets.seed)
-    gains = {name: np.zeros((pairs, len(subsets.weights))) for name in subsets.modalities}
+    pairs, rng = max(1, orders // 2), np.random.default_rng(subsets.seed)
+    gains = {name: np.zeros((pairs, len(subsets.weights))) for name in names}
     for pair in range(pairs):
-        order = [subsets.modalities[i] for i in rng.permutation(len(subsets.modalities))]
+        order = [names[i] for i in rng.permutation(m)]
         for direction in (order, order[::-1]):
             for position, name in enumerate(direction):
                 before = direction[:position]
                 gains[name][pair] += 0.5 * (subsets.values([*before, name]) - subsets.values(before))
-    return gains
+    # Each resample of the samples meets its own resample of the orders.
+    drawn = bootstrap_weights(pairs, None, len(subsets.weights) - 1, subsets.seed + 1)
+    weight = np.concatenate([np.ones((1, pairs)), drawn]) / pairs
+    values = {name: subsets.interval((weight.T * gains[name]).sum(0)) for name in names}
+    return Shapley(values, total, False, 2 * pairs)
 
 
 @dataclass(frozen=True)
@@ -271,7 +255,7 @@ class Extremes:
 
 
 def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
-    """The two modalities that differ most in mean confidence, the surer first.
+    """Return the two modalities that differ most in mean confidence, the surer first.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone.
@@ -290,7 +274,7 @@ def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:
 def extreme_samples(
     evidence: np.ndarray, present: np.ndarray, first: int, second: int, count: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples in which one modality is far surer than the other: indices (count,) for each direction.
+    """Find samples in which one modality is far surer than the other: indices (count,) for each direction.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone.

@@ -13,7 +13,7 @@ marginal of q, and q to the projection of r p(y) onto the constraints, by Sinkho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Decomposition:
 
 
 def decompose(p: np.ndarray, tolerance: float = 1e-6, steps: int = 2000) -> Decomposition:
-    """Decomposition of a joint distribution.
+    """Decompose a joint distribution.
 
     Args:
         p: (K1, K2, C) non-negative table of (x1, x2, y), counts or probabilities; it is normalized.
@@ -75,14 +75,14 @@ def decompose(p: np.ndarray, tolerance: float = 1e-6, steps: int = 2000) -> Deco
 
 
 def _information(p: np.ndarray) -> float:
-    """I(X1, X2; Y) in nats of a table (K1, K2, C)."""
+    """Compute I(X1, X2; Y) in nats of a table (K1, K2, C)."""
     outer = p.sum(2, keepdims=True) * p.sum((0, 1), keepdims=True)
     kept = p > 1e-30  # smaller ones add nothing, and their product with a marginal may underflow
     return max(0.0, float((p[kept] * np.log(p[kept] / outer[kept])).sum()))
 
 
 def _closest(p: np.ndarray, tolerance: float, steps: int) -> np.ndarray:
-    """The q with the marginals (x1, y) and (x2, y) of ``p`` and the least information about y."""
+    """Return the q with the marginals (x1, y) and (x2, y) of ``p`` and the least information about y."""
     given_1, given_2, prior = p.sum(1), p.sum(0), p.sum((0, 1))
     # Start from conditional independence given y: every cell that may be positive is.
     q = given_1[:, None] * given_2[None] / np.where(prior > 0, prior, 1)
@@ -116,7 +116,7 @@ def _project(
 
 
 def symbols_for(samples: int, classes: int) -> int:
-    """Number of symbols, 2 to 12, for which the tables (x1, y) and (x2, y) are filled.
+    """Return the number of symbols, 2 to 12, for which the tables (x1, y) and (x2, y) are filled.
 
     >>> symbols_for(400, 10), symbols_for(40, 10)
     (10, 2)
@@ -185,7 +185,7 @@ def decompose_features(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Decomposed:
-    """Decomposition of what two sets of features tell about a class, after cutting each into symbols.
+    """Decompose what two sets of features tell about a class, after cutting each into symbols.
 
     What clusters cannot resolve is lost: all parts are of the *clustered* sources. Plug-in estimates of
     information are too high, most of all the synergy, as (x1, x2, y) has many cells. The bias is measured by
@@ -210,40 +210,24 @@ def decompose_features(
     k = symbols or symbols_for(n, classes)
     guided = [(z, np.exp(probe(z, target, classes, groups, seed))) for z in (first, second)]
     x1, x2 = (discretise(z, k, guide, seed) for z, guide in guided)
-    p = _table(x1, x2, target, k, classes, np.ones(n))
-    found = _array(decompose(p))
+    flat, shape = (x1 * k + x2) * classes + target, (k, k, classes)
+    p, *tables = (
+        np.bincount(flat, w, minlength=k * k * classes).reshape(shape)
+        for w in (np.ones(n), *bootstrap_weights(n, groups, repeats, seed))
+    )
     null = _closest(p / n, *_ROUGH)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, null.ravel() / null.sum(), size=repeats).reshape(repeats, *p.shape)
-    bias = np.mean([_array(decompose(q, *_ROUGH)) for q in drawn], 0) - _array(decompose(null, *_ROUGH))
-    weights = bootstrap_weights(n, groups, repeats, seed)
-    tables = [_table(x1, x2, target, k, classes, w) for w in weights]
-    spread = np.std([_array(decompose(q, *_ROUGH)) for q in tables], axis=0, ddof=1)
-    kept = np.maximum(0, found - bias)[:4]
-    redundant, unique_1, unique_2, synergy = kept.tolist()
-    parts = Decomposition(redundant, unique_1, unique_2, synergy, float(kept.sum()))
-    stderr = dict(zip(_PARTS, spread.tolist(), strict=True))
-    return Decomposed(parts, stderr, k, _doubts(n, k, classes, float(bias[3]), parts))
-
-
-_PARTS = ("redundant", "unique_1", "unique_2", "synergy", "total")
-
-
-def _array(d: Decomposition) -> np.ndarray:
-    return np.array([getattr(d, name) for name in _PARTS])
-
-
-def _table(x1: np.ndarray, x2: np.ndarray, y: np.ndarray, k: int, classes: int, weights: np.ndarray) -> np.ndarray:
-    flat = (x1 * k + x2) * classes + y
-    return np.bincount(flat, weights, minlength=k * k * classes).reshape(k, k, classes)
-
-
-def _doubts(n: int, k: int, classes: int, bias: float, parts: Decomposition) -> tuple[str, ...]:
-    found = []
+    drawn = rng.multinomial(n, null.ravel() / null.sum(), size=repeats).reshape(repeats, *shape)
+    bias = np.mean([astuple(decompose(q, *_ROUGH)) for q in drawn], 0) - astuple(decompose(null, *_ROUGH))
+    spread = np.std([astuple(decompose(q, *_ROUGH)) for q in tables], axis=0, ddof=1)
+    kept = np.maximum(0, astuple(decompose(p)) - bias)[:4]
+    parts = Decomposition(*(float(part) for part in (*kept, kept.sum())))
+    doubts = []
     if n < SAMPLES_PER_CELL * k * classes:
-        found.append(f"{n} samples for {k} symbols and {classes} classes: too few for any part")
-    if bias > 0.1 and bias > parts.synergy:
-        found.append(f"a bias of {bias:.2f} nats was taken off the synergy, more than is left of it")
+        doubts.append(f"{n} samples for {k} symbols and {classes} classes: too few for any part")
+    if bias[3] > 0.1 and bias[3] > parts.synergy:
+        doubts.append(f"a bias of {bias[3]:.2f} nats was taken off the synergy, more than is left of it")
     if k < classes:
-        found.append(f"{k} symbols for {classes} classes: what finer features tell about the class is not seen")
-    return tuple(found)
+        doubts.append(f"{k} symbols for {classes} classes: what finer features tell about the class is not seen")
+    stderr = {part.name: float(s) for part, s in zip(fields(Decomposition), spread, strict=True)}
+    return Decomposed(parts, stderr, k, tuple(doubts))

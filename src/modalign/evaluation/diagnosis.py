@@ -20,10 +20,9 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,14 +30,7 @@ import numpy as np
 from modalign.estimators.estimate import FEW_IN_CONTEXT
 from modalign.evaluation.contributions import Predict, Shapley, Subsets, missing_curve, shapley, subset_scores
 from modalign.evaluation.decomposition import Decomposed, decompose_features
-from modalign.evaluation.metrics import (
-    METRICS,
-    calibration,
-    confusion_matrix,
-    normalize,
-    per_class,
-    weighted_metrics,
-)
+from modalign.evaluation.metrics import METRICS, calibration, confusion_matrix, normalize, per_class, weighted_metrics
 from modalign.evaluation.pairs import (
     Amount,
     Complete,
@@ -49,7 +41,7 @@ from modalign.evaluation.pairs import (
     shared,
     shared_given_target,
 )
-from modalign.evaluation.statistics import Interval, mean_interval, percentile_interval
+from modalign.evaluation.statistics import Interval, mean_interval
 from modalign.evaluation.target import about_target
 
 if TYPE_CHECKING:
@@ -118,18 +110,32 @@ def evaluate_model(
         "metric": subsets.metric,
         "samples": len(target),
         "units": subsets.units,
-        "metrics": _metric_intervals(subsets, scores),
+        "metrics": {},
         "subsets": [{"modalities": list(keep)} | plain(value) for keep, value in singles.items()],
-        "heads": _head_scores(subsets, heads),
+        "heads": {},
         "shapley": plain(contributions),
         "missing": plain(missing_curve(subsets)) if len(modalities) > 1 else None,
     }
+    for name in METRICS[task.kind]:
+        weights = subsets.weights[: SLOW_REPEATS + 1] if name in SLOW_METRICS else subsets.weights
+        values = weighted_metrics(task, scores, subsets.target, weights, [name])[name]
+        result["metrics"][name] = plain(subsets.interval(values))
     warnings = _warnings(subsets, contributions, singles)
     if heads is None:
         warnings.append("the method trains no heads of single modalities: their evidence is found by masking")
+    else:
+        own = (subsets.interval(subsets.sign * subsets.evaluate(head)) for head in heads)
+        result["heads"] = dict(zip(modalities, map(plain, own), strict=True))
     if task.kind == "classification":
-        evidence = _evidence(subsets, heads)
-        result |= _of_classes(task, scores, target, evidence, modalities)
+        alone = [subsets.scores([m]) for m in modalities] if heads is None else heads
+        evidence = normalize(np.asarray(alone, np.float64))
+        rows, everyone = per_class(scores, target), normalize(np.asarray(scores, np.float64))
+        answers = {"fused": everyone} | dict(zip(modalities, evidence, strict=True))
+        result |= {
+            "classes": [{"name": n} | {key: plain(rows[key][i]) for key in rows} for i, n in enumerate(task.classes)],
+            "confusion": confusion_matrix(scores, target).tolist(),
+            "calibration": {name: plain(calibration(np.exp(answer), target)) for name, answer in answers.items()},
+        }
         contexts = {"class": (target, task.classes)} | dict(columns or {})
         result["confidence"] = {
             name: plain(confidence_by_context(evidence, present, modalities, codes, names))
@@ -148,61 +154,10 @@ def evaluate_model(
     return result
 
 
-def _metric_intervals(subsets: Subsets, scores: np.ndarray) -> dict[str, Any]:
-    found = {}
-    for name in METRICS[subsets.task.kind]:
-        weights = subsets.weights[: SLOW_REPEATS + 1] if name in SLOW_METRICS else subsets.weights
-        values = weighted_metrics(subsets.task, scores, subsets.target, weights, [name])[name]
-        found[name] = plain(percentile_interval(float(values[0]), values[1:], subsets.units))
-    return found
-
-
-def _head_scores(subsets: Subsets, heads: np.ndarray | None) -> dict[str, Any]:
-    if heads is None:
-        return {}
-    return {
-        name: plain(subsets.interval(subsets.sign * subsets.evaluate(head)))
-        for name, head in zip(subsets.modalities, heads, strict=True)
-    }
-
-
-def _evidence(subsets: Subsets, heads: np.ndarray | None) -> np.ndarray:
-    """Log-probabilities (M, N, C) from each modality alone."""
-    if heads is not None:
-        return normalize(np.asarray(heads, np.float64))
-    return np.stack([normalize(np.asarray(subsets.scores([m]), np.float64)) for m in subsets.modalities])
-
-
-def _of_classes(
-    task: Task, scores: np.ndarray, target: np.ndarray, evidence: np.ndarray, modalities: Sequence[str]
-) -> dict[str, Any]:
-    rows = per_class(scores, target)
-    curves = {"fused": calibration(np.exp(normalize(np.asarray(scores, np.float64))), target)}
-    curves |= {m: calibration(np.exp(e), target) for m, e in zip(modalities, evidence, strict=True)}
-    return {
-        "classes": [{"name": name} | {key: plain(rows[key][i]) for key in rows} for i, name in enumerate(task.classes)],
-        "confusion": confusion_matrix(scores, target).tolist(),
-        "calibration": plain(curves),
-    }
-
-
-@dataclass(frozen=True)
-class ContextConfidence:
-    """Mean confidence of each modality in each context, with t-intervals over its samples."""
-
-    contexts: tuple[str, ...]
-    count: tuple[int, ...]
-    by_modality: dict[str, list[Interval]]
-
-
 def confidence_by_context(
-    evidence: np.ndarray,
-    present: np.ndarray,
-    modalities: Sequence[str],
-    codes: np.ndarray,
-    names: Sequence[str],
-) -> ContextConfidence:
-    """How sure each modality is by itself, context by context (the paper's Figure 1b).
+    evidence: np.ndarray, present: np.ndarray, modalities: Sequence[str], codes: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Compute how sure each modality is by itself, context by context (the paper's Figure 1b), with t-intervals.
 
     Args:
         evidence: (M, N, C) log-probabilities from each modality alone; confidence is the largest probability.
@@ -213,8 +168,8 @@ def confidence_by_context(
 
     >>> evidence = np.log([[[0.9, 0.1], [0.6, 0.4]]])   # one modality, two samples
     >>> found = confidence_by_context(evidence, np.ones((2, 1), bool), ["audio"], np.array([0, 1]), ["a", "b", "c"])
-    >>> found.contexts, [round(value.mean, 2) for value in found.by_modality["audio"]]
-    (('a', 'b'), [0.9, 0.6])
+    >>> found["contexts"], [round(value.mean, 2) for value in found["by_modality"]["audio"]]
+    (['a', 'b'], [0.9, 0.6])
     """
     confidence = np.exp(evidence.max(2))
     occurring = [k for k in range(len(names)) if (codes == k).any()]
@@ -222,8 +177,8 @@ def confidence_by_context(
         m: [mean_interval(confidence[i, (codes == k) & present[:, i]]) for k in occurring]
         for i, m in enumerate(modalities)
     }
-    counts = tuple(int((codes == k).sum()) for k in occurring)
-    return ContextConfidence(tuple(str(names[k]) for k in occurring), counts, by_modality)
+    counts = [int((codes == k).sum()) for k in occurring]
+    return {"contexts": [str(names[k]) for k in occurring], "count": counts, "by_modality": by_modality}
 
 
 def _warnings(subsets: Subsets, contributions: Shapley, scores: Mapping[tuple[str, ...], Interval]) -> list[str]:
@@ -261,13 +216,13 @@ def _information_warnings(found: Information, support: np.ndarray | None) -> lis
 
 
 def plain(value: Any) -> Any:
-    """``value`` with dataclasses, arrays and tuples as dicts and lists, and NaN as None: ready for JSON.
+    """Return ``value`` with dataclasses, arrays and tuples as dicts and lists, NaN as None: ready for JSON.
 
     >>> plain({"a": np.array([1.0, np.nan]), "b": (2,)})
     {'a': [1.0, None], 'b': [2]}
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -360,22 +315,30 @@ def information_diagnosis(
         Pair((a, b), shared(a, b, given), shared_given_target(a, b, given)) for a, b in itertools.combinations(names, 2)
     )
     about, together, unique = about_target(given)
-    splits = tuple(_splits(given.z, given.y, classes, given.groups, seed)) if classes else ()
-    return Information(
-        samples=len(given.y),
-        pairs=pairs,
-        target=about,
-        together=together,
-        unique=unique,
-        splits=splits,
-        fusibility=_mean_value(pair.shared_given_target for pair in pairs),
-        complementarity=_mean_value(unique.values()),
-        warnings=(*warnings, *_doubts(pairs)),
+    # Two modalities against each other; of more, each against all others together.
+    sources = [(names[0], names[1], given.z[names[1]])]
+    if len(names) > 2:
+        rest = {m: np.concatenate([given.z[other] for other in names if other != m], 1) for m in names}
+        sources = [(m, "the others", rest[m]) for m in names]
+    splits = tuple(
+        Split((m, other), decompose_features(given.z[m], second, given.y, classes, groups=given.groups, seed=seed))
+        for m, other, second in (sources if classes else ())
     )
+    reasons: dict[str, list[str]] = {}
+    for pair in pairs:
+        for amount, name in ((pair.shared, "I({};{})"), (pair.shared_given_target, "I({};{}|target)")):
+            if not amount.trusted:
+                why = "; ".join(amount.warnings) or "the estimator does not stand by it"
+                reasons.setdefault(why, []).append(name.format(*pair.modalities))
+    warnings += [f"{', '.join(said)} cannot be trusted: {why}" for why, said in reasons.items()]
+    fusibility = _mean_value(pair.shared_given_target for pair in pairs)
+    complementarity = _mean_value(unique.values())
+    counted = len(given.y)
+    return Information(counted, pairs, about, together, unique, splits, fusibility, complementarity, tuple(warnings))
 
 
 def fusibility_and_complementarity(given: Complete) -> tuple[float, float]:
-    """These two of ``information_diagnosis``, without the time that the rest of it takes.
+    """Compute these two of ``information_diagnosis``, without the time that the rest of it takes.
 
     >>> from modalign.estimators import estimate
     >>> a, b, y = (*np.random.default_rng(0).normal(size=(2, 300, 1)), np.arange(300) % 2)
@@ -392,35 +355,8 @@ def _mean_value(amounts: Iterable[Amount]) -> float:
     return float(np.mean([amount.value for amount in amounts]))
 
 
-def _splits(
-    z: Mapping[str, np.ndarray], y: np.ndarray, classes: int, groups: np.ndarray | None, seed: int
-) -> list[Split]:
-    """Two modalities against each other; of more, each against all others together."""
-    names = list(z)
-    if len(names) == 2:
-        sources = [(names[0], names[1], z[names[1]])]
-    else:
-        rest = {m: np.concatenate([z[other] for other in names if other != m], 1) for m in names}
-        sources = [(m, "the others", rest[m]) for m in names]
-    return [
-        Split((m, other), decompose_features(z[m], second, y, classes, groups=groups, seed=seed))
-        for m, other, second in sources
-    ]
-
-
-def _doubts(pairs: Sequence[Pair]) -> list[str]:
-    """Which estimates cannot be trusted, those with the same reason in one sentence."""
-    reasons: dict[str, list[str]] = {}
-    for pair in pairs:
-        for amount, name in ((pair.shared, "I({};{})"), (pair.shared_given_target, "I({};{}|target)")):
-            if not amount.trusted:
-                why = "; ".join(amount.warnings) or "the estimator does not stand by it"
-                reasons.setdefault(why, []).append(name.format(*pair.modalities))
-    return [f"{', '.join(names)} cannot be trusted: {why}" for why, names in reasons.items()]
-
-
 def over_fused(information: Information) -> bool:
-    """Whether modalities share beyond the target's context while none keeps anything of its own about it.
+    """Return whether modalities share beyond the target's context while none keeps anything of its own about it.
 
     Shared information given the target is above zero by two standard errors for some pair, and no modality's
     unique part is.

@@ -6,7 +6,7 @@ row of ones. NumPy only, so that it costs little each epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
 def primary_metric(task: Task) -> str:
-    """The metric that selects epochs and heads tables, unless a recipe names another.
+    """Return the metric that selects epochs and heads tables, unless a recipe names another.
 
     >>> from modalign.data.task import Task
     >>> primary_metric(Task("regression"))
@@ -40,7 +40,7 @@ def primary_metric(task: Task) -> str:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Direction of a metric.
+    """Return the direction of a metric.
 
     Raises:
         InputError: no task has a metric of that name.
@@ -57,7 +57,7 @@ def higher_is_better(metric: str) -> bool:
 def compute_metrics(
     task: Task, scores: np.ndarray, target: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """The metrics of a task, each as one number.
+    """Compute the metrics of a task, each as one number.
 
     Args:
         task: classification, regression or survival.
@@ -84,13 +84,9 @@ def compute_metrics(
 
 
 def weighted_metrics(
-    task: Task,
-    scores: np.ndarray,
-    target: np.ndarray,
-    weights: np.ndarray,
-    names: Sequence[str] | None = None,
+    task: Task, scores: np.ndarray, target: np.ndarray, weights: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """As ``compute_metrics``, once for every row of ``weights`` (R, N): name to values (R,).
+    """Compute as ``compute_metrics`` does, once for every row of ``weights`` (R, N): name to values (R,).
 
     >>> from modalign.data.task import Task
     >>> task, scores, target = Task("classification", ("a", "b")), np.log([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])
@@ -98,18 +94,12 @@ def weighted_metrics(
     array([0.5 , 0.75])
     """
     scores, target = check_scores(task, scores, target)
-    if task.kind == "classification":
-        evidence = _Classified(scores, target)
     wanted = METRICS[task.kind] if names is None else tuple(names)
-    values = {}
     for name in wanted:
         if name not in METRICS[task.kind]:
             raise unknown(f"metric of {task.kind}", name, METRICS[task.kind])
-        if task.kind == "classification":
-            values[name] = _CLASSIFICATION[name](evidence, weights)
-        else:
-            values[name] = _OTHER[name](scores[:, 0], target, weights)
-    return values
+    score = {"classification": _of_classes, "regression": _of_values, "survival": _c_index}[task.kind]
+    return {name: score(name, scores, target, weights) for name in wanted}
 
 
 def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +133,7 @@ def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np
 
 
 def normalize(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold.
+    """Return log-probabilities (..., C) of ``scores`` (..., C), none below the smallest that fp32 can hold.
 
     >>> np.exp(normalize(np.zeros((1, 2))))
     array([[0.5, 0.5]])
@@ -155,102 +145,78 @@ def normalize(scores: np.ndarray) -> np.ndarray:
     return np.maximum(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), FLOOR)
 
 
-class _Classified:
-    """What all metrics of classification look at, computed once."""
-
-    def __init__(self, log_probability: np.ndarray, target: np.ndarray) -> None:
-        self.log_probability, self.target = log_probability, target
-        self.predicted = log_probability.argmax(1)
-        self.correct = (self.predicted == target).astype(np.float64)
-        self.classes = log_probability.shape[1]
-
-    def one_hot(self, index: np.ndarray) -> np.ndarray:
-        return (index[:, None] == np.arange(self.classes)).astype(np.float64)
-
-
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     mean: np.ndarray = weights @ values / weights.sum(1)
     return mean
 
 
-def _accuracy(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    return _mean(e.correct, weights)
+def _of_classes(name: str, log_probability: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute a metric of classification (R,) from log-probabilities (N, C)."""
+    samples, classes = log_probability.shape
+    predicted, highest = log_probability.argmax(1), log_probability.max(1)
+    correct = (predicted == target).astype(np.float64)
+    if name == "accuracy":
+        return _mean(correct, weights)
+    if name == "nll":
+        return _mean(-log_probability[np.arange(samples), target], weights)
+    if name == "ece":
+        confidence = np.exp(highest)
+        member = _bin_of(confidence, BINS)[:, None] == np.arange(BINS)
+        gaps = weights @ (member * (correct - confidence)[:, None])
+        error: np.ndarray = np.abs(gaps).sum(1) / weights.sum(1)
+        return error
+    true, said = ((index[:, None] == np.arange(classes)).astype(np.float64) for index in (target, predicted))
+    if name == "macro_f1":
+        hits, total = weights @ (true * said), weights @ (true + said)
+        f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+        mean: np.ndarray = f1.sum(1) / (total > 0).sum(1)
+        return mean
+    if name == "auc_micro" and classes < 2:
+        return np.full(len(weights), np.nan)
+    # So many resamples at a time that their sorted copies stay small.
+    size = log_probability.size if name == "auc_micro" else samples
+    blocks = np.array_split(weights, min(max(1, len(weights) * size // 4_000_000), len(weights)))
+    if name == "auc_micro":
+        return np.concatenate([_micro_area(true, log_probability, rows) for rows in blocks])
+    return np.concatenate([_mean_precision(true, log_probability, rows) for rows in blocks])
 
 
-def _nll(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    return _mean(-e.log_probability[np.arange(len(e.target)), e.target], weights)
+def _micro_area(true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the area under the ROC curve (R,) of all one-against-rest decisions together."""
+    hits, false = _ranked(true.ravel(), score.ravel(), np.repeat(weights, true.shape[1], 1))
+    steps = np.diff(false, axis=1, prepend=0)
+    heights = hits - np.diff(hits, axis=1, prepend=0) / 2
+    area: np.ndarray = (steps * heights).sum(1) / (hits[:, -1] * false[:, -1])
+    return area
 
 
-def _macro_f1(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    true, predicted = e.one_hot(e.target), e.one_hot(e.predicted)
-    hits, total = weights @ (true * predicted), weights @ (true + predicted)
-    occurs = total > 0
-    f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=occurs)
-    mean: np.ndarray = f1.sum(1) / occurs.sum(1)
+def _mean_precision(true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute average precision (R,), averaged over the classes that occur."""
+    found = []
+    for c in np.flatnonzero(true.any(0)):
+        hits, false = _ranked(true[:, c], score[:, c], weights)
+        precision = np.divide(hits, hits + false, out=np.zeros_like(hits), where=hits > 0)
+        positives, total = hits[:, -1], (np.diff(hits, axis=1, prepend=0) * precision).sum(1)
+        found.append(np.divide(total, positives, out=np.full(len(weights), np.nan), where=positives > 0))
+    mean: np.ndarray = np.nanmean(found, axis=0)
     return mean
 
 
-def _ece(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    confidence = np.exp(e.log_probability.max(1))
-    member = _bin_of(confidence, BINS)[:, None] == np.arange(BINS)
-    gaps = weights @ (member * (e.correct - confidence)[:, None])
-    error: np.ndarray = np.abs(gaps).sum(1) / weights.sum(1)
-    return error
-
-
-def _auc_micro(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    if e.classes < 2:
-        return np.full(len(weights), np.nan)
-    truth, score = e.one_hot(e.target).ravel(), e.log_probability.ravel()
-
-    def area(rows: np.ndarray) -> np.ndarray:
-        hits, false = _ranked(truth, score, np.repeat(rows, e.classes, 1))
-        steps = np.diff(false, axis=1, prepend=0)
-        heights = hits - np.diff(hits, axis=1, prepend=0) / 2
-        below: np.ndarray = (steps * heights).sum(1) / (hits[:, -1] * false[:, -1])
-        return below
-
-    return _in_blocks(area, weights, len(score))
-
-
-def _average_precision(e: _Classified, weights: np.ndarray) -> np.ndarray:
-    def of_class(c: int, rows: np.ndarray) -> np.ndarray:
-        hits, false = _ranked((e.target == c).astype(np.float64), e.log_probability[:, c], rows)
-        precision = np.divide(hits, hits + false, out=np.zeros_like(hits), where=hits > 0)
-        positives = hits[:, -1]
-        total = (np.diff(hits, axis=1, prepend=0) * precision).sum(1)
-        return np.divide(total, positives, out=np.full(len(rows), np.nan), where=positives > 0)
-
-    def mean_over_classes(rows: np.ndarray) -> np.ndarray:
-        mean: np.ndarray = np.nanmean([of_class(c, rows) for c in np.unique(e.target)], axis=0)
-        return mean
-
-    return _in_blocks(mean_over_classes, weights, len(e.target))
-
-
 def _ranked(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives (R, K) among those scored at least as high as each of the K distinct scores."""
+    """Return true and false positives (R, K) among those scored at least as high as each of K distinct scores."""
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     weights, truth = weights[:, order], truth[order]
     return np.cumsum(weights * truth, 1)[:, last], np.cumsum(weights * (1 - truth), 1)[:, last]
 
 
-def _in_blocks(function: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, columns: int) -> np.ndarray:
-    """``function`` over rows of ``weights``, so many at a time that their sorted copies stay small."""
-    blocks = max(1, len(weights) * columns // 4_000_000)
-    return np.concatenate([function(rows) for rows in np.array_split(weights, min(blocks, len(weights)))])
-
-
-def _mae(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean(np.abs(prediction - target), weights)
-
-
-def _rmse(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.sqrt(_mean((prediction - target) ** 2, weights))
-
-
-def _pearson(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _of_values(name: str, scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute a metric of regression (R,) from predictions (N, 1)."""
+    prediction = scores[:, 0]
+    if name == "mae":
+        return _mean(np.abs(prediction - target), weights)
+    if name == "rmse":
+        return np.sqrt(_mean((prediction - target) ** 2, weights))
     # Centring first keeps the difference of moments from losing its digits.
     x, y = prediction - prediction.mean(), target - target.mean()
     mx, my = _mean(x, weights), _mean(y, weights)
@@ -259,9 +225,9 @@ def _pearson(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) ->
     return np.divide(covariance, np.sqrt(variance.clip(0)), out=np.full(len(weights), np.nan), where=variance > 1e-24)
 
 
-def _c_index(risk: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Harrell's concordance: share of comparable pairs in which who dies first has the higher risk."""
-    time, event = target[:, 0], target[:, 1] > 0
+def _c_index(name: str, scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute Harrell's concordance: the share of comparable pairs in which who dies first has the higher risk."""
+    risk, time, event = scores[:, 0], target[:, 0], target[:, 1] > 0
     concordant = comparable = np.zeros(len(weights))
     for block in np.array_split(np.arange(len(risk)), max(1, len(risk) // 512)):
         first, later = time[block, None], time[None, :]
@@ -270,22 +236,6 @@ def _c_index(risk: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.nd
         comparable = comparable + ((weights[:, block] @ pair) * weights).sum(1)
         concordant = concordant + ((weights[:, block] @ (pair * right)) * weights).sum(1)
     return np.divide(concordant, comparable, out=np.full(len(weights), np.nan), where=comparable > 0)
-
-
-_CLASSIFICATION: dict[str, Callable[[_Classified, np.ndarray], np.ndarray]] = {
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "nll": _nll,
-    "ece": _ece,
-    "auc_micro": _auc_micro,
-    "average_precision": _average_precision,
-}
-_OTHER: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "mae": _mae,
-    "rmse": _rmse,
-    "pearson": _pearson,
-    "c_index": _c_index,
-}
 
 
 @dataclass(frozen=True)
@@ -305,7 +255,7 @@ class Calibration:
 
 
 def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> Calibration:
-    """Reliability curve and expected calibration error of ``probabilities`` (N, C), bins of equal width.
+    """Compute reliability curve and expected calibration error of ``probabilities`` (N, C), bins of equal width.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eqs. 2-3.
 
@@ -332,12 +282,12 @@ def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS)
 
 
 def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
+    """Return the index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
     return np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
 
 
 def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Counts (C, C): rows are true classes, columns predicted ones.
+    """Return counts (C, C): rows are true classes, columns predicted ones.
 
     >>> confusion_matrix(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
     array([[1, 0],
@@ -349,7 +299,7 @@ def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def per_class(scores: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined.
+    """Return ``precision``, ``recall``, ``f1`` and ``support`` of each class, (C,) each; NaN where undefined.
 
     >>> per_class(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))["recall"]
     array([1., 0.])

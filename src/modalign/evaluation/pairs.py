@@ -10,10 +10,9 @@ than the estimate is made on: directions chosen for the correlation that some sa
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -28,29 +27,9 @@ MOST, SAMPLES_PER_DIRECTION = 8, 34
 RIDGE = 0.1
 
 
-class Estimate(Protocol):
-    """What an estimator returns (``modalign.estimators.estimate.Estimate`` fulfils it)."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def stderr(self) -> float: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def trusted(self) -> bool: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-
-
-class Estimator(Protocol):
-    """I(X; Y) or I(X; Y | given) in nats, samples of one group counted as one."""
-
-    def __call__(
-        self, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None = None
-    ) -> Estimate: ...
+# I(X; Y) or I(X; Y | given) in nats as ``estimator(x, y[, given], groups=...)``, samples of one group counted as one:
+# what it returns has the attributes of ``Amount`` (``modalign.estimators.Estimate`` does).
+Estimator = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -113,7 +92,7 @@ class Complete:
         z: modality -> (N, D_m) of these samples.
         y: (N,) their target.
         classes, groups, seed, reference: as given, see ``information_diagnosis``.
-        estimate: the estimator, with groups where there are enough, and zero for constants.
+        estimator: of information between arrays.
         doubts: what speaks against all that it estimates.
 
     >>> x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
@@ -127,7 +106,7 @@ class Complete:
     y: np.ndarray
     classes: int
     groups: np.ndarray | None
-    estimate: Estimator
+    estimator: Estimator
     doubts: tuple[str, ...]
     seed: int
     reference: Reference | None
@@ -144,41 +123,33 @@ class Complete:
         seed: int = 0,
         reference: Reference | None = None,
     ) -> Complete:
-        """Of all samples those that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
-        rows = _complete_rows(features, target, present)
+        """Return those samples that can be diagnosed; arguments and errors as of ``information_diagnosis``."""
+        if len(features) < 2:
+            raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
+        lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"rows disagree: {lengths}")
+        rows = np.arange(len(target)) if present is None else np.flatnonzero(np.asarray(present).all(1))
+        if len(rows) < 20:
+            raise InputError(f"{len(rows)} samples have all modalities; the diagnosis needs at least 20")
         z = {name: np.asarray(values, np.float64)[rows].reshape(len(rows), -1) for name, values in features.items()}
         kept = groups[rows] if groups is not None and len(groups) else None
         units = len(rows) if kept is None else len(np.unique(kept))
         few = units < FEWEST_GROUPS  # no critic can hold some out: better an estimate that says what it lacks than none
         doubts = (f"only {units} independent groups: samples are taken for independent",) if few else ()
-        careful = functools.partial(_or_zero, estimate, groups=None if few else kept)
         if reference is not None and len(reference.target) < 20:
             reference = None  # too few samples to fit anything to
         if reference is not None:
             n, label = len(reference.target), np.asarray(reference.target)
             reference = Reference({m: np.asarray(reference.features[m], np.float64).reshape(n, -1) for m in z}, label)
-        return cls(z, np.asarray(target)[rows], classes, kept, careful, doubts, seed, reference)
+        return cls(z, np.asarray(target)[rows], classes, kept, estimate, doubts, seed, reference)
 
-
-def _complete_rows(features: Mapping[str, np.ndarray], target: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-    if len(features) < 2:
-        raise InputError(f"the information diagnosis relates modalities: need two or more, got {list(features)}")
-    lengths = {name: len(z) for name, z in features.items()} | {"target": len(target)}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"rows disagree: {lengths}")
-    rows = np.arange(len(target)) if present is None else np.flatnonzero(np.asarray(present).all(1))
-    if len(rows) < 20:
-        raise InputError(f"{len(rows)} samples have all modalities; the diagnosis needs at least 20")
-    return rows
-
-
-def _or_zero(
-    estimate: Estimator, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None, *, groups: np.ndarray | None
-) -> Estimate:
-    """``estimate``, but for constants, which estimators refuse: collapsed features share nothing with anything."""
-    if constant(x) or constant(y):
-        return Amount(0.0, 0.0, "exact", "constant")
-    return estimate(x, y, None if given is None or constant(given) else given, groups=groups)
+    def estimate(self, x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> Any:
+        """Estimate I(X; Y) or I(X; Y | given), with groups where there are enough; constants share nothing."""
+        if constant(x) or constant(y):
+            return Amount(0.0, 0.0, "exact", "constant")
+        given = None if given is None or constant(given) else given
+        return self.estimator(x, y, given, groups=None if self.doubts else self.groups)
 
 
 def constant(values: np.ndarray) -> bool:
@@ -229,7 +200,7 @@ def shared_given_target(a: str, b: str, given: Complete) -> Amount:
 def _project(
     first: np.ndarray, second: np.ndarray, a: str, b: str, reference: Reference | None, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int] | None]:
-    """Both sides in as many directions as the samples allow."""
+    """Return both sides in as many directions as the samples allow."""
     count, widths = affordable(len(first)), (first.shape[1], second.shape[1])
     if max(widths) <= count:
         return first, second, None
@@ -240,7 +211,7 @@ def _project(
     return first @ left, second @ right, (left.shape[1], max(widths))
 
 
-def as_amount(found: Estimate, given: Complete, kept: tuple[int, int] | None = None) -> Amount:
+def as_amount(found: Any, given: Complete, kept: tuple[int, int] | None = None) -> Amount:
     """Return an estimate with what speaks against it.
 
     Args:
@@ -289,7 +260,7 @@ def canonical_directions(
 
 
 def main_directions(features: np.ndarray, count: int) -> np.ndarray:
-    """The principal directions (D, K): where no other samples are at hand, as they see one side only.
+    """Return the principal directions (D, K): where no other samples are at hand, as they see one side only.
 
     >>> main_directions(np.random.default_rng(0).normal(size=(50, 6)), 2).shape
     (6, 2)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from modalign.errors import InputError
 
@@ -31,8 +32,8 @@ class Interval:
     note: str = ""
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t-interval; bounds are NaN, and the note says so, for fewer than two.
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Compute a mean over seeds with Student's 95 % t-interval; without bounds, and a note why, below two.
 
     >>> found = mean_interval([0.70, 0.72, 0.74])
     >>> round(found.mean, 2), round(found.low, 2), round(found.high, 2)
@@ -47,7 +48,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     mean = float(kept.mean())
     if len(kept) == 1:
         return Interval(mean, np.nan, np.nan, 1, "one seed: no interval")
-    half = float(stdtrit(len(kept) - 1, 0.5 + confidence / 2) * kept.std(ddof=1) / np.sqrt(len(kept)))
+    half = float(stdtrit(len(kept) - 1, 0.975) * kept.std(ddof=1) / np.sqrt(len(kept)))
     return Interval(mean, mean - half, mean + half, len(kept))
 
 
@@ -80,35 +81,24 @@ def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nda
     >>> round(paired([0.70, 0.72, 0.74], [0.69, 0.70, 0.73]).p, 3)
     0.057
     """
+    from scipy.special import stdtr
+    from scipy.stats import wilcoxon
+
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:
         raise InputError(f"paired values must be as many: {a.shape} against {b.shape}")
-    gap = a - b
-    gap = gap[~np.isnan(gap)]
-    return Paired(mean_interval(gap), _t_test(gap), _wilcoxon(gap))
-
-
-def _t_test(gap: np.ndarray) -> float:
-    from scipy.special import stdtr
-
-    if len(gap) < 2:
-        return float("nan")
-    error = gap.std(ddof=1) / np.sqrt(len(gap))
-    if error < 1e-12:
-        return 1.0 if abs(gap.mean()) < 1e-12 else 0.0
-    return float(2 * stdtr(len(gap) - 1, -abs(gap.mean() / error)))
-
-
-def _wilcoxon(gap: np.ndarray) -> float:
-    from scipy.stats import wilcoxon
-
-    if len(gap) < 6 or not np.any(gap):
-        return float("nan")
-    return float(wilcoxon(gap).pvalue)
+    gap = (a - b)[~np.isnan(a - b)]
+    p = p_wilcoxon = float("nan")
+    if len(gap) > 1:
+        error, mean = gap.std(ddof=1) / np.sqrt(len(gap)), abs(gap.mean())
+        p = float(2 * stdtr(len(gap) - 1, -mean / error)) if error >= 1e-12 else float(mean < 1e-12)
+    if len(gap) >= 6 and gap.any():
+        p_wilcoxon = float(wilcoxon(gap).pvalue)
+    return Paired(mean_interval(gap), p, p_wilcoxon)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of p values for as many comparisons as are not NaN (NaN stays NaN).
+    """Correct p values by Holm's step-down for as many comparisons as are not NaN (NaN stays NaN).
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 
@@ -125,37 +115,16 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def ranks(values: Sequence[float] | np.ndarray, higher: bool = True) -> np.ndarray:
-    """Ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none.
+    """Return ranks from 1 (best) of ``values``; equals share their mean rank, NaN has none.
 
     >>> ranks([0.7, 0.9, 0.7])
     array([2.5, 1. , 2.5])
     """
-    from scipy.stats import rankdata
-
-    x = np.asarray(values, np.float64)
-    result = np.full(x.shape, np.nan)
-    known = ~np.isnan(x)
-    result[known] = rankdata(-x[known] if higher else x[known])
-    return result
-
-
-def mean_ranks(table: np.ndarray) -> np.ndarray:
-    """Mean over data sets (rows) of each method's (column's) rank; a method is averaged where it has one.
-
-    Args:
-        table: (data sets, methods) ranks, NaN where a method was not run.
-
-    >>> mean_ranks(np.array([[1.0, 2.0], [2.0, np.nan]]))
-    array([1.5, 2. ])
-    """
-    table = np.asarray(table, np.float64)
-    known = ~np.isnan(table)
-    total, count = np.where(known, table, 0).sum(0), known.sum(0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return pd.Series(values, dtype=float).rank(ascending=not higher).to_numpy()
 
 
 def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
+    """Return how often each of ``n`` samples is drawn in each bootstrap resample, (repeats, n).
 
     Where samples come in ``groups`` (n,) (patients, speakers), whole groups are drawn: samples of one group
     are alike, and resampling them one by one would give intervals that are too narrow.
@@ -168,21 +137,19 @@ def bootstrap_weights(n: int, groups: np.ndarray | None = None, repeats: int = 1
     """
     if n < 1:
         raise InputError("no samples to resample")
-    if groups is None or len(groups) == 0:
-        member, units = np.arange(n), n
-    else:
-        if len(groups) != n:
-            raise InputError(f"{len(groups)} groups for {n} samples: need one for each")
-        names, member = np.unique(groups, return_inverse=True)
-        units = len(names)
+    names = np.arange(n) if groups is None or len(groups) == 0 else groups
+    if len(names) != n:
+        raise InputError(f"{len(names)} groups for {n} samples: need one for each")
+    distinct, member = np.unique(names, return_inverse=True)
+    units = len(distinct)
     drawn = np.random.default_rng(seed).integers(units, size=(repeats, units))
     flat = drawn + units * np.arange(repeats)[:, None]
     counts = np.bincount(flat.ravel(), minlength=repeats * units).reshape(repeats, units)
     return counts.astype(np.float64)[:, member]
 
 
-def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of ``value`` from the quantiles of its bootstrap replicates (Efron's percentile method).
+def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Interval:
+    """Compute the 95 % interval of ``value`` from the quantiles of its bootstrap replicates (percentile method).
 
     >>> round(percentile_interval(0.5, np.linspace(0, 1, 101), n=50).low, 3)
     0.025
@@ -190,5 +157,5 @@ def percentile_interval(value: float, resampled: np.ndarray, n: int, confidence:
     kept = resampled[~np.isnan(resampled)]
     if len(kept) < 2 or n < 2:
         return Interval(value, np.nan, np.nan, n, "too few samples for an interval")
-    low, high = np.quantile(kept, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(kept, [0.025, 0.975])
     return Interval(value, float(low), float(high), n)

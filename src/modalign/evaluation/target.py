@@ -8,22 +8,12 @@ estimated, in few directions where there are too many features for the samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from modalign.evaluation.pairs import (
-    Amount,
-    Complete,
-    affordable,
-    as_amount,
-    canonical_directions,
-    main_directions,
-)
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+from modalign.evaluation.pairs import Amount, Complete, affordable, as_amount, canonical_directions, main_directions
 
 FOLDS = 5
 # Inverse strengths of the penalty that are tried; many features and few samples need a strong one.
@@ -41,22 +31,17 @@ def about_target(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
     >>> alone["b"].value > 0.3, unique["a"].value < 0.1   # of log 2
     (True, True)
     """
-    if given.classes:
-        return _about_class(given.z, given.y, given.classes, given.groups, given.seed)
-    return _about_value(given)
-
-
-def _about_class(
-    z: Mapping[str, np.ndarray], y: np.ndarray, classes: int, groups: np.ndarray | None, seed: int
-) -> tuple[dict[str, Amount], Amount, dict[str, Amount]]:
+    if not given.classes:
+        return _about_value(given)
+    z, y, classes, groups = given.z, given.y, given.classes, given.groups
     prior = np.bincount(y, minlength=classes) / len(y)
     surprise = -np.log(prior[y])
     each = np.arange(len(y))
 
     def gain(names: Sequence[str]) -> np.ndarray:
-        """Pointwise information about the class, whose mean bounds I(Z; Y)."""
+        """Return pointwise information about the class, whose mean bounds I(Z; Y)."""
         joined = np.concatenate([z[name] for name in names], 1)
-        return surprise + probe(joined, y, classes, groups, seed)[each, y]
+        return surprise + probe(joined, y, classes, groups, given.seed)[each, y]
 
     whole = gain(tuple(z))
     single = {name: gain([name]) for name in z}
@@ -69,7 +54,7 @@ def _about_class(
 
 
 def _mean_amount(values: np.ndarray, groups: np.ndarray | None, kind: str) -> Amount:
-    """Mean with its standard error, of groups where there are any (they, not samples, are independent)."""
+    """Return the mean with its standard error, of groups where there are any (they, not samples, are independent)."""
     centered = values - values.mean()
     if groups is not None:
         _, member = np.unique(groups, return_inverse=True)
@@ -86,14 +71,19 @@ def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
     kept = None if width <= count else (count, width)
 
     def few(names: Sequence[str]) -> np.ndarray:
-        """Features of some modalities in directions that tell of the target."""
+        """Return features of some modalities in directions that tell of the target."""
         joined = np.concatenate([given.z[name] for name in names], 1)
         if kept is None:
             return joined
         if given.reference is None:
             return joined @ main_directions(joined, count)
+        # Sliced inverse regression (Li, Journal of the American Statistical Association 1991): directions that tell
+        # slices of a continuous target apart.
         known = np.concatenate([given.reference.features[name] for name in names], 1)
-        return joined @ target_directions(known, given.reference.target.ravel(), count)
+        target = given.reference.target.ravel()
+        edges = np.quantile(target, np.linspace(0, 1, count + 2)[1:-1])
+        slices = np.eye(count + 1)[np.searchsorted(edges, target)]
+        return joined @ canonical_directions(known, slices[:, 1:], count)[0]
 
     def amount(names: Sequence[str], beside: Sequence[str] = ()) -> Amount:
         return as_amount(given.estimate(few(names), column, few(beside) if beside else None), given, kept)
@@ -102,24 +92,10 @@ def _about_value(given: Complete) -> tuple[dict[str, Amount], Amount, dict[str, 
     return {m: amount([m]) for m in given.z}, amount(list(given.z)), unique
 
 
-def target_directions(features: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
-    """Directions (D, K) that tell slices of a continuous target apart, with K below the number of slices.
-
-    Sliced inverse regression (Li, Journal of the American Statistical Association 1991).
-
-    >>> x = np.random.default_rng(0).normal(size=(500, 6))
-    >>> target_directions(x, x[:, 0], 2).shape
-    (6, 2)
-    """
-    edges = np.quantile(target, np.linspace(0, 1, count + 2)[1:-1])
-    slices = np.eye(count + 1)[np.searchsorted(edges, target)]
-    return canonical_directions(features, slices[:, 1:], count)[0]
-
-
 def probe(
     features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Log-probabilities (N, C) of a linear probe for samples that it was not fitted on.
+    """Compute log-probabilities (N, C) of a linear probe for samples that it was not fitted on.
 
     Multinomial logistic regression on standardized features, five folds (whole groups where there are any), the
     penalty chosen within the samples of each fit. One percent of a uniform distribution is mixed in, so that one
@@ -129,53 +105,45 @@ def probe(
     >>> bool((probe(5.0 * y[:, None], y, 2).argmax(1) == y).all())
     True
     """
-    probability = np.zeros((len(target), classes))
+    found = np.zeros((len(target), classes))
     for fit, held in _folds(target, groups, FOLDS, seed):
-        known = np.unique(target[fit])
-        if len(known) == 1:
-            probability[held, known[0]] = 1
-            continue
         inner = None if groups is None else groups[fit]
-        model = _model(_strength(features[fit], target[fit], classes, inner, seed))
-        model.fit(features[fit], target[fit])
-        probability[held[:, None], known] = model.predict_proba(features[held])
-    return _smooth(probability, classes)
+        strength = _strength(features[fit], target[fit], classes, inner, seed)
+        found[held] = _predict(features, target, fit, held, classes, strength)
+    return found
 
 
 def _folds(target: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> Any:
     from sklearn.model_selection import GroupKFold, KFold
 
     units = 0 if groups is None else len(np.unique(groups))
-    rows = np.zeros(len(target))
     if units > 1:
-        return GroupKFold(min(folds, units)).split(rows, target, groups)
-    return KFold(folds, shuffle=True, random_state=seed).split(rows)
+        return GroupKFold(min(folds, units)).split(target, target, groups)
+    return KFold(folds, shuffle=True, random_state=seed).split(target)
 
 
 def _strength(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray | None, seed: int) -> float:
-    """The strength with the best likelihood on a third of the samples, fitted to the others."""
+    """Return the strength with the best likelihood on a third of the samples, fitted to the others."""
     chosen = np.random.default_rng(seed).permutation(len(target))[:CHOICE]
     features, target = features[chosen], target[chosen]
     fit, held = next(_folds(target, None if groups is None else groups[chosen], 3, seed))
-    known = np.unique(target[fit])
-    if len(known) == 1:
-        return STRENGTHS[0]
-    scores = []
-    for strength in STRENGTHS:
-        probability = np.zeros((len(held), classes))
-        probability[:, known] = _model(strength).fit(features[fit], target[fit]).predict_proba(features[held])
-        scores.append(_smooth(probability, classes)[np.arange(len(held)), target[held]].mean())
-    return STRENGTHS[int(np.argmax(scores))]
+    found = (_predict(features, target, fit, held, classes, s) for s in STRENGTHS)
+    return STRENGTHS[int(np.argmax([score[np.arange(len(held)), target[held]].mean() for score in found]))]
 
 
-def _model(strength: float) -> Pipeline:
+def _predict(
+    features: np.ndarray, target: np.ndarray, fit: np.ndarray, held: np.ndarray, classes: int, strength: float
+) -> np.ndarray:
+    """Return log-probabilities of the samples ``held`` (H, C) by a regression on the samples ``fit``."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-
-
-def _smooth(probability: np.ndarray, classes: int) -> np.ndarray:
+    known, probability = np.unique(target[fit]), np.zeros((len(held), classes))
+    if len(known) == 1:
+        probability[:, known] = 1
+    else:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+        probability[:, known] = model.fit(features[fit], target[fit]).predict_proba(features[held])
     log_probability: np.ndarray = np.log(0.99 * probability + 0.01 / classes)
     return log_probability

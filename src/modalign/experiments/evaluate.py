@@ -21,9 +21,9 @@ from modalign.data.tables.arrays import ArraySplit
 from modalign.data.tables.words import UNKNOWN
 from modalign.errors import DataError, unknown
 from modalign.estimators.estimate import METHODS, estimate
+from modalign.evaluation.contributions import Example, Extremes, contrasting, extreme_samples
 from modalign.evaluation.diagnosis import evaluate_model
-from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
-from modalign.evaluation.information import Reference
+from modalign.evaluation.pairs import Reference
 from modalign.strategies import Strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs

@@ -11,7 +11,8 @@ from typing import Any
 
 from modalign.errors import InputError, RunsFailed, unknown
 from modalign.estimators.estimate import METHODS, estimate
-from modalign.evaluation.information import Complete, fusibility_and_complementarity
+from modalign.evaluation.diagnosis import fusibility_and_complementarity
+from modalign.evaluation.pairs import Complete
 from modalign.experiments.bench import Entry, run_bench, run_folder
 from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side

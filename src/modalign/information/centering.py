@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,9 @@ class ContextMeans(nn.Module):
     def __init__(self, contexts: int | None, dims: Sequence[int]) -> None:
         super().__init__()
         self.discrete = contexts is not None
-        self.tables = nn.ModuleList(_Table(contexts or 1, dim) for dim in dims)
+        self.tables: Any = nn.ModuleList(_Table(contexts or 1, dim) for dim in dims)
 
+    @torch.no_grad()
     def observe(self, modality: int, features: Tensor, context: Tensor | None) -> None:
         """Move the means of the contexts that occur towards those of this batch.
 
@@ -42,20 +43,23 @@ class ContextMeans(nn.Module):
             features: (B, D_m) of that modality.
             context: (B,) int64 in [0, C); not looked at where there is one mean.
         """
-        self._table(modality).observe(features, self._codes(features, context))
+        table, codes = self.tables[modality], self._codes(features, context)
+        count = torch.bincount(codes, minlength=len(table.mean))
+        total = torch.zeros_like(table.mean).index_add_(0, codes, features.to(table.mean.dtype))
+        share = torch.where(table.seen, _SHARE, 1.0) * (count > 0)
+        table.mean += share[:, None] * (total / count.clamp(min=1)[:, None] - table.mean)
+        table.seen |= count > 0
 
     def forward(self, modality: int, features: Tensor, context: Tensor | None) -> Tensor:
-        """``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
-        table, codes = self._table(modality), self._codes(features, context)
-        return features - (table.mean[codes] * table.seen[codes, None]).to(features.dtype)
+        """Return ``features`` (B, D_m) less the mean of their context; gradients pass, the means have none."""
+        table, codes = self.tables[modality], self._codes(features, context)
+        known: Tensor = table.mean[codes] * table.seen[codes, None]
+        return features - known.to(features.dtype)
 
     def forget(self) -> None:
         """Start anew, where codes have come to mean something else (clusters found again)."""
         for table in self.tables:
-            cast(_Table, table).seen.zero_()
-
-    def _table(self, modality: int) -> _Table:
-        return cast(_Table, self.tables[modality])
+            table.seen.zero_()
 
     def _codes(self, features: Tensor, context: Tensor | None) -> Tensor:
         if self.discrete and context is not None:
@@ -73,11 +77,3 @@ class _Table(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(contexts, dim))
         self.register_buffer("seen", torch.zeros(contexts, dtype=torch.bool))
-
-    @torch.no_grad()
-    def observe(self, features: Tensor, codes: Tensor) -> None:
-        count = torch.bincount(codes, minlength=len(self.mean))
-        total = torch.zeros_like(self.mean).index_add_(0, codes, features.to(self.mean.dtype))
-        share = torch.where(self.seen, _SHARE, 1.0) * (count > 0)
-        self.mean += share[:, None] * (total / count.clamp(min=1)[:, None] - self.mean)
-        self.seen |= count > 0

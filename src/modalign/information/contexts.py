@@ -13,7 +13,7 @@ SOURCES = ("none", "label", "column:NAME", "predicted", "cluster", "continuous:N
 
 
 def same_context(context: Tensor) -> Tensor:
-    """(B, B) bool: which pairs of samples share their discrete context, (B,) int64.
+    """Return (B, B) bool: which pairs of samples share their discrete context, (B,) int64.
 
     >>> same_context(torch.tensor([0, 1])).tolist()
     [[True, False], [False, True]]
@@ -22,7 +22,7 @@ def same_context(context: Tensor) -> Tensor:
 
 
 def pair_masks(context: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) masks: positives, the diagonal, and negatives, the others of the same context, (B,) int64.
+    """Return (B, B) masks: positives, the diagonal, and negatives, the others of the same context, (B,) int64.
 
     >>> positive, negative = pair_masks(torch.tensor([0, 0, 1]))
     >>> positive.sum().item(), negative.sum().item()
@@ -72,7 +72,7 @@ class ContextSource(nn.Module):
         scores: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Tensor | None:
-        """T of B samples, without gradient; only what the source needs has to be given.
+        """Return T of B samples, without gradient; only what the source needs has to be given.
 
         Args:
             target: (B,) int64 labels.

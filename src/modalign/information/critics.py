@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -23,7 +22,12 @@ Side = Literal["left", "right"]
 
 
 class ContextEmbedding(Protocol):
-    """A module that maps contexts T to vectors (B, ``width``)."""
+    """A module that maps contexts T to vectors (B, ``width``).
+
+    >>> embedding: ContextEmbedding = LearnedContext(10, width=32)
+    >>> embedding(torch.tensor([3, 7])).shape
+    torch.Size([2, 32])
+    """
 
     width: int
 
@@ -43,7 +47,7 @@ class LearnedContext(nn.Module):
         self.table = nn.Embedding(contexts, width)
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B,) codes -> (B, width)."""
+        """Map (B,) codes to (B, width)."""
         return cast(Tensor, self.table(context))
 
 
@@ -63,7 +67,7 @@ class FixedContext(nn.Module):
         self.project = nn.Linear(vectors.shape[1], width)
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B,) codes -> (B, width)."""
+        """Map (B,) codes to (B, width)."""
         return cast(Tensor, self.project(self.vectors[context]))
 
 
@@ -80,20 +84,9 @@ class ContinuousContext(nn.Module):
         self.net = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, context: Tensor) -> Tensor:
-        """(B, features) -> (B, width)."""
+        """Map (B, features) to (B, width)."""
         rows = context.reshape(len(context), -1)
         return cast(Tensor, self.net(rows.to(next(self.parameters()).dtype)))
-
-
-def _full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a critic's method outside autocast: logits in half precision would lose what they carry."""
-
-    @wraps(method)
-    def run(self: Critic, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return method(self, *args, **kwargs)
-
-    return run
 
 
 class Critic(nn.Module):
@@ -112,7 +105,6 @@ class Critic(nn.Module):
         super().__init__()
         self.context = cast("nn.Module | None", context)
 
-    @_full_precision
     def embed(
         self, z1: Tensor, z2: Tensor, context: Tensor | None = None, anchor: Side = "left"
     ) -> tuple[Tensor, Tensor]:
@@ -130,28 +122,29 @@ class Critic(nn.Module):
             InputError: the critic needs T and got none.
         """
         dtype = next(self.parameters()).dtype
-        vector = None
-        if self.context is not None:
-            if context is None:
-                raise InputError(
-                    "this critic looks at the context T and got none; pass context, or build it without one."
-                )
-            vector = self.context(context)
-        return self._embed(z1.to(dtype), z2.to(dtype), vector, anchor)
+        if self.context is not None and context is None:
+            raise InputError("this critic looks at the context T and got none; pass context, or build it without one.")
+        with self._full_precision():
+            vector = None if self.context is None else self.context(context)
+            return self._embed(z1.to(dtype), z2.to(dtype), vector, anchor)
 
-    @_full_precision
     def pair(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logits of all pairs: (..., n, K') and (..., m, K') -> (..., n, m)."""
-        return self._pair(left, right)
+        """Return logits of all pairs: (..., n, K') and (..., m, K') -> (..., n, m)."""
+        with self._full_precision():
+            return self._pair(left, right)
 
-    @_full_precision
     def diagonal(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logits of the pairs (i, i): (B, K') and (B, K') -> (B,)."""
-        return self._diagonal(left, right)
+        """Return logits of the pairs (i, i): (B, K') and (B, K') -> (B,)."""
+        with self._full_precision():
+            return self._diagonal(left, right)
 
     def forward(self, z1: Tensor, z2: Tensor, context: Tensor | None = None) -> Tensor:
-        """All pairs (B, B): entry (i, j) is s(z1_i, z2_j, T_i)."""
-        return cast(Tensor, self.pair(*self.embed(z1, z2, context)))
+        """Return all pairs (B, B): entry (i, j) is s(z1_i, z2_j, T_i)."""
+        return self.pair(*self.embed(z1, z2, context))
+
+    def _full_precision(self) -> torch.autocast:
+        """Return what ends autocast: logits in half precision would lose what they carry."""
+        return torch.autocast(next(self.parameters()).device.type, enabled=False)
 
     def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} must define _embed")
@@ -182,17 +175,15 @@ class SeparableCritic(Critic):
     """
 
     def __init__(
-        self,
-        dims: tuple[int, int],
-        context: ContextEmbedding | None = None,
-        width: int = 128,
-        scale: float = 1.0,
+        self, dims: tuple[int, int], context: ContextEmbedding | None = None, width: int = 128, scale: float = 1.0
     ) -> None:
         super().__init__(context)
-        self.g1, self.g2 = (_perceptron(d, width) for d in dims)
+        self.g1, self.g2 = (
+            nn.Sequential(nn.Linear(d, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width)) for d in dims
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.zeros(()))
-        self.modulation = _zero_linear(context.width, width + 1) if context is not None else None
+        self.modulation = zero_linear(context.width, width + 1) if context is not None else None
 
     def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
         left = F.normalize(self.g1(z1), dim=-1) * self.log_scale.exp()
@@ -224,7 +215,7 @@ class BilinearCritic(Critic):
         self.dims = list(dims)
         self.weight = nn.Parameter(torch.randn(dims) / math.sqrt(dims[0] * dims[1]))
         self.bias = nn.Parameter(torch.zeros(()))
-        self.modulation = _zero_linear(context.width, sum(dims) + 1) if context is not None else None
+        self.modulation = zero_linear(context.width, sum(dims) + 1) if context is not None else None
 
     def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
         offset = self.bias.expand(len(z1), 1)
@@ -257,15 +248,15 @@ class MLPCritic(Critic):
     def __init__(self, dims: tuple[int, int], context: ContextEmbedding | None = None, width: int = 128) -> None:
         super().__init__(context)
         self.first = nn.ModuleList([nn.Linear(dims[0], width), nn.Linear(dims[1], width, bias=False)])
-        self.modulation = _zero_linear(context.width, width) if context is not None else None
+        self.modulation = zero_linear(context.width, width) if context is not None else None
         self.rest = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
     def _embed(self, z1: Tensor, z2: Tensor, vector: Tensor | None, anchor: Side) -> tuple[Tensor, Tensor]:
         left, right = self.first[0](z1), self.first[1](z2)
-        if self.modulation is not None:
-            shift = self.modulation(vector)
-            left, right = (left + shift, right) if anchor == "left" else (left, right + shift)
-        return left, right
+        if self.modulation is None:
+            return left, right
+        shift = self.modulation(vector)
+        return (left + shift, right) if anchor == "left" else (left, right + shift)
 
     def _pair(self, left: Tensor, right: Tensor) -> Tensor:
         return cast(Tensor, self.rest(left.unsqueeze(-2) + right.unsqueeze(-3)).squeeze(-1))
@@ -274,15 +265,11 @@ class MLPCritic(Critic):
         return cast(Tensor, self.rest(left + right).squeeze(-1))
 
 
-CRITICS: dict[str, type[Critic]] = {
-    "separable": SeparableCritic,
-    "bilinear": BilinearCritic,
-    "mlp": MLPCritic,
-}
+CRITICS: dict[str, type[Critic]] = {"separable": SeparableCritic, "bilinear": BilinearCritic, "mlp": MLPCritic}
 
 
 def make_critic(name: str, dims: Sequence[int], context: ContextEmbedding | None = None, **options: Any) -> Critic:
-    """A critic by name: ``separable``, ``bilinear`` or ``mlp``.
+    """Return a critic by name: ``separable``, ``bilinear`` or ``mlp``.
 
     Args:
         name: which.
@@ -304,11 +291,12 @@ def make_critic(name: str, dims: Sequence[int], context: ContextEmbedding | None
     return build((dims[0], dims[1]), context, **options)
 
 
-def _perceptron(features: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width))
+def zero_linear(features: int, outputs: int) -> nn.Linear:
+    """Return a linear map that gives 0 until it is trained.
 
-
-def _zero_linear(features: int, outputs: int) -> nn.Linear:
+    >>> zero_linear(2, 1)(torch.ones(1, 2)).item()
+    0.0
+    """
     layer = nn.Linear(features, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -19,14 +19,19 @@ from modalign.information.objectives import full_precision
 
 
 class Guarded(NamedTuple):
-    """Bounded gradients of the pull at each modality's features, and the factors (M,) that bounded them."""
+    """Bounded gradients of the pull at each modality's features, and the factors (M,) that bounded them.
+
+    >>> guarded = Guarded([torch.zeros(5, 3), torch.zeros(5, 2)], torch.tensor([0.6, 1.0]))
+    >>> (guarded.scales < 1).tolist()   # where the margin bound
+    [True, False]
+    """
 
     gradients: list[Tensor]
     scales: Tensor
 
 
 def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3) -> Tensor:
-    """min(1, rho ||g_task|| / ||g_pull||): the factor on the pull, for each modality.
+    """Compute min(1, rho ||g_task|| / ||g_pull||): the factor on the pull, for each modality.
 
     Squared norms are taken because they add over processes: reduce them first, then all processes scale
     alike.
@@ -48,7 +53,7 @@ def gradient_scale(task_squared: Tensor, pull_squared: Tensor, rho: float = 0.3)
 
 
 def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: Tensor, rho: float = 0.3) -> Guarded:
-    """The gradient of ``pull_loss`` at ``features``, bounded by ``rho`` times that of ``task_loss``.
+    """Compute the gradient of ``pull_loss`` at ``features``, bounded by ``rho`` times that of ``task_loss``.
 
     Parameters are not touched: hand the result to ``torch.autograd.backward`` together with the task loss.
 
@@ -78,14 +83,17 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
     >>> torch.autograd.backward([task, *z], [None, *guarded_gradients(z, pull, task).gradients])
     >>> optimizer.step()
     """
-    task = _gradients(task_loss, features)
-    pull = _gradients(pull_loss, features)
+    task, pull = (
+        [torch.zeros_like(f) if g is None else g for f, g in zip(features, found, strict=True)]
+        for loss in (task_loss, pull_loss)
+        for found in [torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True)]
+    )
     scales = gradient_scale(squared_norms(task), squared_norms(pull), rho)
     return Guarded([s.to(g.dtype) * g for s, g in zip(scales, pull, strict=True)], scales)
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
-    """(M,) squared norms of M gradients, in fp32 at least.
+    """Return (M,) squared norms of M gradients, in fp32 at least.
 
     >>> squared_norms([torch.tensor([3.0, 4.0])])
     tensor([25.])
@@ -94,14 +102,9 @@ def squared_norms(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def ramp(progress: float, share: float = 0.3) -> float:
-    """Factor on alpha: rises linearly from 0 to 1 over the first ``share`` of training.
+    """Return the factor on alpha: rises linearly from 0 to 1 over the first ``share`` of training.
 
     >>> ramp(0.0), round(ramp(0.15), 3), ramp(0.9), ramp(0.0, share=0.0)
     (0.0, 0.5, 1.0, 1.0)
     """
     return 1.0 if progress >= share else progress / share
-
-
-def _gradients(loss: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(f) if g is None else g for f, g in zip(features, found, strict=True)]

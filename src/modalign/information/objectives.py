@@ -192,7 +192,7 @@ def donsker_varadhan(scores: Tensor, positive: Tensor, negative: Tensor) -> Tens
     """
     scores, w1, w0 = _checked(scores, positive, negative)
     exist = (w1 > 0).any() & (w0 > 0).any()
-    log_mean = log_sum_exp(scores.flatten(), w0.flatten(), 0) - w0.sum().clamp(min=_tiny(w0)).log()
+    log_mean = log_sum_exp(scores.flatten(), w0.flatten(), 0) - w0.sum().clamp(min=torch.finfo(w0.dtype).tiny).log()
     return (mean_over((w1 * scores).sum(), w1.sum()) - log_mean) * exist
 
 
@@ -218,7 +218,7 @@ def pointwise_information(scores: Tensor, ratio: float | Tensor, form: Form) -> 
         raise SettingsError("InfoNCE fixes logits only up to an offset; take infonce_terms, given the negatives.")
     scores = full_precision(scores)
     r = torch.as_tensor(ratio, dtype=scores.dtype, device=scores.device)
-    safe = r.clamp(min=_tiny(scores))
+    safe = r.clamp(min=torch.finfo(scores.dtype).tiny)
     offset = torch.log1p(safe) - safe.log() if form == "nce3" else -safe.log()
     return torch.where(r > 0, scores - offset, scores * 0)
 
@@ -287,7 +287,7 @@ def log_sum_exp(scores: Tensor, weight: Tensor, dim: int) -> Tensor:
     tensor([0.])
     """
     used = weight > 0
-    logits = torch.where(used, scores + weight.clamp(min=_tiny(weight)).log(), FLOOR)
+    logits = torch.where(used, scores + weight.clamp(min=torch.finfo(weight.dtype).tiny).log(), FLOOR)
     return torch.logsumexp(logits, dim, keepdim=True)
 
 
@@ -306,13 +306,13 @@ def mean_over(total: Tensor, weight: Tensor) -> Tensor:
     >>> mean_over(torch.tensor([3.0, 0.0]), torch.tensor([2.0, 0.0]))
     tensor([1.5000, 0.0000])
     """
-    return total / weight.clamp(min=_tiny(weight))
+    return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _means(
     scores: Tensor | PairSums, positive: Tensor | None, negative: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """E_pos[log h], E_neg[log(1-h)] and r."""
+    """Compute E_pos[log h], E_neg[log(1-h)] and r."""
     if isinstance(scores, PairSums):
         return scores.means()
     scores, w1, w0 = _checked(scores, positive, negative)
@@ -321,13 +321,13 @@ def _means(
 
 
 def _ratio(w1: Tensor, w0: Tensor) -> Tensor:
-    """r = N0/N1; 0 where there is no positive."""
+    """Compute r = N0/N1; 0 where there is no positive."""
     positives, negatives = ((w > 0).to(w.dtype).sum() for w in (w1, w0))
     return torch.where(positives > 0, negatives / positives.clamp(min=1), 0.0)
 
 
 def _checked(scores: Tensor, positive: Tensor | None, negative: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and weights in full precision; scores of pairs that are neither are replaced by 0."""
+    """Return scores and weights in full precision; scores of pairs that are neither are replaced by 0."""
     if positive is None or negative is None:
         raise SettingsError("scores need to know which are positive and which negative; give both masks.")
     if not scores.shape == positive.shape == negative.shape:
@@ -338,7 +338,3 @@ def _checked(scores: Tensor, positive: Tensor | None, negative: Tensor | None) -
     scores = full_precision(scores)
     w1, w0 = positive.to(scores.dtype), negative.to(scores.dtype)
     return scores.masked_fill((w1 == 0) & (w0 == 0), 0.0), w1, w0
-
-
-def _tiny(x: Tensor) -> float:
-    return torch.finfo(x.dtype).tiny

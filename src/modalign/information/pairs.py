@@ -7,7 +7,7 @@ squared scores are held at once: where there are more, pieces are recomputed in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from modalign.errors import SettingsError
-from modalign.information.critics import Critic
+from modalign.information.critics import Critic, Side
 from modalign.information.objectives import (
     FLOOR,
     OBJECTIVES,
@@ -123,7 +123,8 @@ def score_pairs(
     else:
         everyone = torch.arange(batch, device=z1.device)[None]
         pieces = [_Piece(everyone, everyone)]
-        tables = [critic.embed(z1, z2, context, side) for side in (("left",) if context is None else ("left", "right"))]
+        anchors: tuple[Side, ...] = ("left",) if context is None else ("left", "right")
+        tables = [critic.embed(z1, z2, context, side) for side in anchors]
         if context is None and form == "infonce":
             tables = tables * 2
     sides = [
@@ -150,7 +151,7 @@ class _Piece(NamedTuple):
 
 
 def _within_contexts(context: Tensor, memory: RecentFeatures | None) -> tuple[list[_Piece], Tensor]:
-    """Groups of contexts of similar size (at most twice the smallest), and the contexts that draw on the memory.
+    """Return groups of contexts of similar size (at most twice the smallest), and the contexts that draw on the memory.
 
     What the memory has of these is numbered from B on, context by context.
     """
@@ -188,19 +189,9 @@ def _with_memory(
 
 
 def _numbers(starts: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """(G, width): row g is starts[g], starts[g] + 1, ... for lengths[g] entries, then -1."""
+    """Return (G, width): row g is starts[g], starts[g] + 1, ... for lengths[g] entries, then -1."""
     slot = torch.arange(width, device=starts.device)
     return torch.where(slot < lengths[:, None], starts[:, None] + slot, -1)
-
-
-def _split(pieces: list[_Piece], held: int) -> Iterator[_Piece]:
-    """The same pairs in pieces of at most ``held`` scores (or one row)."""
-    for rows, columns in pieces:
-        width = columns.shape[1]
-        groups = max(1, held // (rows.shape[1] * width))
-        anchors = max(1, held // (groups * width))
-        for some, others in zip(rows.split(groups), columns.split(groups), strict=True):
-            yield from (_Piece(part, others) for part in some.split(anchors, dim=1))
 
 
 @dataclass(frozen=True)
@@ -220,7 +211,7 @@ class _Side:
     valid: Tensor | None
 
     def reduce(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``negatives``, ``weight`` and ``count`` of ``PairSums`` for each anchor (G, n)."""
+        """Return ``negatives``, ``weight`` and ``count`` of ``PairSums`` for each anchor (G, n)."""
         anchors, others = _take(self.anchor, rows), _take(self.other, columns)
         scores = self.critic.pair(others, anchors).mT if self.flipped else self.critic.pair(anchors, others)
         hidden = (columns < 0)[:, None] | (columns[:, None] == rows[..., None])
@@ -242,21 +233,26 @@ class _Side:
 
 
 def _take(table: Tensor, numbers: Tensor) -> Tensor:
-    """Rows (G, n, K') of a table (N, K'); for nobody (-1) the first, which is masked later."""
+    """Return rows (G, n, K') of a table (N, K'); for nobody (-1) the first, which is masked later."""
     return table.index_select(0, numbers.clamp(min=0).flatten()).view(*numbers.shape, -1)
 
 
 def _scan(side: _Side, pieces: list[_Piece], batch: int, held: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
+    """Return ``side.reduce`` over all pieces, put in the order of the batch: three tensors (B,)."""
     recompute = torch.is_grad_enabled() and sum(p.rows.numel() * p.columns.shape[1] for p in pieces) > held
     parts, numbers = [], []
-    for piece in _split(pieces, held):
-        if recompute:
-            part = checkpoint(side.reduce, *piece, use_reentrant=False, preserve_rng_state=False)
-        else:
-            part = side.reduce(*piece)
-        parts.append([value.flatten() for value in part])
-        numbers.append(piece.rows.flatten())
+    for rows, columns in pieces:
+        # In smaller ones of at most ``held`` scores (or one row).
+        groups = max(1, held // (rows.shape[1] * columns.shape[1]))
+        anchors = max(1, held // (groups * columns.shape[1]))
+        for some, others in zip(rows.split(groups), columns.split(groups), strict=True):
+            for few in some.split(anchors, dim=1):
+                if recompute:
+                    part = checkpoint(side.reduce, few, others, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    part = side.reduce(few, others)
+                parts.append([value.flatten() for value in part])
+                numbers.append(few.flatten())
     empty = side.anchor.new_full((batch + 1,), FLOOR if side.form == "infonce" else 0.0)
     nothing = torch.zeros_like(empty)
     if not parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ class RecentFeatures(NamedTuple):
     """Recent features of two modalities, for contexts with fewer than ``minimum`` negatives in a batch.
 
     ``left`` (C, size, D1) and ``right`` (C, size, D2); ``left_valid``, ``right_valid`` (C, size) bool.
+
+    >>> there = torch.ones(2, 4, dtype=torch.bool)
+    >>> RecentFeatures(torch.zeros(2, 4, 3), torch.zeros(2, 4, 5), there, there, minimum=8).left.shape
+    torch.Size([2, 4, 3])
     """
 
     left: Tensor
@@ -46,8 +50,9 @@ class FeatureMemory(nn.Module):
     def __init__(self, contexts: int, size: int, dims: Sequence[int], minimum: int = 8) -> None:
         super().__init__()
         self.minimum = minimum
-        self.rings = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
+        self.rings: Any = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
 
+    @torch.no_grad()
     def push(self, features: Sequence[Tensor], context: Tensor, present: Tensor | None = None) -> None:
         """Add B samples.
 
@@ -61,17 +66,30 @@ class FeatureMemory(nn.Module):
         """
         for m, (ring, z) in enumerate(zip(self.rings, features, strict=True)):
             keep = slice(None) if present is None else present[:, m]
-            cast(_Ring, ring).push(z[keep], context[keep])
+            added, codes, (contexts, size, _) = z[keep].detach(), context[keep], ring.bank.shape
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < contexts:
+                raise InputError(
+                    f"the memory holds contexts 0 to {contexts - 1} and got codes {int(codes.min())} to "
+                    f"{int(codes.max())}; build it with as many contexts as there are."
+                )
+            counts = torch.bincount(codes, minlength=contexts)
+            order = torch.argsort(codes, stable=True)
+            code = codes[order]
+            rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
+            slot = (ring.pushed[code] + rank) % size
+            last = rank >= counts[code] - size  # of more than ``size`` the last remain: slots are distinct
+            ring.bank[code[last], slot[last]] = added[order][last].to(ring.bank.dtype)
+            ring.pushed += counts
 
     def pair(self, first: int, second: int) -> RecentFeatures:
-        """What is remembered of two modalities, to be given to ``score_pairs``."""
-        a, b = cast(_Ring, self.rings[first]), cast(_Ring, self.rings[second])
+        """Return what is remembered of two modalities, to be given to ``score_pairs``."""
+        a, b = self.rings[first], self.rings[second]
         return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
 
     def forget(self) -> None:
         """Empty the memory, where codes have come to mean something else (clusters found again)."""
         for ring in self.rings:
-            cast(_Ring, ring).pushed.zero_()
+            ring.pushed.zero_()
 
 
 class _Ring(nn.Module):
@@ -89,20 +107,3 @@ class _Ring(nn.Module):
     def valid(self) -> Tensor:
         """(C, size) bool: slots that hold a feature."""
         return torch.arange(self.bank.shape[1], device=self.bank.device) < self.pushed[:, None]
-
-    @torch.no_grad()
-    def push(self, features: Tensor, context: Tensor) -> None:
-        contexts, size, _ = self.bank.shape
-        if len(context) and not 0 <= int(context.min()) <= int(context.max()) < contexts:
-            raise InputError(
-                f"the memory holds contexts 0 to {contexts - 1} and got codes {int(context.min())} to "
-                f"{int(context.max())}; build it with as many contexts as there are."
-            )
-        counts = torch.bincount(context, minlength=contexts)
-        order = torch.argsort(context, stable=True)
-        code = context[order]
-        rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
-        slot = (self.pushed[code] + rank) % size
-        last = rank >= counts[code] - size  # of more than ``size`` in one batch the last remain: slots are distinct
-        self.bank[code[last], slot[last]] = features.detach()[order][last].to(self.bank.dtype)
-        self.pushed += counts

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modalign.errors import unknown
-from modalign.evaluation.extremes import Example, Extremes
+from modalign.errors import InputError, unknown
+from modalign.evaluation.contributions import Example, Extremes
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
-from modalign.reporting.runs import RunRecord
-from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save, styled
+from modalign.reporting.runs import RunRecord, read_runs
+from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
 from modalign.reporting.tables import MetricFormat, Table, show
 
+KINDS = ("sequence", "image", "clip", "vector", "text")
 WORST = 3
 # Contexts in the figure of confidence: those with the largest differences.
 MOST_CONTEXTS = 30
@@ -29,6 +31,45 @@ MOST_CONTEXTS = 30
 FRAMES, LINES = 4, 2
 # Colors of a sequence span this share of its values: a few far out would leave no contrast to the others.
 SPAN = (0.02, 0.98)
+
+
+def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how: Any) -> None:
+    """Evaluate every finished run in ``folders``; print what was found and save the figures.
+
+    Args:
+        folders: run folders, or folders that hold runs.
+        out: where figures go, a folder for each run; into the run by default.
+        how: further arguments of ``evaluate_run``.
+
+    Raises:
+        InputError: no run is finished, or none can be evaluated.
+    """
+    from modalign.experiments.evaluate import evaluate_run
+
+    records = read_runs(folders)
+    done = [record for record in records if record.state == "done"]
+    for record in records:
+        if record.state != "done":
+            print(f"{record.path}: left out ({record.state}: {record.reason})", end="\n\n")
+    if not done:
+        raise InputError("none of the runs is finished: there is nothing to evaluate")
+    refused: list[InputError] = []
+    for position, record in enumerate(done, 1):
+        if sys.stderr.isatty() or len(done) > 1:
+            print(f"evaluating {record.path} ({position} of {len(done)})", file=sys.stderr, flush=True)
+        try:
+            found = evaluate_run(record.path, **how)
+        except InputError as error:  # one run that cannot be evaluated does not take the others with it
+            refused.append(error)
+            if len(done) > 1:
+                print(f"{record.path}: left out ({error})", end="\n\n")
+            continue
+        print(summarize(record, found.result))
+        folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
+        written = write_evaluation_figures(record, folder, found.extremes)
+        print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
+    if len(refused) == len(done):
+        raise refused[0]
 
 
 def evaluation_tables(found: dict[str, Any]) -> list[Table]:
@@ -42,14 +83,14 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
         | {"Shapley contribution": form.entry(value, signed=True)}
         for name, value in found["shapley"]["values"].items()
     ]
-    metrics = [(MetricFormat(name).label, MetricFormat(name).entry(value)) for name, value in found["metrics"].items()]
+    head = "Value, 95 % interval"
+    metrics = [{"Metric": MetricFormat(n).label, head: MetricFormat(n).entry(v)} for n, v in found["metrics"].items()]
     subsets = [(" + ".join(s["modalities"]) or "none", form.entry(s)) for s in found["subsets"]
                if len(s["modalities"]) != 1]  # fmt: skip
-    value = "Value, 95 % interval"
     tables = [
-        Table("metrics", f"Scores on the {split} split", pd.DataFrame(metrics, columns=["Metric", value])),
+        Table("metrics", f"Scores on the {split} split", pd.DataFrame(metrics)),
         Table("modalities", f"What each modality gives ({named})", pd.DataFrame(modalities)),
-        Table("subsets", f"Some modalities only ({named})", pd.DataFrame(subsets, columns=["Modalities", value])),
+        Table("subsets", f"Some modalities only ({named})", pd.DataFrame(subsets, columns=["Modalities", head])),
     ]
     if found["missing"]:
         shares = [f"{100 * share:.0f} %" for share in found["missing"]["shares"]]
@@ -62,13 +103,11 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
     if found["information"]:
         tables += _information_tables(found["information"])
     if "classes" in found:
-        names = {"Precision": "precision", "Recall": "recall", "F1": "f1"}
-        share = MetricFormat("accuracy")
-        classes = [
-            {"Class": c["name"], **{head: share(c[name]) for head, name in names.items()}, "Samples": c["support"]}
-            for c in found["classes"]
-        ]
-        tables.append(Table("classes", "Each class (%)", pd.DataFrame(classes)))
+        shown = ["precision", "recall", "f1"]
+        classes = pd.DataFrame(found["classes"])[["name", *shown, "support"]]
+        classes[shown] = classes[shown].astype(float).map(MetricFormat("accuracy"))
+        heads = ["Class", "Precision", "Recall", "F1", "Samples"]
+        tables.append(Table("classes", "Each class (%)", classes.set_axis(heads, axis=1)))
     return tables
 
 
@@ -85,18 +124,17 @@ def _information_tables(information: dict[str, Any]) -> list[Table]:
     tables = [Table("information", caption, frame, words=True)]
     parts = {"Both tell": "redundant", "First alone": "unique_1", "Second alone": "unique_2",
              "Only together": "synergy", "In all": "total"}  # fmt: skip
-    split_rows = []
+    splits = []
     for entry in information["splits"]:
         d = entry["decomposed"]
         doubt = " ?" if d["warnings"] else ""
-        amounts = [f"{show(d['parts'][p], 2)} ± {show(d['stderr'][p], 2)}{doubt}" for p in parts.values()]
-        split_rows.append((", ".join(entry["modalities"]), *amounts, str(d["symbols"])))
-    if split_rows:
+        said = {head: f"{show(d['parts'][p], 2)} ± {show(d['stderr'][p], 2)}{doubt}" for head, p in parts.items()}
+        splits.append({"Sources": ", ".join(entry["modalities"]), **said, "Clusters": d["symbols"]})
+    if splits:
         doubted = any(entry["decomposed"]["warnings"] for entry in information["splits"])
         caption = "What two sources, cut into clusters, tell of the class (nats ± standard error"
         caption += "; ? is not to be trusted)" if doubted else ")"
-        frame = pd.DataFrame(split_rows, columns=["Sources", *parts, "Clusters"])
-        tables.append(Table("decomposition", caption, frame))
+        tables.append(Table("decomposition", caption, pd.DataFrame(splits)))
     return tables
 
 
@@ -116,7 +154,7 @@ def _amounts(information: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
 
 def summarize(record: RunRecord, found: dict[str, Any]) -> str:
     """Return the diagnosis of a run as plain text, section by section."""
-    groups = f", {found['units']} groups" if found["units"] != found["samples"] else ""
+    groups = f", {units(found)}" if found["units"] != found["samples"] else ""
     sections = [
         f"{record.title} on {record.dataset}, seed {record.seed}: {found['split']} split, "
         f"{found['samples']} samples{groups}"
@@ -154,11 +192,10 @@ def _means(intervals: Sequence[Mapping[str, Any]], key: str = "mean") -> np.ndar
 
 def evaluation_figures(found: dict[str, Any]) -> list[Captioned]:
     """Draw what each modality gives, what is lost without it, how sure it is, and amounts of information."""
-    drawn = [shapley_bars(found)]
-    if found["missing"]:
-        drawn.append(missing_modalities(found))
-    drawn += [context_confidence(found, name) for name in found.get("confidence", {})]
-    return drawn + ([information_bars(found["information"])] if found["information"] else [])
+    missing = [missing_modalities(found)] if found["missing"] else []
+    confidence = [context_confidence(found, name) for name in found.get("confidence", {})]
+    information = [information_bars(found["information"])] if found["information"] else []
+    return [shapley_bars(found), *missing, *confidence, *information]
 
 
 def write_evaluation_figures(
@@ -174,7 +211,7 @@ def write_evaluation_figures(
     found, folder = record.evaluation(), record.path if folder is None else Path(folder)
     if found is None:
         return []
-    drawn = {captioned.name: captioned.figure for captioned in evaluation_figures(found)}
+    drawn = {one.name: one.figure for one in evaluation_figures(found)}
     if found.get("calibration"):
         title, of = "Can the confidence be trusted?", f"{found['samples']} samples"
         drawn["reliability"] = reliability(found["calibration"], title, of).figure
@@ -183,16 +220,15 @@ def write_evaluation_figures(
     return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
 
 
-def _bootstrap(found: dict[str, Any]) -> str:
-    units = f"{found['units']} groups" if found["units"] != found["samples"] else f"{found['samples']} samples"
-    return f"95 % bootstrap intervals over {units}"
+def units(found: dict[str, Any]) -> str:
+    """Return what intervals are over, and how many: groups where there are any, else samples."""
+    return f"{found['units']} {'groups' if found['units'] != found['samples'] else 'samples'}"
 
 
 def shapley_bars(found: dict[str, Any]) -> Captioned:
     """Draw the contribution of each modality with its interval."""
     form, values = MetricFormat(found["metric"]), found["shapley"]["values"]
-    with styled():
-        figure, (axis,) = canvas(5.6, 1.3 + 0.5 * len(values))
+    with canvas(5.6, 1.3 + 0.5 * len(values)) as (figure, (axis,)):
         for y, value in enumerate(values.values()):
             mean, low, high = (form.factor * _means([value], key)[0] for key in ("mean", "low", "high"))
             axis.barh(y, mean, color=modality_look(y)["color"], height=0.6)
@@ -207,7 +243,7 @@ def shapley_bars(found: dict[str, Any]) -> Captioned:
     alt = "; ".join(f"{m} {form(v['mean'], signed=True)}{form.unit}" for m, v in values.items())
     note = (
         f"Shares of the way from {form.name} {ends.get(0, '–')} without any modality to {ends.get(len(values), '–')} "
-        f"with all{form.unit}; lines are {_bootstrap(found)}."
+        f"with all{form.unit}; lines are 95 % bootstrap intervals over {units(found)}."
     )
     return Captioned("shapley", "What each modality contributes", alt, figure, note)
 
@@ -216,8 +252,7 @@ def missing_modalities(found: dict[str, Any]) -> Captioned:
     """Draw the metric against the share of samples that lack a modality."""
     form, curves = MetricFormat(found["metric"]), found["missing"]["curves"]
     shares = 100 * np.array(found["missing"]["shares"])
-    with styled():
-        figure, (axis,) = canvas(5.8, 3.8)
+    with canvas(5.8, 3.8) as (figure, (axis,)):
         for name, look in looks(list(curves), "any").items():
             mean, low, high = (form.factor * _means(curves[name], key) for key in ("mean", "low", "high"))
             axis.plot(shares, mean, label="any one" if name == "any" else name, **look)
@@ -226,7 +261,9 @@ def missing_modalities(found: dict[str, Any]) -> Captioned:
         axis.legend(title="missing", alignment="left")
     ends = {name: curve[-1]["mean"] for name, curve in curves.items()}
     alt = "; ".join(f"{n} always missing: {'unknown' if v is None else f'{v:.3f}'}" for n, v in ends.items())
-    note = f"The modality is taken from samples drawn at random; bands are {_bootstrap(found)}."
+    note = (
+        f"The modality is taken from samples drawn at random; bands are 95 % bootstrap intervals over {units(found)}."
+    )
     return Captioned("missing", "When a modality is missing", alt, figure, note)
 
 
@@ -245,8 +282,7 @@ def context_confidence(found: dict[str, Any], name: str = "class", limit: int = 
     order = np.argsort(np.where(np.isnan(difference), 0, difference), kind="stable")
     if len(order) > limit:
         order = np.concatenate([order[: limit // 2], order[-(limit - limit // 2) :]])
-    with styled():
-        figure, (axis,) = canvas(6.4, 1.5 + 0.27 * len(order))
+    with canvas(6.4, 1.5 + 0.27 * len(order)) as (figure, (axis,)):
         rows = np.arange(len(order))
         for i, modality in enumerate(modalities):
             look = modality_look(i)
@@ -272,8 +308,7 @@ def context_confidence(found: dict[str, Any], name: str = "class", limit: int = 
 def information_bars(information: Mapping[str, Any]) -> Captioned:
     """Draw amounts of information with twice their standard errors; those not to be trusted are hatched."""
     rows = _amounts(information)
-    with styled():
-        figure, (axis,) = canvas(6.4, 1.0 + 0.36 * len(rows))
+    with canvas(6.4, 1.0 + 0.36 * len(rows)) as (figure, (axis,)):
         for y, (_, amount, tone) in enumerate(rows):
             value, error = (_means([amount], key)[0] for key in ("value", "stderr"))
             face = tone if amount["trusted"] else "none"
@@ -305,61 +340,47 @@ def example_grid(groups: Mapping[str, Sequence[Example]], kinds: Mapping[str, st
         SettingsError: a kind that does not exist.
     """
     for kind in kinds.values():
-        if kind not in _DRAW:
-            raise unknown("kind of modality", kind, _DRAW)
+        if kind not in KINDS:
+            raise unknown("kind of modality", kind, KINDS)
     samples = [(heading, example) for heading, examples in groups.items() for example in examples]
-    with styled():
-        figure, axes = canvas(1.2 + 3.0 * len(kinds), 1.75 * len(samples) + 0.3, len(samples), len(kinds))
+    with canvas(1.2 + 3.0 * len(kinds), 1.75 * len(samples) + 0.3, len(samples), len(kinds)) as (figure, axes):
         for i, (heading, example) in enumerate(samples):
             row = axes[i * len(kinds) : (i + 1) * len(kinds)]
             for axis, (modality, kind) in zip(row, kinds.items(), strict=True):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 axis.grid(visible=False)
-                if modality in example.inputs:
-                    _DRAW[kind](axis, example.inputs[modality])
-                else:
-                    _write(axis, "missing")
+                here = modality in example.inputs
+                _draw(axis, kind if here else "text", example.inputs[modality] if here else "missing")
                 axis.set_xlabel(f"{modality}: {example.notes.get(modality, '')}".rstrip(": "), fontsize=9)
             row[0].set_title(f"{heading} · {example.title}", fontsize=9.5)
     return figure
 
 
-def _sequence(axis: Axes, value: np.ndarray | str) -> None:
+def _draw(axis: Axes, kind: str, value: np.ndarray | str) -> None:
+    """Draw one input: colors of a sequence, an image, frames of a clip in lines, bars of a vector, or words."""
+    if kind == "text":
+        wrapped = "\n".join(textwrap.wrap(textwrap.shorten(str(value), 170, placeholder=" …"), 42))
+        axis.text(0, 0.5, wrapped, va="center", ha="left", fontsize=8.5, transform=axis.transAxes)
+        return
     values = np.asarray(value, np.float64)
-    low, high = np.nanquantile(values, SPAN)
-    axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
-
-
-def _image(axis: Axes, value: np.ndarray | str) -> None:
-    """Show (C, H, W) of any range, stretched to 0..1: normalized data are meant to be seen too."""
-    values = np.asarray(value, np.float64)
-    low, high = np.nanmin(values), np.nanmax(values)
-    values = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    axis.imshow(values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0], cmap="gray")
-
-
-def _clip(axis: Axes, value: np.ndarray | str) -> None:
-    """Show frames at equal distances, in lines of four."""
-    frames = np.asarray(value, np.float64)
-    count = FRAMES * LINES if len(frames) >= FRAMES * LINES else min(FRAMES, len(frames))
-    shown = list(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
-    lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
-    _image(axis, np.concatenate(lines, axis=1))
-
-
-def _vector(axis: Axes, value: np.ndarray | str) -> None:
-    values = np.asarray(value, np.float64).ravel()
-    axis.fill_between(np.arange(len(values)), values, step="mid", color=OTHER, linewidth=0)
-    axis.axhline(0, color=INK, linewidth=0.6)
-    usual = 3 * np.quantile(np.abs(values), 0.97)
-    if 0 < usual < np.abs(values).max():  # a few outliers would flatten all others; their bars are cut
-        axis.set_ylim(max(values.min(), -usual), min(values.max(), usual))
-
-
-def _write(axis: Axes, value: np.ndarray | str) -> None:
-    wrapped = "\n".join(textwrap.wrap(textwrap.shorten(str(value), 170, placeholder=" …"), 42))
-    axis.text(0, 0.5, wrapped, va="center", ha="left", fontsize=8.5, transform=axis.transAxes)
-
-
-_DRAW = {"sequence": _sequence, "image": _image, "clip": _clip, "vector": _vector, "text": _write}
+    if kind == "sequence":
+        low, high = np.nanquantile(values, SPAN)
+        axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
+    elif kind == "vector":
+        values = values.ravel()
+        axis.fill_between(np.arange(len(values)), values, step="mid", color=OTHER, linewidth=0)
+        axis.axhline(0, color=INK, linewidth=0.6)
+        usual = 3 * np.quantile(np.abs(values), 0.97)
+        if 0 < usual < np.abs(values).max():  # a few outliers would flatten all others; their bars are cut
+            axis.set_ylim(max(values.min(), -usual), min(values.max(), usual))
+    else:
+        if kind == "clip":
+            count = FRAMES * LINES if len(values) >= FRAMES * LINES else min(FRAMES, len(values))
+            shown = list(values[np.linspace(0, len(values) - 1, count).round().astype(int)])
+            lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
+            values = np.concatenate(lines, axis=1)
+        # Stretched to 0..1: normalized data are meant to be seen too.
+        low, high = np.nanmin(values), np.nanmax(values)
+        values = (values - low) / (high - low) if high > low else np.zeros_like(values)
+        axis.imshow(values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0], cmap="gray")

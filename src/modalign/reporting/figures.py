@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
-from modalign.evaluation.statistics import mean_interval
+from modalign.evaluation.statistics import Interval, mean_interval
 from modalign.reporting.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
-from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, styled
+from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save
 from modalign.reporting.tables import MetricFormat, plural
 
 # Bins of a reliability diagram with fewer samples are set apart.
@@ -57,8 +58,7 @@ def comparison(rows: Sequence[Row]) -> Captioned:
     columns = min(len(grouped), 3)
     lines = -(-len(grouped) // columns)
     said = []
-    with styled():
-        figure, axes = canvas(2.4 + 3.4 * columns, lines * (1.2 + 0.32 * longest), lines, columns)
+    with canvas(2.4 + 3.4 * columns, lines * (1.2 + 0.32 * longest), lines, columns) as (figure, axes):
         for axis, (dataset, own) in zip(axes, grouped.items(), strict=False):
             form = MetricFormat(own[0].metric)
             for y, row in enumerate(own):
@@ -122,8 +122,7 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
             methods.setdefault(run.strategy, []).append(run)
     form = MetricFormat(chosen := metric or runs[0].primary)
     tones = [tone for tone in COLORS if tone != OURS]
-    with styled():
-        figure, (left, right) = canvas(9.2, 3.8, 1, 2)
+    with canvas(9.2, 3.8, 1, 2) as (figure, (left, right)):
         for i, own in enumerate(methods.values()):
             # The reference stands out, others differ in color, then in dashes.
             dashes = ("-", "--", ":")[i // len(tones) % 3]
@@ -146,20 +145,18 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
     terms = list(dict.fromkeys(name for line in run.epochs for name in line.get("train") or {}))
     logged = list(dict.fromkeys(name for line in run.epochs for name in line.get("log") or {}))
     logged = [name for name in logged if name == "lambda" or name.startswith("margin_")]
-    with styled():
-        figure, axes = canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged))
-        for axis, part, names in zip(axes, ("train", "valid", "log"), (terms, [chosen], logged), strict=False):
+    with canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged)) as (figure, axes):
+        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
+        panels = zip(axes, titles, ("train", "valid", "log"), (terms, [chosen], logged), strict=False)
+        for axis, title, part, names in panels:
             for i, name in enumerate(names):
                 factor = form.factor if part == "valid" else 1.0
                 label = name.replace("margin_", "steps with margin, ")
                 _band(axis, [factor * run.curve(part, name)], {"color": COLORS[i % len(COLORS)]}, label)
-            axis.set_xlabel("epoch")
+            axis.set(xlabel="epoch", title=title)
             if len(names) > 1:
                 axis.legend()
         _scale_losses(axes[0])
-        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
-        for axis, title in zip(axes, titles, strict=False):
-            axis.set_title(title)
         if "selected_epoch" in run.result:
             axes[1].axvline(run.result["selected_epoch"] + 1, color=INK, linestyle=":", linewidth=1.3)
     return figure
@@ -187,19 +184,13 @@ def _band(axis: Axes, series: Sequence[np.ndarray], look: Mapping[str, Any], lab
         axis.fill_between(epochs, low, high, color=look["color"], alpha=0.13, linewidth=0)
 
 
-def cost(rows: Sequence[Row], base: str = "joint") -> Captioned:
-    """Draw seconds per epoch and peak memory of every method, each labeled with its multiple of ``base``.
-
-    Args:
-        rows: rows of one data set.
-        base: the method that others are compared with; the cheapest where it was not run.
-    """
+def cost(rows: Sequence[Row]) -> Captioned:
+    """Draw time and memory of every method of a data set, labeled with multiples of ``joint`` (or the cheapest)."""
     panels = (("seconds_per_epoch", "seconds per epoch"), ("peak_memory_mb", "peak memory (MB)"))
-    with styled():
-        figure, axes = canvas(9.2, 1.2 + 0.32 * len(rows), 1, 2)
+    with canvas(9.2, 1.2 + 0.32 * len(rows), 1, 2) as (figure, axes):
         for axis, (name, label) in zip(axes, panels, strict=True):
             values = np.array([getattr(row, name) for row in rows])
-            unit = next((v for row, v in zip(rows, values, strict=True) if row.strategy == base), np.nanmin(values))
+            unit = next((v for row, v in zip(rows, values, strict=True) if row.strategy == "joint"), np.nanmin(values))
             tones = [OURS if row.strategy == REFERENCE else OTHER for row in rows]
             axis.barh(range(len(rows)), values, color=tones, height=0.62)
             for y, value in enumerate(values):
@@ -209,7 +200,7 @@ def cost(rows: Sequence[Row], base: str = "joint") -> Captioned:
             axis.set_xlabel(label)
         axes[1].tick_params(labelleft=False)
         figure.get_layout_engine().set(wspace=0.08)  # type: ignore[call-arg, union-attr]
-    compared = next((row.title for row in rows if row.strategy == base), "the cheapest")
+    compared = next((row.title for row in rows if row.strategy == "joint"), "the cheapest")
     note = f"Means over {_seeds(rows)}, labeled with the multiple of {compared}. Runs side by side slow each other."
     alt = "; ".join(f"{row.title} {row.seconds_per_epoch:.2g} s per epoch" for row in rows) + "."
     return Captioned("cost", "Cost of each method", alt, figure, note)
@@ -227,8 +218,7 @@ def alignment(runs: Sequence[RunRecord]) -> Captioned:
         runs: records of the method, one a seed; bands are the range over seeds.
     """
     names = [name for name in runs[0].epochs[0]["log"] if name.startswith("margin_")]
-    with styled():
-        figure, (left, right) = canvas(9.2, 3.4, 1, 2)
+    with canvas(9.2, 3.4, 1, 2) as (figure, (left, right)):
         _band(left, [run.curve("log", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
         left.set(xlabel="epoch", title="Weight λ of the joint head in the prediction")
         left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
@@ -253,8 +243,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     c = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(2.2 + 0.15 * c, 3.4, 9.0))
-    with styled():
-        figure, (axis,) = canvas(side + 0.6, side)
+    with canvas(side + 0.6, side) as (figure, (axis,)):
         image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
         for i, j in np.argwhere(counts) if c <= 12 else ():
             # Not the ink that follows a dark page: the cells stay light.
@@ -282,8 +271,7 @@ def reliability(curves: Mapping[str, Calibration | Mapping[str, Any]], title: st
         of: what and how many the predictions are.
     """
     entries = {name: vars(curve) if isinstance(curve, Calibration) else curve for name, curve in curves.items()}
-    with styled():
-        figure, (axis,) = canvas(4.8, 5.0)
+    with canvas(4.8, 5.0) as (figure, (axis,)):
         axis.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle=":")
         for name, look in looks(entries, "fused").items():
             x, y, count = (np.array(entries[name][key], np.float64) for key in ("confidence", "accuracy", "count"))
@@ -364,32 +352,15 @@ def _prediction_figures(chosen: Row, runs: Sequence[RunRecord]) -> list[Captione
     ]
 
 
-@dataclass(frozen=True)
-class TradeoffPoint:
-    """One trained model of the sweep of Figure 1(a).
-
-    Attributes:
-        alpha: strength of the alignment.
-        margin: whether the protective margin was on.
-        seed: seed of the run.
-        fusibility: I(Z1;Z2|T), nats.
-        complementarity: mean unique part of a modality, nats.
-        accuracy: the task's metric on test.
-    """
-
-    alpha: float
-    margin: bool
-    seed: int
-    fusibility: float
-    complementarity: float
-    accuracy: float
-
-
+_MEASURED = ("fusibility", "complementarity", "accuracy")
 _SWEEPS = ((True, "with margin", OURS, "-"), (False, "without margin", OTHER, "--"))
 
 
 def tradeoff_figures(path: str | Path) -> list[Captioned]:
-    """Draw Figure 1(a) from ``tradeoff.json``: ``{"default": alpha, "metric", "points": [TradeoffPoint as mapping]}``.
+    """Draw Figure 1(a) of ``tradeoff.json``: ``{"default": alpha, "metric", "points": [point], "failed": [text]}``.
+
+    A point is one trained model: ``alpha`` (strength of the alignment), ``margin`` (whether it was on), ``seed``,
+    ``fusibility`` (I(Z1;Z2|T), nats), ``complementarity`` (mean unique part, nats), ``accuracy`` (the test metric).
 
     Raises:
         RunFolderError: the file has another form.
@@ -397,12 +368,12 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     path = Path(path)
     try:
         content = json.loads(path.read_text())
-        points = [TradeoffPoint(**point) for point in content["points"]]
+        points = pd.DataFrame(content["points"])[["alpha", "margin", "seed", *_MEASURED]]
         default = float(content["default"])
         metric, failed = str(content.get("metric", "accuracy")), content.get("failed", [])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is no sweep of `modalign tradeoff` ({type(error).__name__}: {error})") from None
-    seeds = plural(len({point.seed for point in points}), "seed")
+    seeds = plural(points["seed"].nunique(), "seed")
     alt = (
         f"Shared information, unique information and {MetricFormat(metric).name} over the strength of alignment, "
         f"with and without the protective margin, {seeds}; default {default:g}."
@@ -421,23 +392,18 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     ]
 
 
-def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figure:
+def _sweep(points: pd.DataFrame, default: float, metric: str) -> Figure:
     """Draw what is shared, what is kept, and accuracy over alpha, with and without the margin."""
     form = MetricFormat(metric)
-    panels = (
-        ("fusibility", 1.0, "Shared: I(Z1; Z2 | T), nats"),
-        ("complementarity", 1.0, "Unique: I(all; Y) − I(others; Y), nats"),
-        ("accuracy", form.factor, f"Test {form.label}"),
-    )
-    alphas = sorted({p.alpha for p in points})
+    titles = ("Shared: I(Z1; Z2 | T), nats", "Unique: I(all; Y) − I(others; Y), nats", f"Test {form.label}")
+    points = points.assign(accuracy=form.factor * points["accuracy"])
+    alphas = sorted(points["alpha"].unique())
     least = min((a for a in alphas if a > 0), default=1.0)
-    with styled():
-        figure, axes = canvas(11.0, 3.7, 1, 3)
-        for axis, (name, factor, title) in zip(axes, panels, strict=True):
+    with canvas(11.0, 3.7, 1, 3) as (figure, axes):
+        for axis, name, title in zip(axes, _MEASURED, titles, strict=True):
             for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
-                own = {a: [factor * getattr(p, name) for p in points if (p.alpha, p.margin) == (a, margin)]
-                       for a in alphas}  # fmt: skip
-                means = {a: mean_interval(values) for a, values in own.items() if values}
+                own = points[points["margin"] == margin].groupby("alpha")[name]
+                means: dict[Any, Interval] = {a: mean_interval(values.to_numpy()) for a, values in own}
                 axis.plot(list(means), [m.mean for m in means.values()], label=label, color=tone, marker=MARKERS[i],
                           linestyle=dashes)  # fmt: skip
                 lows, highs = ([getattr(m, bound) for m in means.values()] for bound in ("low", "high"))
@@ -450,11 +416,12 @@ def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figu
             axis.set_xlim(alphas[0] - 0.3 * least if alphas[0] == 0 else None, 1.4 * alphas[-1])
             axis.set(title=title, xlabel="strength of alignment α")
             # Intervals of two or three seeds are so wide that they would flatten the curves: they are cut instead.
-            values = [factor * getattr(p, name) for p in points]
-            room = 0.5 * (max(values) - min(values)) + 1e-9
+            least_value, most = points[name].min(), points[name].max()
+            room = 0.5 * (most - least_value) + 1e-9
             low, high = axis.get_ylim()
-            low, high = max(low, min(values) - room), min(high, max(values) + room)
-            axis.set_ylim(*((max(low, -2), min(high, 102)) if name == "accuracy" and factor == 100 else (low, high)))
+            low, high = max(low, least_value - room), min(high, most + room)
+            share = name == "accuracy" and form.factor == 100
+            axis.set_ylim(*((max(low, -2), min(high, 102)) if share else (low, high)))
         axes[0].annotate(
             "default", (default, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0),
             textcoords="offset points", va="top", fontsize=9,
@@ -464,19 +431,16 @@ def _sweep(points: Sequence[TradeoffPoint], default: float, metric: str) -> Figu
     return figure
 
 
-def _plane(points: Sequence[TradeoffPoint], default: float) -> Figure:
+def _plane(points: pd.DataFrame, default: float) -> Figure:
     """Draw the same sweep as a path in the plane of shared and unique information, labeled with alpha."""
-    with styled():
-        figure, (axis,) = canvas(5.6, 4.2)
+    with canvas(5.6, 4.2) as (figure, (axis,)):
         for i, (margin, label, tone, dashes) in enumerate(_SWEEPS):
-            path = []
-            for a in sorted({p.alpha for p in points if p.margin == margin}):
-                own = [(p.fusibility, p.complementarity) for p in points if (p.alpha, p.margin) == (a, margin)]
-                path.append(np.mean(own, axis=0))
+            path = points[points["margin"] == margin].groupby("alpha")[["fusibility", "complementarity"]].mean()
+            for a, place in path.iterrows():
                 weight = "bold" if a == default and margin else "normal"
-                axis.annotate(f"{a:g}", path[-1], xytext=(5, 5), textcoords="offset points", fontsize=8, color=tone,
-                              weight=weight)  # fmt: skip
-            axis.plot(*np.reshape(path, (-1, 2)).T, marker=MARKERS[i], color=tone, label=label, linestyle=dashes)
+                axis.annotate(f"{a:g}", tuple(place), xytext=(5, 5), textcoords="offset points", fontsize=8,
+                              color=tone, weight=weight)  # fmt: skip
+            axis.plot(*path.to_numpy().T, marker=MARKERS[i], color=tone, label=label, linestyle=dashes)
         axis.set(
             xlabel="shared: I(Z1; Z2 | T), nats", ylabel="unique part of a modality, nats",
             title="Fusibility against complementarity, by α (default bold)",

@@ -50,14 +50,9 @@ def _told_apart(rows: Sequence[Row]) -> str:
     worse = [row.title for row in clear if sign * row.difference < 0]
     better = [row.title for row in clear if sign * row.difference > 0]
     noise = [row.title for row in others if row not in clear and row.title not in untested]
-    parts = [f" {reference[0].title} ranks {reference[0].rank:g} of {len(rows)}"]
-    if worse:
-        parts.append(f"beyond noise better than {_list(worse)}")
-    if better:
-        parts.append(f"beyond noise worse than {_list(better)}")
-    if noise:
-        parts.append(f"not told apart from {_list(noise)}")
-    text = ", ".join(parts)
+    told = {"beyond noise better than": worse, "beyond noise worse than": better, "not told apart from": noise}
+    text = f" {reference[0].title} ranks {reference[0].rank:g} of {len(rows)}"
+    text += "".join(f", {how} {_list(names)}" for how, names in told.items() if names)
     if len(untested) < len(others):
         text += f" (paired t-test over seeds, Holm, level {LEVEL:g})"
     if untested:
@@ -77,7 +72,21 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
         found.append(f"{untested} runs without a test score (of a search on validation) are left out")
     for dataset, own in by_dataset(rows).items():
         prints = {run.result.get("fingerprint") for run in runs if run.dataset == dataset and run.state == "done"}
-        said = _seed_warnings(own) + _gap_warnings(own)
+        fewest, most = min(row.seeds for row in own), max(row.seeds for row in own)
+        said = []
+        if fewest == 1:
+            single = _list([row.title for row in own if row.seeds == 1])
+            said.append(f"one seed of {single}: no interval, no test; use --seeds {FEW_SEEDS}")
+        elif fewest < FEW_SEEDS:
+            said.append(f"only {fewest} seeds; with fewer than {FEW_SEEDS} intervals are wide and tests weak")
+        if fewest != most:
+            said.append(f"methods have between {fewest} and {most} seeds; differences use common seeds only")
+        wide = [row for row in own if row.metric in SHARES and row.selection_gap > LARGE_GAP]
+        if wide:
+            worst = max(wide, key=lambda row: row.selection_gap)
+            more = f" and above {100 * LARGE_GAP:g} for {len(wide) - 1} more" if len(wide) > 1 else ""
+            text = f"validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}{more}"
+            said.append(f"{text}: the splits differ, or selection overfitted")
         if len(prints) > 1:
             said.append(f"runs saw {len(prints)} versions or splits of the data: do not compare them")
         found += [f"{dataset}: {text}" for text in said]
@@ -90,29 +99,4 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
     return found + [
         f"{dataset}, {_list(list(dict.fromkeys(titles)))} ({plural(len(titles), 'run')}): {text}"
         for (dataset, text), titles in own_words.items()
-    ]
-
-
-def _seed_warnings(rows: Sequence[Row]) -> list[str]:
-    fewest, most = min(row.seeds for row in rows), max(row.seeds for row in rows)
-    found = []
-    if fewest == 1:
-        single = [row.title for row in rows if row.seeds == 1]
-        found.append(f"one seed of {_list(single)}: no interval, no test; use --seeds {FEW_SEEDS}")
-    elif fewest < FEW_SEEDS:
-        found.append(f"only {fewest} seeds; with fewer than {FEW_SEEDS} intervals are wide and tests weak")
-    if fewest != most:
-        found.append(f"methods have between {fewest} and {most} seeds; differences use common seeds only")
-    return found
-
-
-def _gap_warnings(rows: Sequence[Row]) -> list[str]:
-    wide = [row for row in rows if row.metric in SHARES and row.selection_gap > LARGE_GAP]
-    if not wide:
-        return []
-    worst = max(wide, key=lambda row: row.selection_gap)
-    return [
-        f"validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}"
-        + (f" and above {100 * LARGE_GAP:g} for {len(wide) - 1} more" if len(wide) > 1 else "")
-        + ": the splits differ, or selection overfitted"
     ]

@@ -9,22 +9,23 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
-from jinja2 import Environment, Template
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables
+from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
 from modalign.reporting.figures import Captioned, comparison, dataset_figures, tradeoff_figures
 from modalign.reporting.findings import findings, warnings
 from modalign.reporting.runs import Row, RunRecord, across, by_dataset, compare, headline, read_run, read_runs
 from modalign.reporting.style import inline_svg
 from modalign.reporting.tables import MetricFormat, dataset_tables, plural, ranks_table, runs_table
 
+_HERE = Path(__file__).parent
+_PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 # Widest picture (points) that can be read in one of two columns.
 COLUMN = 475
 EXAMPLES = (
@@ -78,12 +79,12 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = ()) -> str:
     ]
     versions = {str((run.environment.get("packages") or {}).get("modalign", "")) for run in runs} - {"", "None"}
     done = sum(run.state == "done" for run in runs)
-    return _template("page.html").render(
+    return _PAGES.get_template("page.html").render(
         title=f"Multimodal comparison: {', '.join(names)}",
         subtitle=f"{done} finished of {len(runs)} runs: {plural(len({row.strategy for row in rows}), 'method')} on "
         f"{plural(len(grouped), 'data set')}." + (f" modalign {', '.join(sorted(versions))}." if versions else ""),
-        css=Markup(_asset("page.css")),
-        script=Markup(_asset("page.js")),
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         findings=findings(rows),
         overview=[_figure(comparison(rows), "overview")] if rows else [],
         warnings=warnings(runs, rows),
@@ -116,7 +117,7 @@ def run_html(run: RunRecord | str | Path) -> str:
         shown.append(f"epoch {record.result['selected_epoch'] + 1} selected on validation")
     if "seconds" in record.result:
         shown.append(f"{record.number('seconds'):.1f} s")
-    return _template("run.html").render(
+    return _PAGES.get_template("run.html").render(
         run=record,
         head=[titles.get(name, name) for name in splits],
         body=[
@@ -128,15 +129,6 @@ def run_html(run: RunRecord | str | Path) -> str:
     )
 
 
-@cache
-def _template(name: str) -> Template:
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset(name))
-
-
-def _asset(name: str) -> str:
-    return resources.files("modalign.reporting").joinpath(name).read_text(encoding="utf-8")
-
-
 def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -> dict[str, Any]:
     """Return a section of the page: tables, figures, and one diagnosis a method, the headline method's first."""
     anchor = f"data-{position}"  # names are not: two of them may differ in nothing that an identifier can hold
@@ -144,33 +136,32 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
     figures = [_figure(d, anchor) for d in dataset_figures(rows, runs) if d.name != "comparison"]
     evaluated: dict[str, list[tuple[RunRecord, dict[str, Any]]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        found = run.evaluation() if run.state == "done" else None
-        if found is not None:
+        if run.state == "done" and (found := run.evaluation()) is not None:
             evaluated.setdefault(run.strategy, []).append((run, found))
     first = headline(rows).strategy if rows else ""
-    ordered = sorted(evaluated.items(), key=lambda item: item[0] != first)
+    diagnoses = []
+    # Of each method its first seed that was evaluated.
+    for i, own in enumerate(sorted(evaluated.values(), key=lambda own: own[0][0].strategy != first)):
+        run, found = own[0]
+        figures_of_run = [_figure(d, f"{anchor}-{i}") for d in evaluation_figures(found)]
+        others = f"; {len(own) - 1} more evaluated in their run folders" if len(own) > 1 else ""
+        diagnoses.append(
+            {
+                "title": run.title,
+                "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} samples; "
+                f"intervals are over {units(found)}.",
+                "figures": figures_of_run + [_picture(path) for path in sorted(run.path.glob("examples*.svg"))],
+                "tables": evaluation_tables(found),
+                "warnings": found["warnings"],
+            }
+        )
     return {
         "name": name,
         "anchor": anchor,
         "tables": dataset_tables(name, rows) if rows else [],
         # Those over the whole width first, so that the others fill both columns below.
         "figures": sorted(figures, key=lambda figure: not figure["wide"]),
-        "diagnoses": [_diagnosis(*own[0], f"{anchor}-{i}", len(own)) for i, (_, own) in enumerate(ordered)],
-    }
-
-
-def _diagnosis(run: RunRecord, found: dict[str, Any], prefix: str, count: int) -> dict[str, Any]:
-    """Return the diagnosis of a method: of its first seed that was evaluated."""
-    units = "groups" if found["units"] != found["samples"] else "samples"
-    others = f"; {count - 1} more evaluated in their run folders" if count > 1 else ""
-    return {
-        "title": run.title,
-        "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} samples; intervals "
-        f"are over {found['units']} {units}.",
-        "figures": [_figure(d, prefix) for d in evaluation_figures(found)]
-        + [_picture(path) for path in sorted(run.path.glob("examples*.svg"))],
-        "tables": evaluation_tables(found),
-        "warnings": found["warnings"],
+        "diagnoses": diagnoses,
     }
 
 
@@ -196,37 +187,21 @@ def _setups(name: str, runs: Sequence[RunRecord]) -> list[dict[str, str]]:
     known = [run for run in runs if run.recipe]
     if not known:
         return []
-    found = [
-        {"title": f"{name}: recipe", "text": yaml.safe_dump(known[0].settings, sort_keys=False, allow_unicode=True)}
-    ]
-    changes = _differences([run.settings for run in known])
-    if changes:
-        found.append({"title": f"{name}: settings in which runs differ", "text": changes})
-    machines = [run.environment for run in known if run.environment]
-    if machines:
-        text = json.dumps(machines[0], indent=2, ensure_ascii=False)
-        found.append({"title": f"{name}: environment of the first run", "text": text})
-        changes = _differences(machines, ignored=("command",))
-        if changes:
-            found.append({"title": f"{name}: environments differ", "text": changes})
-    return found
+    first, machines = known[0], [run.environment for run in known if run.environment]
+    texts = {
+        "recipe": yaml.safe_dump(first.settings, sort_keys=False, allow_unicode=True),
+        "settings in which runs differ": _differences([run.settings for run in known]),
+        "environment of the first run": json.dumps(machines[0], indent=2, ensure_ascii=False) if machines else "",
+        "environments differ": _differences(machines, ignored=("command",)),
+    }
+    return [{"title": f"{name}: {what}", "text": text} for what, text in texts.items() if text]
 
 
 def _differences(settings: Sequence[dict[str, Any]], ignored: Sequence[str] = ()) -> str:
-    flat = [_flatten(s) for s in settings]
+    flat: list[dict[Any, Any]] = [pd.json_normalize(s).to_dict("records")[0] for s in settings]
     lines = []
     for key in sorted({key for f in flat for key in f}):
         values = list(dict.fromkeys(str(f.get(key)) for f in flat))
         if len(values) > 1 and key not in ignored:
             lines.append(f"{key}: {' | '.join(values)}")
     return "\n".join(lines)
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            flat |= _flatten(entry, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = entry
-    return flat

@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import yaml
 
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import METRICS, higher_is_better
-from modalign.evaluation.statistics import holm, mean_interval, mean_ranks, paired, ranks
+from modalign.evaluation.statistics import holm, mean_interval, paired, ranks
 
 REFERENCE = "modalign"
 # The methods in the order of the paper's Table 1, then the variants of its Table 2. Written down here, and held equal
@@ -112,10 +113,10 @@ class RunRecord:
         values = [(line.get(part) or {}).get(name) for line in self.epochs]
         return np.array([_NAN if v is None else v for v in values], np.float64)
 
-    def predictions(self, split: str = "test") -> dict[str, np.ndarray] | None:
-        """Return the arrays of ``predictions_<split>.npz``; None where it is absent or unreadable."""
+    def predictions(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays of ``predictions_test.npz``; None where it is absent or unreadable."""
         try:
-            with np.load(self.path / f"predictions_{split}.npz") as archive:
+            with np.load(self.path / "predictions_test.npz") as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
@@ -138,22 +139,16 @@ def read_runs(folders: str | Path | Iterable[str | Path]) -> list[RunRecord]:
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise RunFolderError(f"no folder {folder}; give a run, or a folder that holds runs")
-        for path in _run_folders(folder):
+        inner = folder / "runs" if (folder / "runs").is_dir() else folder
+        paths = {path.parent for mark in _MARKS for path in inner.rglob(mark)}
+        # A run that died before its first file is an empty folder of the form .../seed3.
+        paths |= {path for path in inner.rglob("seed*") if path.is_dir() and not any(path.iterdir())}
+        for path in [folder] if any((folder / mark).exists() for mark in _MARKS) else sorted(paths):
             found.setdefault(path.resolve(), read_run(path))
     if not found:
         said = ", ".join(map(str, folders))
         raise RunFolderError(f"no run in {said}; a run is a folder that `modalign train --out` wrote")
     return list(found.values())
-
-
-def _run_folders(folder: Path) -> list[Path]:
-    if any((folder / mark).exists() for mark in _MARKS):
-        return [folder]
-    folder = folder / "runs" if (folder / "runs").is_dir() else folder
-    marked = {path.parent for mark in _MARKS for path in folder.rglob(mark)}
-    # A run that died before its first file is an empty folder of the form .../seed3.
-    empty = {path for path in folder.rglob("seed*") if path.is_dir() and not any(path.iterdir())}
-    return sorted(marked | empty)
 
 
 def read_run(path: str | Path) -> RunRecord:
@@ -168,7 +163,12 @@ def read_run(path: str | Path) -> RunRecord:
     record.recipe = _read(path / "recipe.yaml", yaml.safe_load, problems)
     record.environment = _read(path / "environment.json", json.loads, problems)
     record.result = _read(path / "result.json", json.loads, problems)
-    record.epochs = _read_epochs(path / "metrics.jsonl")
+    lines = path / "metrics.jsonl"
+    for text in lines.read_text(errors="replace").splitlines() if lines.exists() else []:
+        with suppress(ValueError):  # a line cut by a crash is dropped
+            if isinstance(line := json.loads(text), dict):
+                # Version 0.1.0 said "facts" for what is called "log" since.
+                record.epochs.append({"log" if key == "facts" else key: value for key, value in line.items()})
     metrics = record.result.get("metrics")
     if problems:
         record.state, record.reason = "broken", "; ".join(problems)
@@ -196,20 +196,6 @@ def _read(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[
         problems.append(f"{path.name} holds no mapping")
         return {}
     return loaded
-
-
-def _read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines; one cut by a crash is dropped."""
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            # Version 0.1.0 said "facts" for what is called "log" since.
-            lines.append({"log" if key == "facts" else key: value for key, value in line.items()})
-    return lines
 
 
 @dataclass
@@ -282,13 +268,11 @@ def order_key(strategy: str) -> tuple[int, str]:
     return (ORDER.index(strategy) if strategy in ORDER else len(ORDER), strategy)
 
 
-def compare(runs: Iterable[RunRecord], metric: str | None = None, reference: str = REFERENCE) -> list[Row]:
-    """Return the rows of all data sets, methods in the paper's order.
+def compare(runs: Iterable[RunRecord]) -> list[Row]:
+    """Return the rows of all data sets, methods in the paper's order, compared with ModAlign seed by seed.
 
     Args:
-        runs: records; those not done are left out.
-        metric: which test metric; by default the one that the runs were selected by.
-        reference: the strategy that the others are compared with, seed by seed.
+        runs: records; those not done are left out, the others judged by the metric that they were selected by.
     """
     methods: dict[str, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     primary: dict[str, str] = {}
@@ -300,14 +284,14 @@ def compare(runs: Iterable[RunRecord], metric: str | None = None, reference: str
     for dataset in sorted(methods):
         own = methods[dataset]
         names = sorted(own, key=order_key)
-        chosen = metric or primary[dataset]
+        chosen = primary[dataset]
         found = [_row(list(own[name].values()), chosen) for name in names]
         for row, rank in zip(found, ranks([row.mean for row in found], higher_is_better(chosen)), strict=True):
             row.rank = float(rank)
-        others = [row for row in found if row.strategy != reference and reference in own]
+        others = [row for row in found if row.strategy != REFERENCE and REFERENCE in own]
         for row in others:
-            seeds = sorted(own[row.strategy].keys() & own[reference].keys())
-            scores = [[own[name][seed].metric("test", chosen) for seed in seeds] for name in (row.strategy, reference)]
+            seeds = sorted(own[row.strategy].keys() & own[REFERENCE].keys())
+            scores = [[own[name][seed].metric("test", chosen) for seed in seeds] for name in (row.strategy, REFERENCE)]
             test = paired(*scores)
             row.difference, row.p, row.p_wilcoxon = test.difference.mean, test.p, test.p_wilcoxon
             row.difference_low, row.difference_high = test.difference.low, test.difference.high
@@ -344,14 +328,13 @@ def across(rows: Sequence[Row]) -> list[RankRow]:
     datasets = sorted({row.dataset for row in rows})
     names = sorted({row.strategy for row in rows}, key=order_key)
     cell = {(row.dataset, row.strategy): row for row in rows}
-    table = np.array([[cell[d, n].rank if (d, n) in cell else np.nan for n in names] for d in datasets])
     found = []
-    for name, rank in zip(names, mean_ranks(table) if rows else (), strict=True):
+    for name in names:
         own = [cell[d, name] for d in datasets if (d, name) in cell]
         same = len({row.metric for row in own}) == 1
         mean, metric = (mean_interval([row.mean for row in own]).mean, own[0].metric) if same else (_NAN, "")
-        wins = sum(row.rank == 1 for row in own)
-        found.append(RankRow(name, own[0].title, float(rank), len(own), wins, mean, metric))
+        rank, wins = mean_interval([row.rank for row in own]).mean, sum(row.rank == 1 for row in own)
+        found.append(RankRow(name, own[0].title, rank, len(own), wins, mean, metric))
     return found
 
 

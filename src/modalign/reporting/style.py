@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -28,13 +28,7 @@ AXIS = "#555555"
 GRID = "#E3E3E3"
 SHARED = "#8C8C8C"
 # Colors that follow a page's light or dark ground, as variables of its style sheet; all others stay as they are.
-THEMED = {
-    INK: "var(--ink)",
-    "#000000": "var(--ink)",
-    AXIS: "var(--axis)",
-    GRID: "var(--grid)",
-    OTHER: "var(--blue)",
-}
+THEMED = {INK: "var(--ink)", "#000000": "var(--ink)", AXIS: "var(--axis)", GRID: "var(--grid)", OTHER: "var(--blue)"}
 
 KINDS = ("svg", "png", "pdf")
 
@@ -65,16 +59,19 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return the context in which figures are drawn and saved."""
+    """Return the context in which figures are saved."""
     return matplotlib.rc_context(_STYLE)
 
 
-def canvas(width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure without any global state, and its axes in reading order."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.ravel())
+@contextmanager
+def canvas(
+    width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yield a figure without any global state, and its axes in reading order, to be drawn on in one style."""
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
 def modality_look(position: int) -> dict[str, Any]:
@@ -82,22 +79,13 @@ def modality_look(position: int) -> dict[str, Any]:
     return {"color": MODALITIES[position % len(MODALITIES)], "marker": MARKERS[position % len(MARKERS)]}
 
 
-def save(figure: Figure, stem: str | Path, kinds: Sequence[str] | None = None) -> list[Path]:
-    """Write a figure as SVG, PNG and PDF; the same figure gives the same bytes.
-
-    Args:
-        figure: what is written.
-        stem: path without its ending.
-        kinds: endings, ``KINDS`` by default.
-
-    Returns:
-        The paths.
-    """
+def save(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as SVG, PNG and PDF beside each other and return the paths; equal figures give equal bytes."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Without a date the files do not change when the numbers do not.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in (KINDS if kinds is None else kinds)]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in KINDS]
     with styled():
         for path in paths:
             figure.savefig(path, dpi=160, metadata=undated[path.suffix[1:]])

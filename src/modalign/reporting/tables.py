@@ -31,6 +31,10 @@ _READABLE = {
     "pearson": "Pearson correlation",
     "c_index": "concordance index",
 }
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def show(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -223,16 +227,12 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
     return Table("runs", "Every run folder that was read", pd.DataFrame(cells), words=True)
 
 
-def write_tables(
-    runs: Iterable[RunRecord], folder: str | Path, metric: str | None = None, reference: str = REFERENCE
-) -> list[Path]:
+def write_tables(runs: Iterable[RunRecord], folder: str | Path) -> list[Path]:
     """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; return the paths.
 
     Args:
         runs: records, as ``read_runs`` gives them; of those not done ``table.md`` says why they are left out.
         folder: where to; it is made.
-        metric: test metric to compare by; by default the one that the runs were selected by.
-        reference: the strategy that the others are compared with.
 
     Example:
         Tables of a bench folder::
@@ -240,7 +240,7 @@ def write_tables(
             write_tables(read_runs("runs/bench"), "tables")
     """
     folder, runs = Path(folder), list(runs)
-    rows = compare(runs, metric, reference)
+    rows = compare(runs)
     folder.mkdir(parents=True, exist_ok=True)
     frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
     if len(by_dataset(rows)) > 1:
@@ -277,21 +277,15 @@ def latex(rows: Sequence[Row]) -> str:
         half = "" if np.isnan(row.ci_low) else rf" \pm {(row.ci_high - row.mean) * form.factor:.{form.decimals}f}"
         cells[row.strategy, row.dataset] = f"${number}{half}$"
     body = [
-        [_escape_latex(rank.title), *(cells.get((rank.strategy, d), "--") for d in datasets), f"{rank.mean_rank:.2f}"]
+        [
+            rank.title.translate(_LATEX),
+            *(cells.get((rank.strategy, d), "--") for d in datasets),
+            f"{rank.mean_rank:.2f}",
+        ]
         for rank in across(rows)
     ]
-    frame = pd.DataFrame(body, columns=["Method", *map(_escape_latex, datasets), "Mean rank"])
+    frame = pd.DataFrame(body, columns=["Method", *(name.translate(_LATEX) for name in datasets), "Mean rank"])
     return str(frame.to_latex(index=False, escape=False, column_format="l" + "c" * len(datasets) + "r"))
-
-
-def _escape_latex(text: str) -> str:
-    """Return ``text`` with the characters escaped that LaTeX would read as commands.
-
-    >>> print(_escape_latex("D&R_2"))
-    D\\&R\\_2
-    """
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:
