@@ -34,7 +34,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.tables.files import join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import as_strings, find_modality, is_text, show
 from modalign.data.tables.reader import Source, Table, check_table, read_source
-from modalign.data.tables.rows import RowOptions, unknown_columns
+from modalign.data.tables.rows import RowOptions, named_columns
 from modalign.data.tables.words import split_words
 from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.settings import DataSettings
@@ -97,7 +97,7 @@ class Manifest:
             group=says.get("group", "group" if "group" in columns else None),
             columns=[str(column) for column in says.get("columns", [])],
         )
-        problems += unknown_columns(columns, settings)
+        problems += [str(unknown(what, c, columns)) for what, c in named_columns(settings) if c not in columns]
         problems.stop()
         return cls(settings.name, rows, modalities, path.parent, settings, RowOptions(task=says.get("task")))
 

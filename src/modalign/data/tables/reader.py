@@ -24,7 +24,6 @@ from modalign.data.tables.rows import (
     named_columns,
     read_groups,
     read_ids,
-    unknown_columns,
 )
 from modalign.data.tables.splits import assign_splits, check_groups
 from modalign.errors import Problems, unknown
@@ -187,9 +186,10 @@ def read_source(
     for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids)):
         digest.update(values.tobytes())
 
-    def split(part: str) -> ArraySplit:
+    parts: dict[str, Any] = {}
+    for part in ("train", "valid", "test"):
         rows = np.flatnonzero(table.parts == part)
-        return source.split(
+        parts[part] = source.split(
             stored=stored,
             preparations=preparations,
             rows=kept[rows],
@@ -201,8 +201,6 @@ def read_source(
             augment=options.augment if part == "train" else (),
             seed=settings.split_seed,
         )
-
-    parts: dict[str, Any] = {part: split(part) for part in ("train", "valid", "test")}
     modalities = {m: about.modality for m, about in preparations.items()}
     task, fingerprint = table.labels.task, digest.hexdigest()
     return MultimodalData(name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes)
@@ -215,11 +213,11 @@ def _check_names(source: Source, names: Sequence[str], settings: DataSettings, p
         problems.append(f"no modality is named and no array has two axes; name them, of: {show(list(columns))}")
     wanted = [("modality", m) for m in names]
     wanted += [("modality in kinds", m) for m in settings.kinds if m not in names]
-    known = [*source.stored, *columns]
-    problems += [str(unknown(what, name, known)) for what, name in wanted if name not in known]
-    problems += unknown_columns(columns, settings)
+    beside = named_columns(settings)
+    for pairs, known in ((wanted, [*source.stored, *columns]), (beside, [*columns])):
+        problems += [str(unknown(what, name, known)) for what, name in pairs if name not in known]
     problems += [f"modality {m!r} has a dot in its name; rename it" for m in names if "." in m]
-    used = [name for _, name in (*wanted, *named_columns(settings)) if name in columns]
+    used = [name for _, name in (*wanted, *beside) if name in columns]
     scalars = [key for key in used if columns[key].ndim == 0]
     problems += [f"{key!r} is a single value; expected one row a sample" for key in scalars]
     lengths = {key: len(columns[key]) for key in used if key not in scalars}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from modalign.data.tables.labels import missing_values
-from modalign.data.tables.modalities import as_strings, show
+from modalign.data.tables.modalities import as_strings, refuse_rows, show
 from modalign.data.tables.splits import select_rows
 from modalign.data.task import TaskKind
 from modalign.errors import DataError, Problems, unknown
@@ -54,16 +54,6 @@ def label_columns(settings: DataSettings) -> list[str]:
     ['time', 'event']
     """
     return [part.strip() for part in (settings.label or "y").split(",")]
-
-
-def unknown_columns(known: Iterable[str], settings: DataSettings) -> list[str]:
-    """Return the problems with labels, group and columns that are named but are not there.
-
-    >>> unknown_columns(["y", "site"], DataSettings(group="sight"))
-    ["unknown group 'sight'; did you mean 'site'? Known: y, site."]
-    """
-    names = list(known)
-    return [str(unknown(what, name, names)) for what, name in named_columns(settings) if name not in names]
 
 
 def named_columns(settings: DataSettings) -> list[tuple[str, str]]:
@@ -123,9 +113,7 @@ def read_groups(arrays: Mapping[str, np.ndarray], settings: DataSettings, option
     column = arrays[settings.group]
     if column.ndim != 1:
         raise DataError(f"group {settings.group!r} has shape {column.shape}; expected one value a row")
-    lost = np.flatnonzero(missing_values(column))
-    if len(lost):
-        raise DataError(f"group {settings.group!r} is missing in rows {show(lost)}; expected a group in every row")
+    refuse_rows(missing_values(column), f"group {settings.group!r} is missing", "; expected a group in every row")
     texts = as_strings(column).astype(str)
     if options.group_pattern is None:
         return texts
