@@ -17,7 +17,7 @@ from modalign.data.media.decoders import export_tokenizer, make_decoder
 from modalign.data.media.folder import read_folder, read_meta
 from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset, split_parts
 from modalign.data.tables.array_split import ArraySplit, Rows
-from modalign.data.tables.files import TABLES, join_columns, read_arrays, read_table, table_arrays
+from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
 
@@ -155,7 +155,7 @@ def _find(
             columns[m] = columns[key]
         elif made_of and {*made_of} <= {*columns}:
             join_columns(columns, {m: made_of})
-        elif any(column.startswith((f"{m}_", f"{m}.")) for column in columns):
+        elif columns_beside(m, columns):
             join_columns(columns, {m: []})
     return wanted
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +99,15 @@ def table_arrays(table: pd.DataFrame, modalities: Sequence[str] = ()) -> dict[st
     return arrays
 
 
+def columns_beside(name: str, columns: Iterable[str]) -> list[str]:
+    """Return the columns ``<name>_*`` and ``<name>.*``, in their order: a modality side by side.
+
+    >>> columns_beside("labs", ["labs_a", "labs_b", "labsite"])
+    ['labs_a', 'labs_b']
+    """
+    return [key for key in columns if key.startswith((f"{name}_", f"{name}."))]
+
+
 def join_columns(
     arrays: dict[str, np.ndarray], modalities: Mapping[str, str | Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
@@ -124,7 +132,7 @@ def join_columns(
         if given == name or (not given and name in arrays):
             continue
         named = [given] if isinstance(given, str) else list(given)
-        parts = named or [key for key in arrays if re.fullmatch(re.escape(name) + r"[_.].+", key)]
+        parts = named or columns_beside(name, arrays)
         for lost in [part for part in parts or [name] if part not in arrays]:
             raise unknown(f"column of modality {name!r}:" if named else "modality", lost, arrays)
         if isinstance(given, str):

@@ -165,7 +165,7 @@ def read_column(name: str, values: np.ndarray) -> Column:
             )
         return Column(torch.from_numpy(codes.astype(np.int64)), tuple(names.tolist()))
     bad = ~np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(1)
-    refuse_rows(bad, f"column {name!r} is NaN or infinite", "; expected a number in every row")
+    refuse_rows(np.asarray(bad), f"column {name!r} is NaN or infinite", "; expected a number in every row")
     if values.ndim == 1:
         names, codes = np.unique(values, return_inverse=True)
         whole = values.dtype.kind in "iub" or (names == np.round(names)).all()

@@ -31,7 +31,7 @@ import numpy as np
 import yaml
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.tables.files import join_columns, read_table, table_arrays
+from modalign.data.tables.files import columns_beside, join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import as_strings, find_modality, is_text, show
 from modalign.data.tables.reader import Source, Table, check_table, read_source
 from modalign.data.tables.rows import RowOptions, named_columns
@@ -86,8 +86,7 @@ class Manifest:
         modalities = {m: described for m, described in found.items() if described is not None}
         columns = [str(column) for column in rows.columns]
         for m, described in modalities.items():
-            beside = described["kind"] == "numbers" and any(c.startswith((f"{m}_", f"{m}.")) for c in columns)
-            if m not in columns and not beside:
+            if m not in columns and not (described["kind"] == "numbers" and columns_beside(m, columns)):
                 problems.append(str(unknown("column of modality", m, columns)))
         settings = DataSettings(
             name=str(says.get("name", path.stem)),

@@ -70,10 +70,10 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
     if kind == "text" and rank == 1 and array.dtype.kind in "iu":
         return "text", array
     axis = 1 if kind == "image" else 2  # of the channels
-    if (kind == "image" or kind == "clip") and rank in (axis + 1, axis + 2):
+    if kind in ("image", "clip") and rank in (axis + 1, axis + 2):
         array = array if rank == axis + 2 else np.expand_dims(array, axis)
         last = array.shape[axis] not in CHANNELS and array.shape[-1] in CHANNELS
-        return kind, np.moveaxis(array, -1, axis) if last else array
+        return ("image" if axis == 1 else "clip"), np.moveaxis(array, -1, axis) if last else array
     raise DataError(
         f"modality {name!r} has samples of shape {sample} and type {array.dtype}, which is no "
         f"{kind or 'known kind'}; expected vector (F,), sequence (T, F), image (C, H, W), clip (T, C, H, W) or "
