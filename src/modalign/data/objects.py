@@ -24,8 +24,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit
 from modalign.data.tables.files import columns_beside, join_columns, table_arrays
 from modalign.data.tables.modalities import find_modality, fit_preparation, is_text, show
-from modalign.data.tables.reader import Source, read_source
-from modalign.data.tables.rows import RowOptions, label_columns
+from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
 from modalign.data.tables.splits import SPLITS
 from modalign.errors import DataError, Problems, SettingsError
 from modalign.settings import DataSettings
@@ -218,7 +217,7 @@ class _Part:
                 "__len__ and __getitem__), because samples are split and shuffled: read the stream into arrays first"
             )
         if loader is not None:
-            order = loader.sampler
+            order: Any = loader.sampler
             whole = isinstance(order, RandomSampler) and not order.replacement
             whole = whole and order.num_samples == len(order.data_source)
             whole |= isinstance(order, SequentialSampler)
@@ -293,8 +292,8 @@ class DatasetSplit(ArraySplit):
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values; keys, shapes and types of every sample are checked."""
-        wanted = {m: key for m, key in self.wanted.items() if m not in self.features}
-        values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.features}}
+        wanted = {m: key for m, key in self.wanted.items() if m not in self.unread}
+        values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.unread}}
         raw = self.samples.read(rows, wanted)
         numbers = [self.samples.called(int(row)) for row in rows]
         problems = Problems(self.samples.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def describe_inputs(data: MultimodalData) -> dict[str, Any]:
         decoder = dict(preparation.decoder)
         if decoder.get("kind") == "text":
             decoder["vocabulary"] = export_tokenizer(decoder["vocabulary"])
-        described[name] = replace(preparation, decoder=decoder).to_dict()
+        described[name] = asdict(replace(preparation, decoder=decoder))
     return {"preparations": described}
 
 
@@ -163,31 +163,21 @@ def _find(
 def _prepare(
     preparation: Preparation, columns: Mapping[str, np.ndarray], ids: Sequence[str], folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in which a modality is there, and its prepared values."""
-    name, shape = preparation.modality.name, preparation.modality.shape
+    """Rows in which a modality is there, and its prepared values; cells may name files, or be texts to tokenize."""
+    name, shape, kind = preparation.modality.name, preparation.modality.shape, preparation.decoder.get("kind")
     array = columns[name]
-    if is_text(array) and preparation.decoder:
-        return _decode(preparation, columns, ids, folder)
-    if is_text(array) and not (preparation.words or preparation.categories):
+    if is_text(array) and not (preparation.words or preparation.categories or kind):
         raise DataError(
             f"{name!r} holds texts such as {str(array[0])!r}, but the model was trained on arrays and knows no decoder "
             f"of files; expected arrays of shape {shape}, or a model trained on files (modalign prepare)"
         )
-    present = find_modality(name, columns, bool(preparation.fill))
-    if not present.any():
-        return present, np.zeros((len(array), *shape), np.float32)
-    return present, preparation.apply(array)
-
-
-def _decode(
-    preparation: Preparation, columns: Mapping[str, np.ndarray], ids: Sequence[str], folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """``_prepare`` for cells that name files, or texts for a pretrained tokenizer."""
-    name = preparation.modality.name
+    if not (is_text(array) and kind):
+        present = find_modality(name, columns, bool(preparation.fill))
+        return present, preparation.apply(array) if present.any() else np.zeros((len(array), *shape), np.float32)
     decoder = make_decoder(name, preparation.decoder, gaps=True)
     present = find_modality(name, columns)
-    cells = np.where(present, as_strings(columns[name]), "").tolist()
-    if preparation.decoder["kind"] != "text":
+    cells = np.where(present, as_strings(array), "").tolist()
+    if kind != "text":
         cells = [cell and str(folder / cell) for cell in cells]
 
     def decoded(cell: str) -> tuple[np.ndarray | None, str]:

@@ -22,8 +22,7 @@ from pathlib import Path
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import make_decoder
 from modalign.data.media.folder import load_split, manifest_of
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError
 from modalign.settings import DataSettings

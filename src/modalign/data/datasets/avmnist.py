@@ -24,8 +24,7 @@ import numpy as np
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import make_decoder
 from modalign.data.media.folder import hold_out_values, manifest_of
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.tables.array_split import StoredArray
 from modalign.data.tables.arrays import from_settings
 from modalign.data.tables.splits import hold_out, select_rows
@@ -97,11 +96,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 
 
 def load(
-    settings: DataSettings,
-    noise: float = 0.0,
-    labels: float = 1.0,
-    test_speakers: int = 2,
-    pair_seed: int = 0,
+    settings: DataSettings, noise: float = 0.0, labels: float = 1.0, test_speakers: int = 2, pair_seed: int = 0
 ) -> MultimodalData:
     """AV-MNIST as prepared in ``settings.path``: ``audio`` (1, 40, 50) and ``image`` (1, 28, 28).
 

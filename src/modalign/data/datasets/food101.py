@@ -21,8 +21,7 @@ from pathlib import Path
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import build_vocabulary, make_decoder, tokenizer
 from modalign.data.media.folder import load_split
-from modalign.data.media.pool import Entry, Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.settings import DataSettings
 

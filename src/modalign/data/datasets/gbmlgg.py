@@ -32,8 +32,7 @@ from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import Decoder, check, decode_image, make_decoder
 from modalign.data.media.folder import load_split
-from modalign.data.media.pool import Entry, Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError, InputError, unknown
 from modalign.settings import DataSettings
@@ -97,7 +96,14 @@ def prepare(
     root = locate(raw, {"pnas_splits.csv": "the 15 splits", "gbmlgg": "images"}, SOURCE)
     complete = any((root / name).is_file() for name in TABLES) and (root / "grade_data.csv").is_file()
     if tables == "pickle" or (tables == "auto" and not complete):
-        patients, lost = read_splits(find_splits(root, rnaseq))
+        ending = "_rnaseq" if rnaseq else ""
+        names = [f"gbmlgg15cv_{roi}_1_1_{vgg}{ending}.pkl" for roi in (REGIONS, PATCHES) for vgg in (0, 1)]
+        files = [root / "splits" / name for name in names if (root / "splits" / name).is_file()]
+        if not files:
+            raise DataError(
+                f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}."
+            )
+        patients, lost = read_splits(files[0])
     else:
         patients, lost = read_tables(root, rnaseq)
     patches = find_patches(root)
@@ -209,19 +215,6 @@ def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entr
         time, event = float(about["Survival months"]), 1 - int(about["censored"])
         patients[patient] = Patient(features, grade, time, event, parts[patient])
     return patients, [{"id": key, "modality": "omic", "reason": reason} for key, reason in sorted(lost.items())]
-
-
-def find_splits(root: Path, rnaseq: bool) -> Path:
-    """The split file of the paired grading.
-
-    Raises:
-        InputError: there is none.
-    """
-    ending = "_rnaseq" if rnaseq else ""
-    names = [f"gbmlgg15cv_{roi}_1_1_{vgg}{ending}.pkl" for roi in (REGIONS, PATCHES) for vgg in (0, 1)]
-    for found in [root / "splits" / name for name in names if (root / "splits" / name).is_file()]:
-        return found
-    raise DataError(f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}.")
 
 
 def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:

@@ -359,11 +359,8 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
         tokens = tokenizer(options["vocabulary"])
         form = Modality(name, "text", (options["length"],), len(tokens), tokens.pad_token_id), "<i4", decode_text
     else:
-        form = (
-            Modality(name, "clip", (frames, 3, size, size)),
-            "|u1",
-            decode_video if kind == "video" else decode_folder,
-        )
+        clip = decode_video if kind == "video" else decode_folder
+        form = Modality(name, "clip", (frames, 3, size, size)), "|u1", clip
     return Decoder(*form, options, gaps, {"kind": kind, **options})
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows, StoredArray
 from modalign.data.tables.files import columns_beside, join_columns
-from modalign.data.tables.reader import Source, read_source
-from modalign.data.tables.rows import RowOptions, label_columns
+from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
 from modalign.errors import Problems
 from modalign.settings import DataSettings
 

@@ -48,10 +48,7 @@ def missing_values(values: np.ndarray) -> np.ndarray:
 
 
 def read_labels(
-    name: str,
-    values: Sequence[np.ndarray],
-    task: TaskKind | None = None,
-    classes: Sequence[object] | None = None,
+    name: str, values: Sequence[np.ndarray], task: TaskKind | None = None, classes: Sequence[object] | None = None
 ) -> Labels:
     """Return targets from the label column (survival: from the columns of time and event).
 

@@ -7,7 +7,7 @@ only and kept in a ``Preparation``, so that new samples are treated alike. Scali
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -211,13 +211,9 @@ class Preparation:
             stored = np.where(np.isnan(stored), fill, stored)
         return stored
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON or YAML."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
-        """The inverse of ``to_dict``."""
+        """Return the preparation of which ``dataclasses.asdict`` gave these values, also after a way through JSON."""
         about = {**values["modality"], "shape": tuple(values["modality"]["shape"])}
         rest = {key: tuple(value) for key, value in values.items() if key not in ("modality", "decoder")}
         return cls(Modality(**about), **rest, decoder=values.get("decoder", {}))
