@@ -123,7 +123,7 @@ class Samples:
                 large_ones = [value for value in batch[key] if _is_large(value)]
                 if large_ones and all(value is None for value in kept[key]):
                     self.forms[key] = _form(large_ones[0])
-            self._check(rows, batch)
+            self.check(rows, batch)
             for key, values in kept.items():
                 found = batch.get(key, [None] * len(rows))
                 if key in self.forms:  # all that is kept is whether it is there; NaN throughout is absent
@@ -137,35 +137,17 @@ class Samples:
                 columns[key] = self._column(key, whole)
         return columns
 
-    def read(self, rows: np.ndarray, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Return raw arrays (B, ...) of modalities, and ``present_<modality>``.
-
-        Args:
-            rows: (B,) rows.
-            wanted: modality to the key of the items that it is.
-
-        Raises:
-            DataError: a sample has other keys, shapes or types than those of ``scan``.
-        """
-        batch = self.items(rows)
-        self._check(rows, batch)
-        arrays = {}
-        for name, key in wanted.items():
-            shape, pixels = self.forms[key]
-            values = batch.get(key, [None] * len(rows))
-            present = np.array([value is not None for value in values])
-            arrays[name], arrays[f"present_{name}"] = np.zeros((len(rows), *shape), "u1" if pixels else "f4"), present
-            if present.any():
-                arrays[name][present] = [value for value in values if value is not None]
-        return arrays
-
     def attribute(self, name: str) -> np.ndarray | None:
         """Return one value a sample, where all parts have an attribute for it."""
         found = [part.attribute(name) for part in self.parts.values()]
         return None if any(values is None for values in found) else np.concatenate(found)  # type: ignore[arg-type]
 
-    def _check(self, rows: np.ndarray, batch: Mapping[str, Sequence[Any]]) -> None:
-        """Refuse samples of other keys, shapes or types than those before; all of the batch are named."""
+    def check(self, rows: np.ndarray, batch: Mapping[str, Sequence[Any]]) -> None:
+        """Refuse samples of other keys, shapes or types than those of ``scan``; all of the batch are named.
+
+        Raises:
+            DataError: there are such samples.
+        """
         problems = Problems(self.name)
         for key, values in batch.items():
             there = [(int(row), value) for row, value in zip(rows, values, strict=True) if value is not None]
@@ -195,7 +177,8 @@ class Samples:
                 "samples; expected values of one shape and type: pad, cut or convert them"
             )
         if len(there) < len(values) and not isinstance(there[0], str):
-            values = [np.full(forms.pop(), np.nan) if value is None else value for value in values]
+            (shape,) = forms
+            values = [np.full(shape, np.nan) if value is None else value for value in values]
         return np.array(values, dtype=object if isinstance(there[0], str) else None)
 
 
@@ -288,21 +271,30 @@ class DatasetSplit(ArraySplit):
     def __init__(self, samples: Samples, wanted: Mapping[str, str], **rest: Any) -> None:
         super().__init__(**rest)
         self.samples, self.wanted = samples, wanted
-        self.augment = None  # nobody knows whether the data set gives the same twice
+
+    @property
+    def augment(self) -> None:
+        """Nobody knows whether the data set gives the same twice."""
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values; keys, shapes and types of every sample are checked."""
-        wanted = {m: key for m, key in self.wanted.items() if m not in self.unread}
         values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.unread}}
-        raw = self.samples.read(rows, wanted)
-        numbers = [self.samples.called(int(row)) for row in rows]
+        batch, numbers = self.samples.items(rows), [self.samples.called(int(row)) for row in rows]
+        self.samples.check(rows, batch)
         problems = Problems(self.samples.name)
         for m, (name, preparation) in enumerate(self.preparations.items()):
-            if name in wanted:
-                found = problems.trying(find_modality, name, raw, False, numbers)
-                if found is not None:
-                    present[:, m] &= torch.from_numpy(found)
-                    values[name] = preparation.apply(raw[name])
+            if name in self.unread or name not in self.wanted:
+                continue
+            shape, pixels = self.samples.forms[self.wanted[name]]
+            found = batch.get(self.wanted[name], [None] * len(rows))
+            here = np.array([value is not None for value in found])
+            raw = np.zeros((len(rows), *shape), "u1" if pixels else "f4")
+            if here.any():
+                raw[here] = [value for value in found if value is not None]
+            known = problems.trying(find_modality, name, {name: raw, f"present_{name}": here}, False, numbers)
+            if known is not None:
+                present[:, m] &= torch.from_numpy(known)
+                values[name] = preparation.apply(raw)
         empty = [number for number, any_ in zip(numbers, present.any(1).tolist(), strict=True) if not any_]
         if empty:
             problems.append(f"samples {show(empty)} have no modality at all; expected at least one in each")

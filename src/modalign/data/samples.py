@@ -74,7 +74,18 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
             raise unknown("modality", name, preparations)
     used = [m for m in preparations if modalities is None or m in modalities]
     columns, stored, samples, folder = _open(source, used, preparations)
-    wanted = _find(columns, samples, {m: preparations[m] for m in used if m not in stored})
+    wanted = {}  # what is read when needed, with its key
+    for m in [m for m in used if m not in stored]:
+        made_of = preparations[m].columns
+        key = made_of[0] if len(made_of) == 1 and made_of[0] in {*columns, *(samples.forms if samples else ())} else m
+        if samples and key in samples.forms:
+            wanted[m] = key
+        elif key in columns:
+            columns[m] = columns[key]
+        elif made_of and {*made_of} <= {*columns}:
+            join_columns(columns, {m: made_of})
+        elif columns_beside(m, columns):
+            join_columns(columns, {m: []})
     given = [m for m in used if m in columns or m in wanted or m in stored]
     if not given:
         raise DataError(f"no modality is given; expected at least one of {', '.join(used)}")
@@ -99,7 +110,7 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     problems.stop()
     split = partial(DatasetSplit, samples, wanted) if samples else ArraySplit
     return split(
-        stored=values, preparations=preparations, rows=np.arange(total), present=present,
+        stored=values, preparations=preparations, rows=np.arange(total), present=torch.from_numpy(present),
         target=torch.zeros(total, dtype=torch.int64), columns={}, ids=ids, groups=None,
     )  # fmt: skip
 
@@ -139,25 +150,6 @@ def _open(
             )
     problems.stop()
     return dict(found.columns), dict(found.stored), None, path
-
-
-def _find(
-    columns: dict[str, np.ndarray], samples: Samples | None, preparations: Mapping[str, Preparation]
-) -> dict[str, str]:
-    """Join modalities in ``columns`` as those of training were; those that are read when needed with their keys."""
-    wanted = {}
-    for m, preparation in preparations.items():
-        made_of = preparation.columns
-        key = made_of[0] if len(made_of) == 1 and made_of[0] in {*columns, *(samples.forms if samples else ())} else m
-        if samples and key in samples.forms:
-            wanted[m] = key
-        elif key in columns:
-            columns[m] = columns[key]
-        elif made_of and {*made_of} <= {*columns}:
-            join_columns(columns, {m: made_of})
-        elif columns_beside(m, columns):
-            join_columns(columns, {m: []})
-    return wanted
 
 
 def _prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ class StoredArray:
         return {**self.__dict__, "_map": None}
 
 
+@dataclass(eq=False)
 class ArraySplit:
     """One split of arrays; fulfils ``Split``. A batch is sliced out of the arrays, without a loop.
 
@@ -57,8 +58,10 @@ class ArraySplit:
         rows: (N,) rows of the arrays that make up this split.
         present: (N, M) bool.
         target, columns, ids, groups: as in ``Split``, (N,) each.
-        augment: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
+        cropped: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
         seed: of augmentation.
+        epoch: as ``set_epoch`` gives it.
+        unread: modalities whose inputs a ``FeatureSplit`` has.
 
     >>> from modalign.data.tables.arrays import from_arrays
     >>> split = from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train
@@ -66,32 +69,23 @@ class ArraySplit:
     (True, torch.Size([2, 8]))
     """
 
-    def __init__(
-        self,
-        stored: Mapping[str, Rows],
-        preparations: Mapping[str, Preparation],
-        rows: np.ndarray,
-        present: np.ndarray,
-        target: Tensor,
-        columns: dict[str, Column],
-        ids: Sequence[str],
-        groups: np.ndarray | None,
-        augment: Sequence[str] = (),
-        seed: int = 0,
-    ) -> None:
-        self.stored = stored
-        self.preparations = preparations
-        self.rows = rows
-        self.present = torch.from_numpy(present)
-        self.target = target
-        self.columns = columns
-        self.ids = ids
-        self.groups = groups
-        self.cropped = augment
-        self.augment: Sequence[str] | None = augment
-        self.seed = seed
-        self.epoch: int | None = None
-        self.unread: frozenset[str] = frozenset()  # a ``FeatureSplit`` has them
+    stored: Mapping[str, Rows]
+    preparations: Mapping[str, Preparation]
+    rows: np.ndarray
+    present: Tensor
+    target: Tensor
+    columns: dict[str, Column]
+    ids: Sequence[str]
+    groups: np.ndarray | None = None
+    cropped: Sequence[str] = ()
+    seed: int = 0
+    epoch: int | None = None
+    unread: frozenset[str] = frozenset()
+
+    @property
+    def augment(self) -> Sequence[str] | None:
+        """What ``is_augmented`` reads."""
+        return self.cropped
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,10 +99,9 @@ class ArraySplit:
         chosen = torch.as_tensor(index, dtype=torch.int64)
         present = self.present[chosen]
         values = self._read(self.rows[chosen.numpy()], present)
-        inputs = {}
+        inputs = dict.fromkeys(self.preparations, torch.empty(len(index), 0))
         for m, (name, preparation) in enumerate(self.preparations.items()):
             if name in self.unread:
-                inputs[name] = torch.empty(len(index), 0)
                 continue
             tensor = torch.from_numpy(np.ascontiguousarray(values[name]))
             if tensor.dtype != torch.uint8 or preparation.modality.kind == "text":
@@ -118,13 +111,8 @@ class ArraySplit:
             if not present[:, m].all():
                 tensor[~present[:, m]] = preparation.modality.padding
             inputs[name] = tensor
-        return Batch(
-            inputs=inputs,
-            present=present,
-            target=self.target[chosen],
-            index=chosen,
-            columns={name: column.values[chosen] for name, column in self.columns.items()},
-        )
+        columns = {name: column.values[chosen] for name, column in self.columns.items()}
+        return Batch(inputs, present, self.target[chosen], chosen, columns)
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values of some rows of the data; what is found to be absent is taken out of ``present`` (B, M)."""
@@ -157,6 +145,7 @@ class FeatureSplit:
             self.split = copy.copy(self.split)
             self.split.unread = frozenset(self.features)
         self.target, self.columns, self.ids, self.groups = split.target, split.columns, split.ids, split.groups
+        self.augment: Sequence[str] | None = getattr(split, "augment", None)
 
     def __len__(self) -> int:
         return len(self.split)

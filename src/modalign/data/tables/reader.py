@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows
@@ -313,10 +314,10 @@ def read_source(
         rows = np.flatnonzero(table.parts == part)
         columns = {key: replace(c, values=c.values[rows]) for key, c in table.columns.items()}
         parts[part] = source.split(
-            stored=stored, preparations=preparations, rows=kept[rows], present=present[rows], columns=columns,
-            target=table.labels.target[rows], ids=[table.ids[row] for row in rows],
+            stored=stored, preparations=preparations, rows=kept[rows], present=torch.from_numpy(present[rows]),
+            target=table.labels.target[rows], columns=columns, ids=[table.ids[row] for row in rows],
             groups=None if table.groups is None else table.groups[rows],
-            augment=options.augment if part == "train" else (), seed=settings.split_seed,
+            cropped=options.augment if part == "train" else (), seed=settings.split_seed,
         )  # fmt: skip
     modalities = {m: about.modality for m, about in preparations.items()}
     task, fingerprint = table.labels.task, digest.hexdigest()

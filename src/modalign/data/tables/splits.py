@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
@@ -61,10 +60,18 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
         if texts and sign not in ("==", "!=", "in"):
             raise DataError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
         values = as_strings(values).astype(str) if texts else values
-        if sign == "in":
-            rows = np.isin(values, [_parse(part, values, expression) for part in stripped])
-        else:
-            rows = np.asarray(_COMPARE[sign](values, _parse(text, values, expression)))
+        given: list[Any] = [part.strip("'\"") for part in (stripped if sign == "in" else [text])]
+        if not texts:
+            truth = {"true": True, "1": True, "false": False, "0": False}
+            for place, part in enumerate(given):
+                try:
+                    given[place] = truth[part.lower()] if values.dtype == bool else float(part)
+                except (KeyError, ValueError):
+                    expected = "True or False" if values.dtype == bool else "a number"
+                    raise DataError(
+                        f"{part!r} in {expression!r} cannot be compared with the column; expected {expected}"
+                    ) from None
+        rows = np.isin(values, given) if sign == "in" else np.asarray(_COMPARE[sign](values, given[0]))
         known = f"{column!r} has the values {show(np.unique(values).tolist())}: choose of these"
     if rows.all() or not rows.any():
         raise DataError(f"{expression!r} holds for {'every row' if rows.all() else 'no row'}; {known}")
@@ -91,19 +98,6 @@ def _query(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
             f"cannot read the expression {expression!r} ({error}); expected comparisons such as rep==3 and "
             "speaker=='Anya', joined by and, or, not"
         ) from None
-
-
-def _parse(text: str, values: np.ndarray, expression: str) -> Any:
-    text = text.strip("'\"")
-    if is_text(values):
-        return text
-    if values.dtype == bool and text.lower() in ("true", "1", "false", "0"):
-        return text.lower() in ("true", "1")
-    if values.dtype != bool:
-        with suppress(ValueError):
-            return float(text)
-    expected = "True or False" if values.dtype == bool else "a number"
-    raise DataError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
 
 
 def assign_splits(
