@@ -237,28 +237,29 @@ def test_a_stepper_tries_a_method_in_five_lines():
 
 def test_data_that_breaks_in_a_later_batch_leaves_a_run_to_resume(tmp_path):
     class Samples(torch.utils.data.Dataset):
-        broken = True
+        targets = Y
+        left = 10**9  # times that sample 71 can be read before its key changes
 
         def __len__(self) -> int:
             return 120
 
         def __getitem__(self, i: int) -> dict[str, object]:
-            if self.broken and i == 71:
-                return {"tabel": ARRAYS["table"][i], "y": int(Y[i])}
-            return {"table": ARRAYS["table"][i], "y": int(Y[i])}
+            self.left -= i == 71
+            name = "tabel" if self.left < 0 else "table"
+            return {name: ARRAYS["table"][i], "y": int(Y[i])}
 
     samples = Samples()
-    samples.broken = False
-    data = modalign.load_data(samples, name="made")
-    where = {"batch_size": 4, "epochs": 3, "out": tmp_path / "run"}
-    whole = train(modalign.load_data(samples, name="made"), **where | {"out": tmp_path / "whole"})
-    samples.broken = 71 in data.train.rows.tolist() if hasattr(data.train, "rows") else True
-    if not samples.broken:
-        pytest.skip("the broken sample is not in the training split")
-    with pytest.raises(RunError, match=r"could not be read in epoch 1.*table.*kept in.*go on with resume"):
-        train(data, **where)
-    samples.broken = False
-    resumed = train(modalign.load_data(samples, name="made"), **where, resume=True)
+    parts = {"train": samples, "valid": Samples(), "test": Samples()}
+    where = {"batch_size": 4, "epochs": 3}
+    whole = train(modalign.load_data(parts, name="made"), **where, out=tmp_path / "whole")
+    data = modalign.load_data(parts, name="made")
+    samples.left = 1  # what is learned of the data before training still reads it
+    with pytest.raises(RunError, match=r"could not be read in epoch 1, after \d+ steps.*'tabel'.*go on with resume"):
+        train(data, **where, out=tmp_path / "run")
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["state"]
+    assert 0 < kept["step"] < 30
+    samples.left = 10**9
+    resumed = train(modalign.load_data(parts, name="made"), **where, out=tmp_path / "run", resume=True)
     assert resumed.metrics == whole.metrics, "what was trained before the broken batch was kept"
 
 
@@ -301,6 +302,15 @@ def test_data_that_changed_is_not_gone_on_with(tmp_path):
         modalign.load_run(tmp_path / "run", data=other).evaluate(information=False)
     with pytest.raises(RunFolderError, match="other data"):
         train(other, out=tmp_path / "run", resume=True)
+
+
+def test_the_network_is_built_once_a_run(tmp_path, monkeypatch):
+    build, count = modalign.MultimodalModel.build.__func__, []
+    monkeypatch.setattr(
+        modalign.MultimodalModel, "build", classmethod(lambda cls, *given: count.append(1) or build(cls, *given))
+    )
+    train(strategy="modalign", out=tmp_path / "run")
+    assert len(count) == 1
 
 
 def test_pretrained_networks_are_rebuilt_without_their_weights(tmp_path, monkeypatch):

@@ -18,8 +18,9 @@ from modalign.data.tables.reader import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
-from modalign.strategies import Strategy, strategy_name, strategy_names
-from modalign.training.build import EncoderLike, FusionLike, Objects, load_trained, load_with_data, resolve
+from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
+from modalign.training.build import load_trained, load_with_data
+from modalign.training.own_code import EncoderLike, FusionLike, Objects, resolve
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train_spec
 
@@ -87,7 +88,7 @@ def train(
     if isinstance(strategy, Strategy):
         chosen = {**asdict(strategy.options), **chosen}
     spec = RunSpec(name, seed, replace(recipe, strategies={}), chosen)
-    folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{_short(name)}-seed{seed}")
+    folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{short_name(name)}-seed{seed}")
     train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet)
     return Run(folder, data=memory, objects=resolve(spec, objects))
 
@@ -377,8 +378,14 @@ class Bench:
         return f"Bench({str(self.folder)!r}, {len(self.runs)} runs)"
 
     def _repr_html_(self) -> str:
-        shown: str = self.table.to_html(index=False, float_format="{:.4f}".format, border=0)
-        return f"<p>{html.escape(repr(self))}</p>{shown}"
+        from modalign.reporting.runs import by_dataset, compare, read_runs
+        from modalign.reporting.tables import dataset_tables
+
+        parts = [f"<p>{html.escape(repr(self))}</p>"]
+        for dataset, rows in by_dataset(compare(read_runs(self.folder / "runs"))).items():
+            scores = dataset_tables(dataset, rows)[0]
+            parts += [f"<b>{html.escape(scores.caption)}</b>", scores.frame.to_html(index=False, border=0)]
+        return "".join(parts)
 
 
 def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = False, **how: Any) -> dict[str, Any]:
@@ -484,12 +491,6 @@ def _are_sources(source: Mapping[Any, Any]) -> bool:
     """Whether a mapping holds several things to compare on, rather than the arrays or splits of one."""
     kinds = (str, Path, Recipe, MultimodalData, Mapping)
     return all(isinstance(one, kinds) for one in source.values()) and not set(source) <= {"train", "valid", "test"}
-
-
-def _short(name: str) -> str:
-    """Return a method's name as part of a folder's name."""
-    file, _, inside = name.partition(":")
-    return inside or (Path(file).stem if file.endswith(".py") else name.rpartition(".")[2])
 
 
 def _free(name: str) -> Path:

@@ -48,10 +48,10 @@ def train(
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
+    from modalign.strategies import short_name
     from modalign.training.train import train as run
 
-    method = strategy.replace(".py:", "-").removesuffix(".py").replace("/", "_")
-    where = out or f"runs/{recipe.data.shown}-{method}-seed{seed}"
+    where = out or f"runs/{recipe.data.shown}-{short_name(strategy)}-seed{seed}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
 
 

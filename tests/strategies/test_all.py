@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
+import torch
 
+from modalign.data.info import DataInfo
 from modalign.errors import InputError
-from modalign.strategies import load_strategy, make_options, strategy_names
+from modalign.strategies import Strategy, load_strategy, make_options, strategy_names
 
 
 @pytest.mark.parametrize("name", strategy_names())
@@ -23,8 +26,8 @@ def test_describes_itself(name):
     assert "ost" in text, "the cost per step is not stated"
     assert len(text) > 150
     options = kind.Options.__doc__ or ""
-    for option in kind.Options.__dataclass_fields__:
-        assert f"{option}:" in options
+    for option in dataclasses.fields(kind.Options):
+        assert f"{option.name}:" in options
     if kind.main_option is not None:
         name_, values = kind.main_option
         assert name_ in kind.Options.__dataclass_fields__
@@ -47,3 +50,41 @@ def test_a_method_of_the_users_own_is_one_file(tmp_path, root):
         load_strategy(str(tmp_path / "empty.py"))
     with pytest.raises(InputError, match="does not exist"):
         load_strategy("nowhere.py")
+
+
+def test_a_method_written_for_version_0_1_still_works_and_is_told(make_data, make_model, make_stepper):
+    with pytest.warns(DeprecationWarning, match=r"Old\.readout is predict since version 0\.2") as told:
+
+        class Old(Strategy):
+            title = "Old"
+
+            def __init__(self, model, data, options):
+                super().__init__(model, data, options)
+                self.samples = data.class_counts
+
+            def step(self, batch, stepper):
+                features = self.model.encode(batch)
+                live = stepper.gather_live(features["a"])
+                loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+                loss = loss + 0 * stepper.world_scale * live.sum() + 0 * stepper.total(live).sum()
+                stepper.backward(loss)
+                return {"task": loss}
+
+            def readout(self, output):
+                return output.logits * 2
+
+            def facts(self):
+                return {"old": 1.0}
+
+    assert len(told) == 2
+    data = make_data()
+    strategy = Old(make_model(data), DataInfo.of(data), None)
+    with pytest.warns(DeprecationWarning, match=r"stepper\.gather_live is all_gather\(grad=True\)"):
+        assert make_stepper(strategy, data.train.batches(10)).fit()
+    output = strategy(data.test.__getitems__([0, 1]))
+    assert torch.equal(strategy.predict(output), output.logits * 2)
+    assert strategy.metrics() == {"old": 1.0}
+    with pytest.raises(AttributeError, match=r"'world'; use all_reduce\(x, 'mean'\)"):
+        _ = make_stepper(strategy, data.train.batches(10)).world
+    with pytest.raises(AttributeError, match="'train': a strategy is given a description without samples"):
+        _ = strategy.info.train

@@ -91,6 +91,13 @@ class DataInfo:
                 columns[name] = ColumnInfo((), width, tuple(rows.mean(0).tolist()), tuple(rows.std(0).tolist()))
         return cls(data.name, task, dict(data.modalities), len(train), tuple(counts), tuple(quantiles), columns)
 
+    def __getattr__(self, name: str) -> Any:
+        """Say what strategies of version 0.1, which were given the data, find here instead."""
+        hint = ""
+        if name in ("train", "valid", "test"):
+            hint = ": a strategy is given a description without samples; it has class_counts, quantiles and columns"
+        raise AttributeError(f"DataInfo has no attribute {name!r}{hint}")
+
     def target_bins(self, target: Tensor) -> Tensor:
         """Return the target as a discrete context, (B,) int64: the class, or the octile of a number (and the event)."""
         if self.task.kind == "classification":

@@ -21,8 +21,8 @@ class Task:
         kind: ``classification`` (one of C classes), ``regression`` (one number), ``survival`` (log risk).
         classes: names of the classes, in the order of their indices; empty for the other kinds.
 
-    >>> Task("classification", ("no", "yes")).loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0])).item()
-    0.6931...
+    >>> Task("classification", ("no", "yes")).loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
+    tensor(0.6931)
     """
 
     kind: TaskKind = "classification"

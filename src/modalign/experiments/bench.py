@@ -18,8 +18,9 @@ from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
-from modalign.strategies import Strategy, load_strategy, make_options, strategy_name
-from modalign.training.build import Objects, build_strategy, check_run, resolve
+from modalign.strategies import Strategy, load_strategy, make_options, short_name, strategy_name
+from modalign.training.build import build_strategy, check_run
+from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
@@ -73,8 +74,7 @@ def entries(
     rows = []
     for strategy in strategies:
         path = strategy_name(strategy)
-        file, _, inside = path.partition(":")
-        name = inside or (Path(file).stem if file.endswith(".py") else path.rpartition(".")[2])
+        name = short_name(path)
         chosen = given.pop(path, None) or given.pop(name, {})
         own = objects if isinstance(strategy, str) else replace(objects, strategy=strategy)
         rows.append(Entry(name, path, chosen, objects=own))

@@ -25,8 +25,9 @@ from modalign.evaluation.diagnosis import evaluate_model
 from modalign.evaluation.extremes import Example, Extremes, contrasting, extreme_samples
 from modalign.evaluation.information import Reference
 from modalign.strategies import Strategy
-from modalign.training.build import Objects, load_with_data
+from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
+from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder, write_whole
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from modalign.data.samples import read_samples
 from modalign.data.task import Task
-from modalign.training.build import Objects, Trained, load_trained
+from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
+from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -183,6 +184,12 @@ class MultimodalModel(nn.Module):
         """
         unimodal = {m: self.unimodal_heads[m](self.dropout(features[m])) for m in self.modalities}
         return Output(dict(features), unimodal, self.fuse(features, present), present)
+
+    def decide(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
+        """Return ``heads``, by its name of version 0.1."""
+        message = "model.decide is heads since version 0.2; the old name goes with 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.heads(features, present)
 
     def forward(self, batch: Batch) -> Output:
         """Features, unimodal logits and joint logits of a batch."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import import_class, is_own
 from modalign.errors import SettingsError, unknown
+from modalign.recipes import plain_type
 from modalign.strategies.base import Stepper, Strategy
 
 # Order of the rows of the paper's Table 1, the two plain baselines that it leaves out beside their relatives.
@@ -81,22 +83,38 @@ def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
     """Return the method's ``Options`` made of plain values, each checked against its type.
 
     Raises:
-        SettingsError: an option that the method does not have (the nearest is named), or a value of a wrong type.
+        SettingsError: an option that the method does not have (the nearest is named), or has no more (``removed`` of
+            the options says what to use), or a value of a wrong type.
 
     >>> make_options(load_strategy("infonce"), {"weight": 0.1}).weight
     0.1
     """
-    known = [f.name for f in dataclasses.fields(strategy.Options)]
+    hints = get_type_hints(strategy.Options)
+    options = {f.name: plain_type(hints[f.name]) for f in dataclasses.fields(strategy.Options)}
+    removed: dict[str, str] = getattr(strategy.Options, "removed", {})
     for name in given:
-        if name not in known:
-            raise unknown(f"option of strategy {strategy.title}", name, known)
+        if name in removed:
+            raise SettingsError(f"option {name!r} of strategy {strategy.title} was removed: {removed[name]}")
+        if name not in options:
+            raise unknown(f"option of strategy {strategy.title}", name, options)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(strategy.Options)
+    for name, kind in options.items():
+        parser.add_argument(f"--{name}", type=kind)
     try:
-        parsed = parser.parse_object(given)
+        parsed = parser.parse_object(given, defaults=False)
     except ArgumentError as error:
         raise SettingsError(f"options of strategy {strategy.title}: {error}") from error
     return strategy.Options(**vars(parsed))
 
 
-__all__ = ["Stepper", "Strategy", "load_strategy", "make_options", "strategy_name", "strategy_names"]
+def short_name(strategy: str) -> str:
+    """Return what the folder and the row of a method are called: a class by its name, a file by its stem.
+
+    >>> [short_name(name) for name in ("joint", "lab/mine.py", "mine.py:Net", "lab.methods.Mine")]
+    ['joint', 'mine', 'Net', 'Mine']
+    """
+    file, _, inside = strategy.partition(":")
+    return inside or (Path(file).stem if file.endswith(".py") else strategy.rpartition(".")[2])
+
+
+__all__ = ["Stepper", "Strategy", "load_strategy", "make_options", "short_name", "strategy_name", "strategy_names"]

@@ -7,8 +7,10 @@ own, or a class handed to ``modalign.train``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -68,6 +70,14 @@ class Strategy(nn.Module):
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False
     options: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take methods of one's own under their names of version 0.1, which would be passed over in silence."""
+        super().__init_subclass__(**kwargs)
+        for old, new in {"readout": "predict", "facts": "metrics"}.items():
+            if old in vars(cls) and new not in vars(cls):
+                _renamed(f"{cls.__name__}.{old}", new)
+                setattr(cls, new, vars(cls)[old])
 
     def __init__(self, model: MultimodalModel, info: DataInfo, options: object | None = None) -> None:
         super().__init__()
@@ -172,13 +182,15 @@ class Stepper:
         self.groups = strategy.parameter_groups()
         self._train, self._valid, self._batch_size = train, valid, batch_size
         self._share = 1.0 / accumulate  # of this batch in its optimizer step
+        count = len(train) if isinstance(train, Sequence) else len(ShuffledBatchSampler(len(train), batch_size))
+        self._windows = math.ceil(count / accumulate)  # optimizer steps of an epoch
         make = optimizer or (lambda parameters: AdamW(parameters, lr=1e-3))
         self.optimizers = {name: make(parameters) for name, parameters in self.groups.items() if parameters}
 
     @property
     def progress(self) -> float:
         """Share of all steps done, 0 to 1."""
-        return self.step_index / max(1, self.epochs * math.ceil(len(self._epoch_batches()) / self.accumulate))
+        return self.step_index / max(1, self.epochs * self._windows)
 
     # What strategies call -----------------------------------------------------------------------------------
 
@@ -233,6 +245,19 @@ class Stepper:
         """Yield this process's part of the validation split."""
         yield from _in_order(self._valid, self._batch_size)
 
+    def __getattr__(self, name: str) -> Any:
+        """Answer to the names of version 0.1 for one version more, and say what those are for that are gone."""
+        if name in _OLD_STEPPER:
+            new, arguments = _OLD_STEPPER[name]
+            _renamed(f"stepper.{name}", f"{new}({', '.join(f'{k}={v}' for k, v in arguments.items())})")
+            return partial(getattr(self, new), **arguments)
+        if name == "world_scale":
+            _renamed("stepper.world_scale", "nothing: all_gather(grad=True) scales its own gradient")
+            return 1.0
+        gone = {"rank": "broadcast(compute) for what one process does", "world": "all_reduce(x, 'mean') for means"}
+        hint = f"; use {gone[name]}" if name in gone else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
+
     # What a person calls ------------------------------------------------------------------------------------
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -283,6 +308,18 @@ class Stepper:
         assert not isinstance(self._train, Sequence)
         self._train.set_epoch(self.epoch)
         return self._train.__getitems__(batch).to(self.device)
+
+
+_OLD_STEPPER: dict[str, tuple[str, dict[str, Any]]] = {
+    "total": ("all_reduce", {}),
+    "gather": ("all_gather", {}),
+    "gather_live": ("all_gather", {"grad": True}),
+}
+
+
+def _renamed(old: str, new: str) -> None:
+    message = f"{old} is {new} since version 0.2; the old name goes with 0.3"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 def _in_order(split: Split | Sequence[Batch], size: int) -> Sequence[Batch]:

@@ -93,7 +93,9 @@ class Devices:
         tensor = tensor.detach()
         if self.world == 1:
             return tensor
-        counts = self.rows(len(tensor))
+        sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
+        sizes[self.rank] = len(tensor)
+        counts: list[int] = self.all_reduce(sizes).tolist()
         # Collectives need equal shapes and know no bool.
         carried = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
         padded = carried.new_zeros(max(counts), *tensor.shape[1:])
@@ -103,21 +105,6 @@ class Devices:
         turns = torch.stack(parts, dim=1).flatten(0, 1)  # turn 0 of every rank, turn 1 of every rank, ...
         taken = [turn < counts[rank] for turn in range(max(counts)) for rank in range(self.world)]
         return turns[torch.tensor(taken, device=tensor.device)].to(tensor.dtype)
-
-    def all_gather_live(self, tensor: Tensor) -> Tensor:
-        """Return the same, but this process's own rows keep their graph."""
-        if self.world == 1:
-            return tensor
-        whole = self.all_gather(tensor)
-        own = torch.arange(self.rank, len(whole), self.world, device=whole.device)
-        return whole.index_copy(0, own, tensor)
-
-    def rows(self, own: int) -> list[int]:
-        """Return how many rows each process has."""
-        sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
-        sizes[self.rank] = own
-        counts: list[int] = self.all_reduce(sizes).tolist()
-        return counts
 
     def broadcast(self, value: Any) -> Any:
         """Return a picklable value of rank 0, on all processes."""

@@ -30,6 +30,7 @@ import torch
 import yaml
 
 from modalign.errors import RunFolderError
+from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
 
 # Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
@@ -59,6 +60,11 @@ class RunSpec:
     def plain(self) -> dict[str, Any]:
         """As nested dicts of plain values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> RunSpec:
+        """Return the inverse of ``plain``; nothing that the settings name is imported."""
+        return cls(**{**plain, "recipe": recipe_from_plain(plain["recipe"])})
 
 
 class RunFolder:

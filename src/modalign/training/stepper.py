@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,19 @@ from modalign.training.distributed import Devices
 from modalign.training.forward import load_batches
 from modalign.training.optimizers import clip, make_optimizers
 
-if TYPE_CHECKING:
-    from modalign.training.trainer import State
+
+@dataclass
+class State:
+    """Where a run stands; all of it is in every checkpoint."""
+
+    epoch: int = 0
+    window: int = 0  # optimizer steps done within the epoch
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # loss terms x samples of the epoch so far
+    samples: int = 0
+    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the selected epoch
+    stale: int = 0  # epochs since the best
+    seconds: float = 0.0
 
 
 class EngineStepper(Stepper):

@@ -17,10 +17,11 @@ from modalign.data.load import describe_inputs, load_data
 from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import Objects, build_strategy, check_run, resolve, restore, save_objects
+from modalign.training.build import build_strategy, check_run, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import PeakMemory
+from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.trainer import Trainer

@@ -7,8 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +22,9 @@ from modalign.training.forward import forward_batches, load_batches
 from modalign.training.optimizers import learning_rate, set_learning_rate
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.stepper import EngineStepper
+from modalign.training.stepper import EngineStepper, State
 
 _CHECK_EVERY = 16  # on a GPU, losses are looked at this many steps late, so that the queue never drains
-
-
-@dataclass
-class State:
-    """Where a run stands; all of it is in every checkpoint."""
-
-    epoch: int = 0
-    window: int = 0  # optimizer steps done within the epoch
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # loss terms x samples of the epoch so far
-    samples: int = 0
-    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the selected epoch
-    stale: int = 0  # epochs since the best
-    seconds: float = 0.0
 
 
 class Trainer:
