@@ -119,7 +119,7 @@ class SgdStepper(Stepper):
             return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
         super().__init__(strategy, train, valid, epochs=epochs, optimizer=sgd, seed=seed, accumulate=accumulate)
-        self.batches, self.valid, self.loss_scale = list(train), list(valid), loss_scale
+        self.batches, self.valid, self.loss_scale = train, valid, loss_scale
         self._share *= loss_scale
 
     def update(self, group: str) -> None:

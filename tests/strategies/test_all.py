@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from modalign.data.info import DataInfo
+from modalign.data.tables.arrays import from_arrays
 from modalign.errors import InputError
+from modalign.models import MultimodalModel
+from modalign.settings import ModelSettings
 from modalign.strategies import Strategy, load_strategy, make_options, strategy_names
 
 
@@ -88,3 +92,29 @@ def test_a_method_written_for_version_0_1_still_works_and_is_told(make_data, mak
         _ = make_stepper(strategy, data.train.batches(10)).world
     with pytest.raises(AttributeError, match="'train': a strategy is given a description without samples"):
         _ = strategy.info.train
+
+
+@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("task", ["regression", "survival"])
+def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for(name, task, make_stepper):
+    kind = load_strategy(name)
+    if task not in kind.tasks:
+        pytest.skip(f"{name} is not defined for {task}")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(160, 3)), rng.normal(size=(160, 2))
+    risk = a[:, 0] + b[:, 0]
+    arrays = {"a": a, "b": b, "y": risk, "time": np.exp(-risk), "event": np.ones(160, int)}
+    label = "y" if task == "regression" else "time,event"
+    data = from_arrays(arrays, ["a", "b"], label, task=task)
+    torch.manual_seed(0)
+    strategy = kind(MultimodalModel.build(data.modalities, 1, ModelSettings(width=16)), DataInfo.of(data))
+    make_stepper(strategy, data.train, data.valid, epochs=40, lr=0.02).fit()
+    strategy.eval()
+    whole = range(len(data.valid))
+    output = strategy(data.valid.__getitems__(list(whole)))
+    strategy.calibrate(output, data.valid.target)
+    with torch.no_grad():
+        scores = strategy.predict(output)[:, 0].numpy()
+    wanted = data.valid.target.numpy() if task == "regression" else -np.log(data.valid.target[:, 0].numpy())
+    assert scores.std() > 0.1
+    assert np.corrcoef(scores, wanted)[0, 1] > 0.4, "the answers do not follow the target"

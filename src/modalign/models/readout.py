@@ -36,8 +36,7 @@ def context_aware_readout(
     F = lambda log p_J + (1 - lambda) [ sum_{m present} log p_m - (n_present - 1) log p(y) ], normalized.
     Without ``log_prior`` the classes count as equally likely, and the correction drops out.
 
-    With a single output (regression, survival) the scores themselves are mixed, the experts by their mean: the
-    product of Gaussians of equal variance has its maximum there.
+    With a single output (regression, survival) the scores themselves are mixed, the experts by their mean.
 
     Args:
         joint_logits: (B, C) of the joint head.
@@ -57,11 +56,10 @@ def context_aware_readout(
     tensor([[0.7500, 0.2500]])
     """
     weight = torch.as_tensor(strength, dtype=torch.float32, device=joint_logits.device).reshape(-1, 1)
-    if joint_logits.shape[1] == 1:
-        mean = _mean_score(unimodal_logits, present)
-        mixed = weight * joint_logits.float() + (1 - weight) * mean
-        return torch.where(present.any(1, keepdim=True), mixed, joint_logits.float())
     experts = product_of_experts(unimodal_logits, present, log_prior)
+    if joint_logits.shape[1] == 1:
+        mixed = weight * joint_logits.float() + (1 - weight) * experts
+        return torch.where(present.any(1, keepdim=True), mixed, joint_logits.float())
     return (weight * joint_logits.float().log_softmax(1) + (1 - weight) * experts).log_softmax(1)
 
 
@@ -70,27 +68,24 @@ def product_of_experts(
 ) -> Tensor:
     """Compute the posterior of modalities that are independent given the label, as log-probabilities.
 
-    Arguments and errors are those of ``context_aware_readout``.
+    Arguments and errors are those of ``context_aware_readout``. Of single outputs (regression, survival) it is the mean
+    of the scores: where the product of Gaussians of equal variance has its maximum.
 
     Returns:
-        (B, C) log-probabilities in fp32.
+        (B, C) log-probabilities in fp32, or (B, 1) scores.
 
     >>> sure = torch.tensor([[0.75, 0.25]]).log()
     >>> product_of_experts({"a": sure, "b": sure}, torch.ones(1, 2, dtype=torch.bool)).exp()
     tensor([[0.9000, 0.1000]])
     """
-    stacked = _stack(unimodal_logits, present).log_softmax(2)
-    scores = (stacked * present.unsqueeze(2)).sum(1)
+    stacked = _stack(unimodal_logits, present)
+    if stacked.shape[2] == 1:
+        return (stacked * present.unsqueeze(2)).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+    scores = (stacked.log_softmax(2) * present.unsqueeze(2)).sum(1)
     if log_prior is not None:
         surplus = present.sum(1, keepdim=True) - 1
         scores = scores - surplus * log_prior.to(scores).log_softmax(0)
     return scores.log_softmax(1)
-
-
-def _mean_score(unimodal_logits: Mapping[str, Tensor], present: Tensor) -> Tensor:
-    """Mean of the scores of the modalities present, (B, 1)."""
-    total = (_stack(unimodal_logits, present) * present.unsqueeze(2)).sum(1)
-    return total / present.sum(1, keepdim=True).clamp(min=1)
 
 
 def _stack(unimodal_logits: Mapping[str, Tensor], present: Tensor) -> Tensor:

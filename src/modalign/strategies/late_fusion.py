@@ -51,5 +51,5 @@ class LateFusion(Strategy):
         return losses
 
     def predict(self, output: Output) -> Tensor:
-        """Product of experts over the modalities present."""
+        """Return the product of experts over the modalities present; for regression and survival their mean score."""
         return product_of_experts(output.unimodal, output.present, self.log_prior)
