@@ -36,11 +36,12 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         for m, described in manifest.modalities.items()
         if kinds[m] in MEDIA or (kinds[m] == "text" and "vocabulary" in described)  # for a pretrained tokenizer
     }
-    table = manifest.table(problems)
+    problems += manifest.check()
+    problems.stop()
     used = {m: decoder for m, decoder in decoders.items() if decoder is not None}
     if not used:
         raise DataError(f"the manifest {str(path)!r} has no files to decode; every command reads it as it is")
-    said = manifest.settings
+    said, table = manifest.settings, manifest.table()
     settings: dict[str, Any] = {
         "table": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "modalities": manifest.modalities,
