@@ -14,6 +14,7 @@ from torch import nn
 
 import modalign
 from modalign.errors import InputError, RunError, RunFolderError, SettingsError
+from modalign.reporting import style
 
 RNG = np.random.default_rng(0)
 Y = np.arange(120) % 3
@@ -209,7 +210,8 @@ def test_a_recipe_names_classes_of_ones_own_file(tmp_path, monkeypatch):
     assert torch.equal(again.model.head.weight, run.model.head.weight)
 
 
-def test_a_bench_takes_classes_and_data_in_memory(tmp_path):
+def test_a_bench_takes_classes_and_data_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     found = modalign.bench(
         ARRAYS,
         ["joint", Mine],

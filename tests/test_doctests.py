@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from modalign.reporting import style
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 MODULES = [
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
@@ -19,6 +21,7 @@ MODULES = [
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_of(module, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # an example may write without saying where
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     found = doctest.testmod(importlib.import_module(module), verbose=False)
     assert found.attempted > 0, f"{module} has '>>> ' outside of docstrings only"
     assert found.failed == 0, capsys.readouterr().out

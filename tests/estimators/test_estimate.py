@@ -118,7 +118,7 @@ def test_invertible_maps(method: str) -> None:
 
 
 def test_seeds() -> None:
-    x, y = gaussian(0.5, 300)
+    x, y = gaussian(0.5, 100)
     state = torch.random.get_rng_state()
     first, again, other = (estimate(x, y, seed=s, folds=1) for s in (0, 0, 1))
     assert first == again

@@ -78,7 +78,7 @@ def sweep(out: Path) -> dict[tuple[float, bool], tuple[float, float]]:
     recipe = Recipe(
         data=DataSettings(name="synthetic", options={**options, "features": 4}),
         model=ModelSettings(width=1, encoders={"x1": linear, "x2": linear}),
-        training=TrainingSettings(epochs=6, lr=0.02, batch_size=BATCH, accelerator="cpu"),
+        training=TrainingSettings(epochs=3, lr=0.04, batch_size=BATCH, accelerator="cpu"),
         strategies={"modalign": {"ramp": 0.0, "eta": ETA}},
     )
     path = run_tradeoff(recipe, out, alphas=(1.0, 10.0), seeds=1, jobs=1, method="ksg", quiet=True)

@@ -18,7 +18,7 @@ from modalign.errors import Interrupted
 from modalign.training.run import RunFolder
 from modalign.training.train import train
 
-SETTINGS = {"epochs": 5, "batch_size": 8, "checkpoint_minutes": 1e-5}  # a checkpoint after every step
+SETTINGS = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-5}  # a checkpoint after every step
 
 
 def end_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_killed_at_random_moments(small_data, small_recipe, tmp_path, strategy):
         train(recipe, strategy, out=tmp_path / "killed", data=data, resume=True, quiet=True)
 
     for _ in range(4):
-        child = in_child(run, rng.randint(2, 8), rng.random())
+        child = in_child(run, rng.randint(2, 5), rng.random())
         child.join(timeout=120)
         assert child.exitcode == -signal.SIGALRM
     run()
@@ -84,7 +84,7 @@ def test_killed_at_random_moments(small_data, small_recipe, tmp_path, strategy):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_resumable_run(small_data, small_recipe, tmp_path, number):
     torch.set_num_threads(1)
-    recipe, data = small_recipe(epochs=12, batch_size=8), small_data()
+    recipe, data = small_recipe(epochs=4, batch_size=8), small_data()
     recipe.model.dropout = 0.3
     train(recipe, "modalign", out=tmp_path / "whole", data=data, quiet=True)
 

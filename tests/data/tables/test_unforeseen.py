@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from modalign.cli import main
+from modalign.reporting import style
 
 N = 120
 NAMES = ("audio", "face", "walk", "note", "labs", "site")
@@ -50,7 +51,10 @@ def bench(path: Path, out: Path, *more: str) -> None:
     main(["bench", str(path), "--modalities", ",".join(NAMES), "--label", "y", *plan, *small, *more])
 
 
-def test_a_bench_of_six_modalities(arrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bench_of_six_modalities(
+    arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     out = tmp_path / "bench"
     bench(arrays, out, "--split", "rep==3", "--group", "speaker")
     with (out / "table.csv").open() as table:
