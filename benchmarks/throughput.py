@@ -35,8 +35,8 @@ from rich.table import Table
 from scipy.signal import resample_poly
 from torch.utils.data import DataLoader, Dataset
 
-from modalign.data.datasets.protocols import load_split
 from modalign.data.media.decoders import decode_audio, decode_video
+from modalign.data.media.folder import load_split
 from modalign.data.media.prepare import prepare
 from modalign.settings import DataSettings
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modalign.classes import ask_first
 from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
-from modalign.data.tables.rows import RowOptions
+from modalign.data.tables.reader import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings

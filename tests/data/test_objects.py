@@ -129,6 +129,14 @@ def test_what_is_none_absent_or_nan_is_missing() -> None:
     assert any("image is absent in 10 of 40" in note for note in data.notes)
 
 
+def test_a_number_may_be_missing_in_several_samples() -> None:
+    def gaps(i: int, item: dict[str, Any]) -> dict[str, Any]:
+        return {**item, "age": None if i % 8 == 3 else item["age"]}
+
+    data = load_data(Patients(change=gaps), modalities=["image", "age"])
+    assert data.notes == ["age is absent in 5 of 40 samples"]
+
+
 def test_standardization_reads_a_torch_data_set_as_it_reads_arrays() -> None:
     source = Patients()
     arrays = {"image": source.images, "labs": source.labs, "y": np.arange(N) % 2}

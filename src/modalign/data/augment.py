@@ -25,18 +25,15 @@ def random_crop_flip(values: Tensor, seeds: list[tuple[int, ...]]) -> Tensor:
     >>> random_crop_flip(images, [(0, 1), (0, 2)]).shape
     torch.Size([2, 3, 8, 8])
     """
-    changed = [_crop_flip(x, np.random.default_rng(seed)) for x, seed in zip(values, seeds, strict=True)]
-    return torch.stack(changed)
-
-
-def _crop_flip(values: Tensor, rng: np.random.Generator) -> Tensor:
-    """One image (C, H, W) or clip (T, C, H, W)."""
-    height, width = values.shape[-2:]
-    area = rng.uniform(*AREA)
-    ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-    rows = min(height, max(1, round(height * math.sqrt(area / ratio))))
-    columns = min(width, max(1, round(width * math.sqrt(area * ratio))))
-    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    crop = values[..., top : top + rows, left : left + columns].reshape(-1, *values.shape[-3:-2], rows, columns)
-    scaled = functional.interpolate(crop, (height, width), mode="bilinear").view_as(values)
-    return scaled.flip(-1) if rng.random() < 0.5 else scaled
+    changed, (height, width) = torch.empty_like(values), values.shape[-2:]
+    for sample, new, seed in zip(values, changed, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        area = rng.uniform(*AREA)
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        rows = min(height, max(1, round(height * math.sqrt(area / ratio))))
+        columns = min(width, max(1, round(width * math.sqrt(area * ratio))))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        crop = sample[..., top : top + rows, left : left + columns].reshape(-1, *sample.shape[-3:-2], rows, columns)
+        scaled = functional.interpolate(crop, (height, width), mode="bilinear").view_as(sample)
+        new.copy_(scaled.flip(-1) if rng.random() < 0.5 else scaled)
+    return changed

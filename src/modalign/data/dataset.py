@@ -158,12 +158,3 @@ class MultimodalData:
                 "one target a group"
             )
         return SampleGroups(*units, [str(name) for name in names[order]])
-
-
-def class_counts(target: Tensor, classes: int) -> Tensor:
-    """Return the number of samples of each class, (C,) int64.
-
-    >>> class_counts(torch.tensor([0, 2, 2]), 3).tolist()
-    [1, 0, 2]
-    """
-    return torch.bincount(target.long(), minlength=classes)

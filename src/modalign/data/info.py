@@ -74,14 +74,13 @@ class DataInfo:
         >>> DataInfo.of(data).class_counts
         (12, 12)
         """
-        train, kind = data.train, data.task.kind
-        counts: tuple[int, ...] = ()
-        quantiles: tuple[float, ...] = ()
-        if kind == "classification":
-            counts = tuple(torch.bincount(train.target.long(), minlength=data.task.outputs).tolist())
+        train, task = data.train, data.task
+        counts, quantiles = list[int](), list[float]()
+        if task.kind == "classification":
+            counts = torch.bincount(train.target.long(), minlength=task.outputs).tolist()
         else:
-            values = train.target if kind == "regression" else train.target[:, 0]
-            quantiles = tuple(torch.quantile(values.float(), torch.arange(1, BINS) / BINS).tolist())
+            values = train.target if task.kind == "regression" else train.target[:, 0]
+            quantiles = torch.quantile(values.float(), torch.arange(1, BINS) / BINS).tolist()
         columns = {}
         for name, column in train.columns.items():
             width = tuple(column.values.shape[1:])
@@ -90,7 +89,7 @@ class DataInfo:
             else:
                 rows = column.values.float().reshape(len(column.values), -1)
                 columns[name] = ColumnInfo((), width, tuple(rows.mean(0).tolist()), tuple(rows.std(0).tolist()))
-        return cls(data.name, data.task, dict(data.modalities), len(train), counts, quantiles, columns)
+        return cls(data.name, task, dict(data.modalities), len(train), tuple(counts), tuple(quantiles), columns)
 
     def __getattr__(self, name: str) -> Any:
         """Say what strategies of version 0.1, which were given the data, find here instead."""

@@ -16,7 +16,7 @@ from modalign.data.samples import describe_inputs, read_samples
 from modalign.errors import DataError, SettingsError, unknown
 from modalign.settings import DataSettings
 
-__all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "load_path", "read_samples"]
+__all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "read_samples"]
 
 DATASETS = ("ave", "avmnist", "cremad", "digits", "food101", "gbmlgg", "synthetic")
 """The data sets of the package: modules of ``modalign.data.datasets`` with a function ``load``."""
@@ -117,10 +117,39 @@ def _by_object(
     source: Any, settings: DataSettings, made_of: Mapping[str, str | Sequence[str]] | None = None
 ) -> MultimodalData:
     from modalign.data.objects import load_object
-    from modalign.data.tables.rows import RowOptions
+    from modalign.data.tables.reader import RowOptions
 
     check_options(settings.name or type(source).__name__, RowOptions, settings.options)
     return load_object(source, settings, RowOptions(**settings.options), made_of)
+
+
+def _by_settings(settings: DataSettings) -> MultimodalData:
+    """Return the data set that ``settings`` describe.
+
+    Raises:
+        InputError: no such data set, file or option, or the data cannot be used.
+    """
+    if settings.path is not None:  # recipes can be shared between machines
+        full = os.path.expanduser(os.path.expandvars(settings.path))
+        if missing := re.search(r"\$\{?(\w+)", full):
+            raise SettingsError(
+                f"data.path {settings.path} needs the environment variable {missing[1]}; set it, or give --data.path"
+            )
+        settings = replace(settings, path=full)
+    if settings.class_path is not None:
+        data = _by_class(settings)
+    elif settings.name in DATASETS:
+        module = import_module(f"modalign.data.datasets.{settings.name}")
+        check_options(settings.name, getattr(module, "generate", module.load), settings.options)
+        data = module.load(settings, **settings.options)
+    elif settings.path is not None:
+        data = _by_path(Path(settings.path), settings)
+    elif settings.name:
+        raise unknown("data set", settings.name, DATASETS)
+    else:
+        raise SettingsError(f"no data named; expected a name of {', '.join(DATASETS)}, or a path")
+    data.name = settings.title or data.name
+    return data
 
 
 def _by_class(settings: DataSettings) -> MultimodalData:
@@ -134,52 +163,20 @@ def _by_class(settings: DataSettings) -> MultimodalData:
     made = import_class(str(settings.class_path), "data")
     check_options(str(settings.class_path), made, settings.init_args)
     source = made(**settings.init_args)
-    name = settings.name or str(settings.class_path).rpartition(".")[2]
     if isinstance(source, MultimodalData):
-        return replace(source, name=settings.title or settings.name or source.name)
-    data = _by_object(source, replace(settings, name=name, title=None))
-    data.name = settings.title or data.name
-    return data
+        return replace(source, name=settings.name or source.name)
+    name = settings.name or str(settings.class_path).rpartition(".")[2]
+    return _by_object(source, replace(settings, name=name, title=None))
 
 
-def _by_settings(settings: DataSettings) -> MultimodalData:
-    """Return the data set that ``settings`` describe.
-
-    Raises:
-        InputError: no such data set, file or option, or the data cannot be used.
-    """
-    settings = replace(settings, path=_expanded(settings.path))
-    if settings.class_path is not None:
-        return _by_class(settings)
-    if settings.name in DATASETS:
-        module = import_module(f"modalign.data.datasets.{settings.name}")
-        check_options(settings.name, getattr(module, "generate", module.load), settings.options)
-        data: MultimodalData = module.load(settings, **settings.options)
-    elif settings.path is not None:
-        data = load_path(settings)
-    elif settings.name:
-        raise unknown("data set", settings.name, DATASETS)
-    else:
-        raise SettingsError(f"no data named; expected a name of {', '.join(DATASETS)}, or a path")
-    data.name = settings.title or data.name
-    return data
-
-
-def load_path(settings: DataSettings) -> MultimodalData:
-    """Return the data of ``settings.path``: arrays, a manifest, or a folder that ``modalign prepare`` wrote.
-
-    The options are fields of ``RowOptions``.
-
-    Raises:
-        InputError: the path cannot be read, or the data has problems (all are named).
-    """
+def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
+    """Arrays, a manifest, or a folder that ``modalign prepare`` wrote; the options are fields of ``RowOptions``."""
     from modalign.data.media.folder import load_prepared
     from modalign.data.tables.arrays import from_settings
     from modalign.data.tables.files import TABLES, read_arrays
     from modalign.data.tables.manifest import load_manifest
-    from modalign.data.tables.rows import RowOptions
+    from modalign.data.tables.reader import RowOptions
 
-    path = Path(settings.path or "")
     check_options(settings.name or str(path), RowOptions, settings.options)
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}; expected the data there: check the path")
@@ -188,19 +185,6 @@ def load_path(settings: DataSettings) -> MultimodalData:
     if path.suffix in TABLES and path.with_suffix(".yaml").exists():
         return load_manifest(path, settings, RowOptions(**settings.options))
     return from_settings(settings, read_arrays(path), path.stem, **settings.options)
-
-
-def _expanded(path: str | None) -> str | None:
-    """``path`` with environment variables and ``~`` filled in, so that recipes can be shared between machines."""
-    if path is None:
-        return None
-    full = os.path.expanduser(os.path.expandvars(path))
-    missing = re.search(r"\$\{?(\w+)", full)
-    if missing:
-        raise SettingsError(
-            f"data.path {path} needs the environment variable {missing[1]}; set it, or give --data.path"
-        )
-    return full
 
 
 def check_options(subject: str, function: Callable[..., Any], options: Iterable[str]) -> None:

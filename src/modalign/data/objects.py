@@ -15,16 +15,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.tables.array_split import ArraySplit, Rows
-from modalign.data.tables.files import join_columns, table_arrays
+from modalign.data.tables.array_split import ArraySplit
+from modalign.data.tables.files import columns_beside, join_columns, table_arrays
 from modalign.data.tables.modalities import find_modality, fit_preparation, is_text, show
-from modalign.data.tables.reader import Source, read_source
-from modalign.data.tables.rows import RowOptions, label_columns
+from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
 from modalign.data.tables.splits import SPLITS
 from modalign.errors import DataError, Problems, SettingsError
 from modalign.settings import DataSettings
@@ -87,11 +87,13 @@ class Samples:
         found: dict[str, list[Any]] = {}
         for part, start in zip(self.parts.values(), self.starts, strict=False):
             mine = np.flatnonzero((rows >= start) & (rows < start + len(part)))
-            if len(mine):
-                for key, values in part.items(rows[mine] - start).items():
-                    column = found.setdefault(key, [None] * len(rows))
-                    for at, value in zip(mine.tolist(), values, strict=True):
-                        column[at] = _value(value)
+            for key, values in part.items(rows[mine] - start).items() if len(mine) else ():
+                column = found.setdefault(key, [None] * len(rows))
+                for at, value in zip(mine.tolist(), values, strict=True):
+                    if not (value is None or isinstance(value, (str, int, float, bool))):
+                        value = to_array(value)
+                        value = value.item() if value.ndim == 0 else value
+                    column[at] = value
         return found
 
     def scan(self, roles: Sequence[str], modalities: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -113,19 +115,21 @@ class Samples:
         if {*roles, *modalities, *first} <= {*columns, *large}:
             self.forms = {key: _form(first[key][0]) for key in large}
             return columns
-        kept: dict[str, list[Any]] = {}
+        kept: dict[str, list[Any]] = {key: [] for key in self.keys}
         for start in range(0, len(self), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(self)))
             batch = self.items(rows)
-            for key in [key for key in batch if key in self.keys and key not in {*self.forms, *small}]:
+            for key in self.keys & {*batch} - {*self.forms, *small}:
                 large_ones = [value for value in batch[key] if _is_large(value)]
-                if large_ones and all(value is None for value in kept.get(key, [])):
+                if large_ones and all(value is None for value in kept[key]):
                     self.forms[key] = _form(large_ones[0])
-            self._check(rows, batch)
-            for key in self.keys:
+            self.check(rows, batch)
+            for key, values in kept.items():
                 found = batch.get(key, [None] * len(rows))
-                there = [None if value is None or _is_nan(value) else 1 for value in found]
-                kept.setdefault(key, []).extend(there if key in self.forms else found)
+                if key in self.forms:  # all that is kept is whether it is there; NaN throughout is absent
+                    nan = [_is_large(v) and v.dtype.kind == "f" and np.isnan(v).all() for v in found]
+                    found = [None if v is None or gap else 1 for v, gap in zip(found, nan, strict=True)]
+                values += found
         for key, whole in kept.items():
             if key in self.forms:
                 columns[f"present_{key}"] = np.array([value is not None for value in whole])
@@ -133,36 +137,17 @@ class Samples:
                 columns[key] = self._column(key, whole)
         return columns
 
-    def read(self, rows: np.ndarray, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Return raw arrays (B, ...) of modalities, and ``present_<modality>``.
-
-        Args:
-            rows: (B,) rows.
-            wanted: modality to the key of the items that it is.
-
-        Raises:
-            DataError: a sample has other keys, shapes or types than those of ``scan``.
-        """
-        batch = self.items(rows)
-        self._check(rows, batch)
-        arrays = {}
-        for name, key in wanted.items():
-            shape, pixels = self.forms[key]
-            values = batch.get(key, [None] * len(rows))
-            arrays[name] = np.zeros((len(rows), *shape), np.uint8 if pixels else np.float32)
-            arrays[f"present_{name}"] = np.array([value is not None for value in values])
-            for at, value in enumerate(values):
-                if value is not None:
-                    arrays[name][at] = value
-        return arrays
-
     def attribute(self, name: str) -> np.ndarray | None:
         """Return one value a sample, where all parts have an attribute for it."""
         found = [part.attribute(name) for part in self.parts.values()]
         return None if any(values is None for values in found) else np.concatenate(found)  # type: ignore[arg-type]
 
-    def _check(self, rows: np.ndarray, batch: Mapping[str, Sequence[Any]]) -> None:
-        """Refuse samples of other keys, shapes or types than those before; all of the batch are named."""
+    def check(self, rows: np.ndarray, batch: Mapping[str, Sequence[Any]]) -> None:
+        """Refuse samples of other keys, shapes or types than those of ``scan``; all of the batch are named.
+
+        Raises:
+            DataError: there are such samples.
+        """
         problems = Problems(self.name)
         for key, values in batch.items():
             there = [(int(row), value) for row, value in zip(rows, values, strict=True) if value is not None]
@@ -192,7 +177,8 @@ class Samples:
                 "samples; expected values of one shape and type: pad, cut or convert them"
             )
         if len(there) < len(values) and not isinstance(there[0], str):
-            values = [np.full(forms.pop(), np.nan) if value is None else value for value in values]
+            (shape,) = forms
+            values = [np.full(shape, np.nan) if value is None else value for value in values]
         return np.array(values, dtype=object if isinstance(there[0], str) else None)
 
 
@@ -202,25 +188,36 @@ class _Part:
     def __init__(self, source: Any, name: str) -> None:
         self.name, self.source, self.collate = name, source, None
         self.chosen: np.ndarray | None = None
-        if isinstance(source, DataLoader):
-            self.source = source.dataset
-            if source.batch_sampler is None:
+        loader = source if isinstance(source, DataLoader) else None
+        if loader is not None:
+            self.source = loader.dataset
+            if loader.batch_sampler is None:
                 raise DataError(f"{name} has batch_size=None; expected batches of samples: give a batch_size")
-            self.collate = None if source.collate_fn is default_collate else source.collate_fn
+            self.collate = None if loader.collate_fn is default_collate else loader.collate_fn
         if isinstance(self.source, IterableDataset) or not hasattr(self.source, "__len__"):
             raise DataError(
                 f"{name} can only be read from its beginning; expected a map-style torch.utils.data.Dataset (with "
                 "__len__ and __getitem__), because samples are split and shuffled: read the stream into arrays first"
             )
-        if isinstance(source, DataLoader):
-            self.chosen = _chosen(source, name)
+        if loader is not None:
+            order: Any = loader.sampler
+            whole = isinstance(order, RandomSampler) and not order.replacement
+            whole = whole and order.num_samples == len(order.data_source)
+            whole |= isinstance(order, SequentialSampler)
+            if not whole or type(loader.batch_sampler).__name__ != "BatchSampler":
+                self.chosen = np.sort([row for batch in loader.batch_sampler or [] for row in batch])
+                if len(np.unique(self.chosen)) < len(self.chosen):
+                    raise DataError(
+                        f"{name} draws samples more than once in an epoch; expected each at most once: give the "
+                        "Dataset itself, and choose the order of the training by training.sampler"
+                    )
         if len(self) == 0:
             raise DataError(f"{name} has no samples; expected at least one in each split")
 
     def __len__(self) -> int:
         if self.chosen is not None:
             return len(self.chosen)
-        return len(next(iter(self.source.values()), ())) if isinstance(self.source, dict) else len(self.source)
+        return _length(self.source) if isinstance(self.source, dict) else len(self.source)
 
     def items(self, rows: np.ndarray) -> Mapping[str, Sequence[Any]]:
         """Key to values of some samples."""
@@ -244,8 +241,9 @@ class _Part:
                     f"{self.name}: sample {row} is {_said(item)}; expected a dictionary of modalities and target, such "
                     f"as {_EXAMPLE}"
                 )
-        keys = dict.fromkeys(key for item in items for key in item)
-        return {str(key): [item.get(key) for item in items] for key in keys}
+        return {
+            str(key): [item.get(key) for item in items] for key in dict.fromkeys(key for item in items for key in item)
+        }
 
     def attribute(self, name: str) -> np.ndarray | None:
         """One value a sample, where the data set has an attribute (arrays: an entry) for it."""
@@ -273,33 +271,35 @@ class DatasetSplit(ArraySplit):
     def __init__(self, samples: Samples, wanted: Mapping[str, str], **rest: Any) -> None:
         super().__init__(**rest)
         self.samples, self.wanted = samples, wanted
-        self.augment = None  # nobody knows whether the data set gives the same twice
+
+    @property
+    def augment(self) -> None:
+        """Nobody knows whether the data set gives the same twice."""
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values; keys, shapes and types of every sample are checked."""
-        wanted = {m: key for m, key in self.wanted.items() if m not in self.features}
-        values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.features}}
-        raw = self.samples.read(rows, wanted)
-        numbers = [self.samples.called(int(row)) for row in rows]
+        values = {m: array[rows] for m, array in self.stored.items() if m not in {*self.wanted, *self.unread}}
+        batch, numbers = self.samples.items(rows), [self.samples.called(int(row)) for row in rows]
+        self.samples.check(rows, batch)
         problems = Problems(self.samples.name)
         for m, (name, preparation) in enumerate(self.preparations.items()):
-            if name in wanted:
-                found = problems.trying(find_modality, name, raw, False, numbers)
-                if found is not None:
-                    present[:, m] &= torch.from_numpy(found)
-                    values[name] = preparation.apply(raw[name])
+            if name in self.unread or name not in self.wanted:
+                continue
+            shape, pixels = self.samples.forms[self.wanted[name]]
+            found = batch.get(self.wanted[name], [None] * len(rows))
+            here = np.array([value is not None for value in found])
+            raw = np.zeros((len(rows), *shape), "u1" if pixels else "f4")
+            if here.any():
+                raw[here] = [value for value in found if value is not None]
+            known = problems.trying(find_modality, name, {name: raw, f"present_{name}": here}, False, numbers)
+            if known is not None:
+                present[:, m] &= torch.from_numpy(known)
+                values[name] = preparation.apply(raw)
         empty = [number for number, any_ in zip(numbers, present.any(1).tolist(), strict=True) if not any_]
         if empty:
             problems.append(f"samples {show(empty)} have no modality at all; expected at least one in each")
         problems.stop()
         return values
-
-
-class _ReadByItem:
-    """What stands for rows that only ``DatasetSplit`` reads."""
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        raise TypeError("these rows are read by DatasetSplit")
 
 
 def load_object(
@@ -329,60 +329,47 @@ def load_object(
     """
     options, name = options or RowOptions(), settings.name or "data"
     parts, made_of = split_parts(source, name), dict(made_of or {})
-    divided = "" not in parts
-    if divided and settings.split:
+    if "" not in parts and settings.split:
         raise SettingsError(f"{name} is split already into {', '.join(parts)}; leave the setting split out")
-    columns, samples = gather(parts, settings, made_of, name)
-    settings = replace(settings, label=_target(settings, columns))
-    if divided:
-        lengths = np.diff(samples.starts) if samples else [_length(columns_of(part)) for part in parts.values()]
+    samples = Samples(parts, name) if any(is_dataset(part) for part in parts.values()) else None
+    if samples is None:
+        tables = {key: columns_of(part) for key, part in parts.items()}
+        lengths = [_length(table) for table in tables.values()]
+        first, columns = {}, _concatenated(tables, name)
+        label = settings.label or next((key for key in TARGETS if key in columns), "y")
+    else:
+        lengths, first = np.diff(samples.starts).tolist(), samples.items(np.arange(1))
+        known = [*first, *(key for key in TARGETS if samples.attribute(key) is not None)]
+        label = settings.label or next((key for key in TARGETS if key in known), "y")
+        roles = [*label.split(","), *settings.columns, *([settings.group] if settings.group else [])]
+        roles += [settings.split] if settings.split and settings.split.isidentifier() else []
+        keys = [key for given in made_of.values() for key in ([given] if isinstance(given, str) else given)]
+        keys += [m for m in settings.modalities or [] if m not in made_of and not columns_beside(m, first)]
+        columns = samples.scan(roles, keys, settings.kinds)
+    settings = replace(settings, label=label)
+    if "" not in parts:
         columns["split"], settings.split = np.repeat(list(parts), lengths), "split"
     names = list(settings.modalities or made_of)
     if not names:
         taken = {*label_columns(settings), settings.group, *settings.columns, "id", "split", settings.split}
-        forms = samples.forms if samples else {}
-        texts = [key for key, array in columns.items() if samples and array.ndim == 1 and is_text(array)]
-        known = [*forms, *(key for key, array in columns.items() if array.ndim >= 2 or key in texts)]
-        order = samples.items(np.arange(1)) if samples else columns
-        names = [key for key in order if key in known and key not in taken]
-    table = make_source(columns, samples, {m: made_of.get(m, []) for m in names}, settings.kinds)
+        usable = {key for key, array in columns.items() if array.ndim >= 2 or (samples and is_text(array))}
+        usable |= {*samples.forms} if samples else set()
+        names = [key for key in (first if samples else columns) if key in usable and key not in taken]
+    table = _make_source(columns, samples, {m: made_of.get(m, []) for m in names}, settings.kinds)
     return read_source(table, replace(settings, modalities=names), options, Problems(name), name)
 
 
-def gather(
-    parts: Mapping[str, Any], settings: DataSettings, made_of: Mapping[str, str | Sequence[str]], name: str
-) -> tuple[dict[str, np.ndarray], Samples | None]:
-    """Return the columns that are in memory, and where a torch data set is among the parts, what reads the rest."""
-    if not any(is_dataset(part) for part in parts.values()):
-        return _concatenated({key: columns_of(part) for key, part in parts.items()}, name), None
-    samples = Samples(parts, name)
-    first = samples.items(np.arange(1))
-    known = [*first, *(key for key in TARGETS if samples.attribute(key) is not None)]
-    roles = [*_target(settings, known).split(","), *settings.columns, *([settings.group] if settings.group else [])]
-    roles += [settings.split] if settings.split and settings.split.isidentifier() else []
-    keys = [key for given in made_of.values() for key in ([given] if isinstance(given, str) else given)]
-    keys += [m for m in settings.modalities or [] if m not in made_of and not _beside(m, first)]
-    return samples.scan(roles, keys, settings.kinds), samples
-
-
-def make_source(
+def _make_source(
     columns: dict[str, np.ndarray],
     samples: Samples | None,
     made_of: Mapping[str, str | Sequence[str]],
     kinds: Mapping[str, str],
 ) -> Source:
-    """Return the source of modalities in memory and of those that are read when needed.
-
-    Args:
-        columns: what is in memory; modalities that are joined are added.
-        samples: what reads the rest.
-        made_of: every modality to the column or columns it is made of; nothing for that of its name, or those beside.
-        kinds: modality to kind where given.
-    """
+    """Return the source of modalities in memory and of those that are read when needed (see ``load_object``)."""
     forms = samples.forms if samples else {}
     keys = {m: given if isinstance(given, str) else m for m, given in made_of.items()}
     wanted = {m: key for m, key in keys.items() if key in forms and made_of[m] in ([], key, (key,), [key])}
-    rest = {m: given for m, given in made_of.items() if m not in wanted and (given or _beside(m, columns))}
+    rest = {m: given for m, given in made_of.items() if m not in wanted and (given or columns_beside(m, columns))}
     joined = join_columns(columns, rest) | {m: (key,) for m, key in wanted.items() if key != m}
     if samples is None:
         return Source(columns, joined=joined)
@@ -392,16 +379,15 @@ def make_source(
         digest.update(f"{type(part.source).__name__}{getattr(part.source, 'fingerprint', '')}".encode())
     for key, array in sorted(columns.items()):
         digest.update(f"{key}{[str(value) for value in array.tolist()]}".encode())
-    preparations, stored = {}, dict[str, Rows]()
+    preparations = {}
     for m, key in wanted.items():
         shape, pixels = forms[key]
-        raw = np.zeros((1, *shape), np.uint8 if pixels else np.float32)
+        raw = np.zeros((1, *shape), "u1" if pixels else "f4")
         fitted = fit_preparation(m, raw, kinds.get(m), np.arange(1), False)
-        preparations[m], stored[m] = replace(fitted, columns=tuple(joined.get(m, ()))), _ReadByItem()
+        preparations[m] = replace(fitted, columns=tuple(joined.get(m, ())))
         digest.update(f"{m}{forms[key]}".encode())
-    return Source(
-        columns, stored, preparations, joined, digest.hexdigest(), split=partial(DatasetSplit, samples, wanted)
-    )
+    split = partial(DatasetSplit, samples, wanted)
+    return Source(columns, dict.fromkeys(wanted, np.empty(0)), preparations, joined, digest.hexdigest(), split=split)
 
 
 def split_parts(source: Any, name: str) -> dict[str, Any]:
@@ -413,16 +399,19 @@ def split_parts(source: Any, name: str) -> dict[str, Any]:
     >>> split_parts({"train": {"x": [1]}, "val": {"x": [2]}, "test": {"x": [3]}}, "data")
     {'train': {'x': [1]}, 'valid': {'x': [2]}, 'test': {'x': [3]}}
     """
-    if isinstance(source, Mapping) and source and all(_is_table(part) for part in source.values()):
-        unknown = [key for key in source if key not in SPLITS]
+
+    def usable(part: Any) -> bool:
+        return isinstance(part, (Mapping, pd.DataFrame)) or is_dataset(part)
+
+    if isinstance(source, Mapping) and source and all(usable(part) for part in source.values()):
         parts = {SPLITS[key]: part for key, part in source.items() if key in SPLITS}
-        if unknown or "train" not in parts or "test" not in parts:
+        if not {*source} <= {*SPLITS} or not {"train", "test"} <= {*parts}:
             raise DataError(
                 f"{name} has the parts {', '.join(map(str, source))}; expected train and test, and best valid (to have "
                 "samples split at random, give them as one)"
             )
         return parts
-    if not _is_table(source):
+    if not usable(source):
         raise DataError(f"{name} is {_said(source)}; expected {_FORMS}")
     return {"": source}
 
@@ -455,30 +444,13 @@ def is_dataset(source: Any) -> bool:
     >>> is_dataset(torch.utils.data.StackDataset(a=torch.ones(2))), is_dataset([1, 2])
     (True, False)
     """
-    if isinstance(source, (Mapping, str, bytes, list, tuple, np.ndarray, Tensor)) or _is_frame(source):
+    if isinstance(source, (Mapping, str, bytes, list, tuple, np.ndarray, Tensor, pd.DataFrame)):
         return False
     return isinstance(source, (Dataset, DataLoader)) or (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
 
 
-def _is_frame(source: Any) -> bool:
-    return type(source).__name__ == "DataFrame"
-
-
-def _is_table(source: Any) -> bool:
-    return isinstance(source, Mapping) or _is_frame(source) or is_dataset(source)
-
-
-def _beside(name: str, columns: Mapping[str, Any]) -> bool:
-    return any(key.startswith((f"{name}_", f"{name}.")) for key in columns)
-
-
 def _length(table: Mapping[str, np.ndarray]) -> int:
     return max((len(array) for array in table.values() if array.ndim), default=0)
-
-
-def _target(settings: DataSettings, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The label that the settings name, or the first of the usual names that is there."""
-    return settings.label or next((key for key in TARGETS if key in known), "y")
 
 
 def _concatenated(tables: Mapping[str, dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:
@@ -502,44 +474,8 @@ def _concatenated(tables: Mapping[str, dict[str, np.ndarray]], name: str) -> dic
     return columns
 
 
-def _chosen(loader: DataLoader[Any], name: str) -> np.ndarray | None:
-    """Rows of the data set that a loader reads; None for all.
-
-    Raises:
-        DataError: it reads some more than once.
-    """
-    sampler = loader.sampler
-    whole = isinstance(sampler, SequentialSampler)
-    whole |= (
-        isinstance(sampler, RandomSampler)
-        and not sampler.replacement
-        and sampler.num_samples == len(sampler.data_source)
-    )
-    if whole and type(loader.batch_sampler).__name__ == "BatchSampler":
-        return None
-    rows = np.sort([row for batch in loader.batch_sampler or [] for row in batch])
-    if len(np.unique(rows)) < len(rows):
-        raise DataError(
-            f"{name} draws samples more than once in an epoch; expected each at most once: give the Dataset itself, "
-            "and choose the order of the training by training.sampler"
-        )
-    return rows
-
-
-def _value(value: Any) -> Any:
-    """A value of an item: an array, a number, a text or None."""
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    array = to_array(value)
-    return array.item() if array.ndim == 0 else array
-
-
 def _is_large(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and bool(np.isnan(value).all())
 
 
 def _form(value: Any) -> tuple[tuple[int, ...], bool]:

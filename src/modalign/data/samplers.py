@@ -13,40 +13,11 @@ from torch.utils.data import Sampler
 from modalign.errors import DataError
 
 
-class _BatchSampler(Sampler[list[int]]):
-    """Batches of an epoch, the same for any number of processes; each takes its share of every batch."""
+class ShuffledBatchSampler(Sampler[list[int]]):
+    """Every sample once an epoch, in random order; each process takes its share of every batch.
 
-    def __init__(self, batch_size: int, seed: int, rank: int, world: int) -> None:
-        if not 1 <= world <= batch_size:
-            raise DataError(
-                f"a batch of {batch_size} samples cannot be shared by {world} processes; "
-                "give batch_size (over all processes) of at least their number."
-            )
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.epoch = 0
-        # One sample a process breaks batch normalization; avoided wherever batches are larger.
-        self.smallest = min(batch_size, 2 * world)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
-
-    def global_batches(self) -> list[list[int]]:
-        """All batches of the epoch, over all processes."""
-        raise NotImplementedError(f"{type(self).__name__} must define global_batches")
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.global_batches():
-            yield batch[self.rank :: self.world]
-
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-
-
-class ShuffledBatchSampler(_BatchSampler):
-    """Every sample once an epoch, in random order.
-
-    The last batch holds what is left; with fewer than two samples a process it is merged into the one before.
+    The batches are the same for any number of processes. The last batch holds what is left; with fewer than two
+    samples a process it is merged into the one before.
 
     Args:
         length: number of samples.
@@ -62,9 +33,21 @@ class ShuffledBatchSampler(_BatchSampler):
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
-        super().__init__(batch_size, seed, rank, world)
-        _enough(length, world)
-        self.length = length
+        if not 1 <= world <= batch_size:
+            raise DataError(
+                f"a batch of {batch_size} samples cannot be shared by {world} processes; "
+                "give batch_size (over all processes) of at least their number."
+            )
+        if length < world:
+            raise DataError(f"{length} samples cannot be shared by {world} processes; use fewer processes.")
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.epoch = 0
+        # One sample a process breaks batch normalization; avoided wherever batches are larger.
+        self.smallest = min(batch_size, 2 * world)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         full, rest = divmod(self.length, self.batch_size)
@@ -76,8 +59,15 @@ class ShuffledBatchSampler(_BatchSampler):
         cuts = [i * self.batch_size for i in range(len(self))] + [self.length]
         return [order[a:b] for a, b in pairwise(cuts)]
 
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.global_batches():
+            yield batch[self.rank :: self.world]
 
-class BalancedBatchSampler(_BatchSampler):
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+
+
+class BalancedBatchSampler(ShuffledBatchSampler):
     """Batches of about P contexts x K samples, in which every sample still comes once an epoch.
 
     Each context's samples are shuffled and divided into even chunks of at most ``samples_per_context`` (more
@@ -109,9 +99,8 @@ class BalancedBatchSampler(_BatchSampler):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed, rank, world)
         codes = torch.as_tensor(context)
-        _enough(len(codes), world)
+        super().__init__(len(codes), batch_size, seed, rank, world)
         if samples_per_context < 1:
             raise DataError(f"samples_per_context is {samples_per_context}; give 1 or more.")
         order = torch.argsort(codes, stable=True)
@@ -119,8 +108,17 @@ class BalancedBatchSampler(_BatchSampler):
         self.members = order.split(counts.tolist())
         batches = -(-len(codes) // batch_size)
         largest = min(samples_per_context, max(1, len(codes) // batches))
-        self.sizes = [_even(len(m), largest) for m in self.members]
-        self.batches = self._most_batches(batches)
+        self.sizes = []
+        for length in counts.tolist():  # even sizes of at most the largest; larger where a sample would stand alone
+            parts = -(-length // largest)
+            if largest > 1 and length // parts < 2:
+                parts = max(1, length // 2)
+            small, larger = divmod(length, parts)
+            self.sizes.append([small + 1] * larger + [small] * (parts - larger))
+        sizes = sorted((size for part in self.sizes for size in part), reverse=True)
+        while batches > 1 and min(sum(sizes[i] for i in b) for b in _deal(sizes, batches)) < self.smallest:
+            batches -= 1  # the seed has no say in it
+        self.batches = batches
 
     def __len__(self) -> int:
         return self.batches
@@ -138,25 +136,6 @@ class BalancedBatchSampler(_BatchSampler):
         filled = [[i for chunk in batch for i in chunks[chunk]] for batch in dealt]
         return [filled[i] for i in torch.randperm(len(filled), generator=generator).tolist()]
 
-    def _most_batches(self, batches: int) -> int:
-        """The largest number up to ``batches`` with which none is too small; the seed has no say in it."""
-        sizes = sorted((size for part in self.sizes for size in part), reverse=True)
-        while batches > 1:
-            smallest = min(sum(sizes[i] for i in batch) for batch in _deal(sizes, batches))
-            if smallest >= self.smallest:
-                break
-            batches -= 1
-        return batches
-
-
-def _even(length: int, largest: int) -> list[int]:
-    """Even sizes of at most ``largest`` that add up to ``length``; larger where one sample would stand alone."""
-    parts = -(-length // largest)
-    if largest > 1 and length // parts < 2:
-        parts = max(1, length // 2)
-    small, larger = divmod(length, parts)
-    return [small + 1] * larger + [small] * (parts - larger)
-
 
 def _deal(sizes: Sequence[int], batches: int) -> list[list[int]]:
     """Give each of ``sizes`` (descending) in turn to the batch with the least; the positions each batch got."""
@@ -167,8 +146,3 @@ def _deal(sizes: Sequence[int], batches: int) -> list[list[int]]:
         dealt[i].append(position)
         heapq.heapreplace(heap, (load + size, i))
     return dealt
-
-
-def _enough(length: int, world: int) -> None:
-    if length < world:
-        raise DataError(f"{length} samples cannot be shared by {world} processes; use fewer processes.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from modalign.data.media.decoders import export_tokenizer, make_decoder
 from modalign.data.media.folder import read_folder, read_meta
 from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset, split_parts
 from modalign.data.tables.array_split import ArraySplit, Rows
-from modalign.data.tables.files import TABLES, join_columns, read_arrays, read_table, table_arrays
+from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
 
@@ -41,7 +41,7 @@ def describe_inputs(data: MultimodalData) -> dict[str, Any]:
         decoder = dict(preparation.decoder)
         if decoder.get("kind") == "text":
             decoder["vocabulary"] = export_tokenizer(decoder["vocabulary"])
-        described[name] = replace(preparation, decoder=decoder).to_dict()
+        described[name] = asdict(replace(preparation, decoder=decoder))
     return {"preparations": described}
 
 
@@ -74,7 +74,18 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
             raise unknown("modality", name, preparations)
     used = [m for m in preparations if modalities is None or m in modalities]
     columns, stored, samples, folder = _open(source, used, preparations)
-    wanted = _find(columns, samples, {m: preparations[m] for m in used if m not in stored})
+    wanted = {}  # what is read when needed, with its key
+    for m in [m for m in used if m not in stored]:
+        made_of = preparations[m].columns
+        key = made_of[0] if len(made_of) == 1 and made_of[0] in {*columns, *(samples.forms if samples else ())} else m
+        if samples and key in samples.forms:
+            wanted[m] = key
+        elif key in columns:
+            columns[m] = columns[key]
+        elif made_of and {*made_of} <= {*columns}:
+            join_columns(columns, {m: made_of})
+        elif columns_beside(m, columns):
+            join_columns(columns, {m: []})
     given = [m for m in used if m in columns or m in wanted or m in stored]
     if not given:
         raise DataError(f"no modality is given; expected at least one of {', '.join(used)}")
@@ -99,7 +110,7 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     problems.stop()
     split = partial(DatasetSplit, samples, wanted) if samples else ArraySplit
     return split(
-        stored=values, preparations=preparations, rows=np.arange(total), present=present,
+        stored=values, preparations=preparations, rows=np.arange(total), present=torch.from_numpy(present),
         target=torch.zeros(total, dtype=torch.int64), columns={}, ids=ids, groups=None,
     )  # fmt: skip
 
@@ -141,53 +152,24 @@ def _open(
     return dict(found.columns), dict(found.stored), None, path
 
 
-def _find(
-    columns: dict[str, np.ndarray], samples: Samples | None, preparations: Mapping[str, Preparation]
-) -> dict[str, str]:
-    """Join modalities in ``columns`` as those of training were; those that are read when needed with their keys."""
-    wanted = {}
-    for m, preparation in preparations.items():
-        made_of = preparation.columns
-        key = made_of[0] if len(made_of) == 1 and made_of[0] in {*columns, *(samples.forms if samples else ())} else m
-        if samples and key in samples.forms:
-            wanted[m] = key
-        elif key in columns:
-            columns[m] = columns[key]
-        elif made_of and {*made_of} <= {*columns}:
-            join_columns(columns, {m: made_of})
-        elif any(column.startswith((f"{m}_", f"{m}.")) for column in columns):
-            join_columns(columns, {m: []})
-    return wanted
-
-
 def _prepare(
     preparation: Preparation, columns: Mapping[str, np.ndarray], ids: Sequence[str], folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in which a modality is there, and its prepared values."""
-    name, shape = preparation.modality.name, preparation.modality.shape
+    """Rows in which a modality is there, and its prepared values; cells may name files, or be texts to tokenize."""
+    name, shape, kind = preparation.modality.name, preparation.modality.shape, preparation.decoder.get("kind")
     array = columns[name]
-    if is_text(array) and preparation.decoder:
-        return _decode(preparation, columns, ids, folder)
-    if is_text(array) and not (preparation.words or preparation.categories):
+    if is_text(array) and not (preparation.words or preparation.categories or kind):
         raise DataError(
             f"{name!r} holds texts such as {str(array[0])!r}, but the model was trained on arrays and knows no decoder "
             f"of files; expected arrays of shape {shape}, or a model trained on files (modalign prepare)"
         )
-    present = find_modality(name, columns, bool(preparation.fill))
-    if not present.any():
-        return present, np.zeros((len(array), *shape), np.float32)
-    return present, preparation.apply(array)
-
-
-def _decode(
-    preparation: Preparation, columns: Mapping[str, np.ndarray], ids: Sequence[str], folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """``_prepare`` for cells that name files, or texts for a pretrained tokenizer."""
-    name = preparation.modality.name
+    if not (is_text(array) and kind):
+        present = find_modality(name, columns, bool(preparation.fill))
+        return present, preparation.apply(array) if present.any() else np.zeros((len(array), *shape), np.float32)
     decoder = make_decoder(name, preparation.decoder, gaps=True)
     present = find_modality(name, columns)
-    cells = np.where(present, as_strings(columns[name]), "").tolist()
-    if preparation.decoder["kind"] != "text":
+    cells = np.where(present, as_strings(array), "").tolist()
+    if kind != "text":
         cells = [cell and str(folder / cell) for cell in cells]
 
     def decoded(cell: str) -> tuple[np.ndarray | None, str]:

@@ -45,7 +45,10 @@ class Task:
             return functional.cross_entropy(scores, target, reduction=reduction)
         if self.kind == "regression":
             return functional.mse_loss(scores.squeeze(-1), target.float(), reduction=reduction)
-        terms = _cox(scores.squeeze(-1), target[:, 0], target[:, 1].bool())
+        risk, time, event = scores.squeeze(-1), target[:, 0], target[:, 1].bool()
+        at_risk = time.unsqueeze(0) >= time.unsqueeze(1)  # all with a time no earlier
+        denominator = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf).logsumexp(1)
+        terms = torch.where(event, denominator - risk, torch.zeros_like(risk))
         if reduction == "none":
             return terms
         total = terms.sum()
@@ -55,13 +58,6 @@ class Task:
         """Log-probabilities of the classes (B, C) in fp32; for other tasks the scores themselves."""
         scores = scores.float()
         return scores.log_softmax(-1) if self.kind == "classification" else scores
-
-
-def _cox(risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
-    """Per-sample negative Cox partial log-likelihood; those at risk are all with a time no earlier."""
-    at_risk = time.unsqueeze(0) >= time.unsqueeze(1)
-    denominator = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf).logsumexp(1)
-    return torch.where(event, denominator - risk, torch.zeros_like(risk))
 
 
 def classification(classes: Sequence[object]) -> Task:

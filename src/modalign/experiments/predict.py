@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from modalign.data.batch import Output
 from modalign.data.samples import read_samples
-from modalign.data.tables.array_split import ArraySplit
 from modalign.data.task import Task
 from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
@@ -54,19 +52,14 @@ def predict(
         folder.result()
         run = load_trained(run, objects=objects, trust_code=trust_code)
     split = read_samples(source, run.inputs, modalities)
-    return _table(run, split, outputs(run.strategy, split, modalities))
-
-
-def _table(trained: Trained, split: ArraySplit, found: Output) -> pd.DataFrame:
-    task = trained.info.task
-    scores = task.log_probability(trained.strategy.predict(found))
+    found, task = outputs(run.strategy, split, modalities), run.info.task
+    scores = task.log_probability(run.strategy.predict(found))
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
     if task.kind == "classification":
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}
-    for m, name in enumerate(trained.info.modalities):
-        here = found.present[:, m].numpy()
-        columns[f"{name}_present"] = here
-        if trained.strategy.trains_unimodal:
+    for m, name in enumerate(run.info.modalities):
+        columns[f"{name}_present"] = here = found.present[:, m].numpy()
+        if run.strategy.trains_unimodal:
             own = _answer(task, f"{name}_", task.log_probability(found.unimodal[name]))
             columns |= {key: pd.Series(value).where(here) for key, value in own.items()}
     return pd.DataFrame(columns)

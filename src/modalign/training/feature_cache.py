@@ -31,8 +31,7 @@ from torch import Tensor
 
 from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData, Split, is_augmented
-from modalign.data.features import with_features
-from modalign.data.media.folder import StoredArray
+from modalign.data.tables.array_split import FeatureSplit, StoredArray
 from modalign.errors import InputError
 from modalign.models.backbones import Backbone
 from modalign.models.multimodal import MultimodalModel
@@ -106,7 +105,7 @@ def with_cached_features(
         with display.features(name, partial(_rows_done, files.values()), total, folder) as show:
             for part, file in files.items():
                 file.complete(_Computation(model, name, splits[part], settings, device), show)
-                splits[part] = with_features(splits[part], {name: StoredArray(file.path)})
+                splits[part] = FeatureSplit(splits[part], {name: StoredArray(file.path)})
     return replace(data, train=splits["train"], valid=splits["valid"], test=splits.get("test", data.test))
 
 

@@ -12,10 +12,9 @@ import pytest
 
 from modalign.data.batch import Modality
 from modalign.data.datasets.gbmlgg import keep
-from modalign.data.media import pool
-from modalign.data.media.decoders import Unreadable
-from modalign.data.media.pool import Decoder, Sample
-from modalign.data.media.prepare import Run, decode, locate, prepare
+from modalign.data.media import prepare as preparing
+from modalign.data.media.decoders import Decoder, Unreadable
+from modalign.data.media.prepare import Run, Sample, decode, locate, prepare
 from modalign.data.task import classification
 from modalign.errors import InputError
 
@@ -79,8 +78,8 @@ def test_two_workers_give_the_bytes_of_one(tmp_path, same_bytes):
 
 def test_what_goes_to_other_processes_can(tmp_path):
     sources = [(0, {"x": (np.zeros(3, np.float32),)})]
-    pool.open_array(tmp_path, "x", (1, 3), "<f4")
-    function, decoders = pickle.loads(pickle.dumps((pool.decode_rows, decoder())))
+    preparing.open_array(tmp_path, "x", (1, 3), "<f4")
+    function, decoders = pickle.loads(pickle.dumps((preparing.decode_rows, decoder())))
     assert function(tmp_path, decoders, sources) == {"done": [0], "failed": [], "remarks": []}
 
 
@@ -149,8 +148,8 @@ def test_a_kill_while_unreadable_rows_are_cut_out_does_no_harm(tmp_path, same_by
         decoding_compact(path, rows)
         raise KeyboardInterrupt
 
-    decoding_compact = pool.compact
-    monkeypatch.setattr(pool, "compact", killed)
+    decoding_compact = preparing.compact
+    monkeypatch.setattr(preparing, "compact", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a", samples, picky)
     monkeypatch.undo()

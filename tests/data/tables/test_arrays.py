@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData, Split, is_augmented
-from modalign.data.features import with_features
 from modalign.data.load import load_data
+from modalign.data.tables.array_split import FeatureSplit
 from modalign.data.tables.arrays import ArraySplit, from_arrays
 from modalign.data.tables.modalities import Preparation, arrange
 from modalign.errors import InputError
@@ -71,7 +72,7 @@ def test_computed_features_replace_inputs(own: bool) -> None:
     split = from_arrays(made(), ["a", "b"]).test
     features = np.arange(2.0 * len(split), dtype=np.float32).reshape(-1, 2)
     source = OwnSplit(split) if own else split
-    changed = with_features(source, {"b": features})
+    changed = FeatureSplit(source, {"b": features})
     assert isinstance(changed, Split)
     plain, batch = split.__getitems__([5, 0, 2]), changed.__getitems__([5, 0, 2])
     assert list(batch.inputs) == ["a", "b"]
@@ -79,18 +80,18 @@ def test_computed_features_replace_inputs(own: bool) -> None:
     assert torch.equal(batch.inputs["a"], plain.inputs["a"])
     assert torch.equal(batch.target, plain.target)
     assert split.__getitems__([5]).inputs["b"].shape == (1, 5)
-    both = with_features(changed, {"a": features[::-1].copy()})
+    both = FeatureSplit(changed, {"a": features[::-1].copy()})
     assert both.__getitems__([0]).inputs["b"].tolist() == [[0, 1]]
     assert both.__getitems__([0]).inputs["a"].tolist() == features[-1:].tolist()
     changed.set_epoch(3)
-    assert (source if own else changed).epoch == 3  # type: ignore[attr-defined]
+    assert (source if own else changed.split).epoch == 3  # type: ignore[attr-defined]
 
 
 def test_replaced_inputs_are_not_read() -> None:
     split = from_arrays(made(), ["a", "b"]).test
     assert isinstance(split, ArraySplit)
     split.stored = {**split.stored, "b": Sealed()}
-    changed = with_features(split, {"b": np.zeros((len(split), 2), np.float32)})
+    changed = FeatureSplit(split, {"b": np.zeros((len(split), 2), np.float32)})
     assert changed.__getitems__([0, 1]).inputs["b"].shape == (2, 2)
     with pytest.raises(AssertionError, match="raw rows"):
         split.__getitems__([0, 1])
@@ -362,7 +363,7 @@ def test_a_preparation_survives_as_plain_values_and_treats_new_rows_alike() -> N
     texts = np.array(["red fox", "blue whale", "red whale", "old oak"] * 20)
     data = from_arrays(made(text=texts), ["a", "text"], kinds={"text": "text"})
     for preparation in data.train.preparations.values():
-        again = Preparation.from_dict(preparation.to_dict())
+        again = Preparation.from_dict(asdict(preparation))
         assert again == preparation
     ids = data.train.preparations["text"].apply(np.array(["whale of a red fox"]))
     assert ids.shape == (1, 2)

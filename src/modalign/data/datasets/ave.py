@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.datasets.protocols import load_split, manifest_of
 from modalign.data.media.decoders import make_decoder
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.folder import load_split, manifest_of
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError
 from modalign.settings import DataSettings
@@ -67,19 +66,21 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "pmr", frames: int =
     root = locate(raw, wanted, SOURCE)
     lists = {split: read_list(root / name) for split, name in LISTS.items()}
     warnings = run.expect({f"events in {LISTS[s]}": (len(lists[s]), n) for s, n in OFFICIAL.items()})
+    classes = list(dict.fromkeys(e.category for split in ("test", "train", "valid") for e in lists[split]))
+    later = {
+        "train": {event.video for split in ("valid", "test") for event in lists[split]},
+        "valid": {event.video for event in lists["test"]},
+        "test": set(),
+    }
+    samples, seen = [], Counter[str]()
+    for split, event in [(split, event) for split, events in lists.items() for event in events]:
+        seen[event.video] += 1
+        key = event.video if seen[event.video] == 1 else f"{event.video}#{seen[event.video]}"
+        source = (str(root / "AVE" / f"{event.video}.mp4"), event.start, event.stop)
+        facts = {"video_id": event.video, "leak": event.video in later[split]}  # it stands in a later split too
+        samples.append(Sample(key, split, event.category, {"audio": source, "video": source}, facts))
     settings = {"audio": audio, "frames": frames, "size": size}
-    return decode(
-        "ave",
-        list_samples(root, lists),
-        decoders,
-        out,
-        run,
-        settings,
-        task=classification(
-            list(dict.fromkeys(e.category for split in ("test", "train", "valid") for e in lists[split]))
-        ),
-        warnings=warnings,
-    )
+    return decode("ave", samples, decoders, out, run, settings, task=classification(classes), warnings=warnings)
 
 
 def read_list(path: Path) -> list[Event]:
@@ -105,24 +106,6 @@ def read_list(path: Path) -> list[Event]:
     return events
 
 
-def list_samples(root: Path, lists: dict[str, list[Event]]) -> list[Sample]:
-    """A sample for each line; ``leak`` marks those whose video stands in a later split (train, valid, test) too."""
-    later = {
-        "train": {event.video for split in ("valid", "test") for event in lists[split]},
-        "valid": {event.video for event in lists["test"]},
-        "test": set(),
-    }
-    samples, seen = [], Counter[str]()
-    for split, events in lists.items():
-        for event in events:
-            seen[event.video] += 1
-            key = event.video if seen[event.video] == 1 else f"{event.video}#{seen[event.video]}"
-            source = (str(root / "AVE" / f"{event.video}.mp4"), event.start, event.stop)
-            facts = {"video_id": event.video, "leak": event.video in later[split]}
-            samples.append(Sample(key, split, event.category, {"audio": source, "video": source}, facts))
-    return samples
-
-
 def load(settings: DataSettings, augment: Sequence[str] = ("video",), drop_leaks: bool = False) -> MultimodalData:
     """AVE as prepared in ``settings.path``, in its official splits.
 
@@ -133,5 +116,5 @@ def load(settings: DataSettings, augment: Sequence[str] = ("video",), drop_leaks
             tested.
     """
     if not drop_leaks or not manifest_of(settings)["leak"].any():
-        return load_split(settings, augment=augment)
+        return load_split(settings, augment)
     return load_split(replace(settings, group="video_id"), augment=augment, drop="leak==True")

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.datasets.protocols import hold_out_values, manifest_of
 from modalign.data.media.decoders import make_decoder
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.folder import hold_out_values, manifest_of
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.tables.array_split import StoredArray
-from modalign.data.tables.arrays import from_arrays
+from modalign.data.tables.arrays import from_settings
 from modalign.data.tables.splits import hold_out, select_rows
 from modalign.data.task import classification
 from modalign.errors import DataError
@@ -50,7 +50,8 @@ def prepare(raw: Path, out: Path, *, run: Run) -> PrepareReport:
     """
     root = locate(raw, {"fsdd/recordings": "3,000 WAV files", "mnist": "t10k-*-ubyte files"}, SOURCE)
     files = sorted((root / "fsdd" / "recordings").glob("*.wav"))
-    strange = [file.name for file in files if not NAME.fullmatch(file.stem)]
+    named = {file: match.groups() for file in files if (match := NAME.fullmatch(file.stem))}
+    strange = [file.name for file in files if file not in named]
     if strange:
         raise DataError(f"{len(strange)} recordings are not named <digit>_<speaker>_<index>.wav: {strange[:10]}.")
     images = read_idx(root / "mnist", "t10k-images-idx3-ubyte")
@@ -62,14 +63,14 @@ def prepare(raw: Path, out: Path, *, run: Run) -> PrepareReport:
     np.save(out / "images.npy", images)
     np.save(out / "image_digits.npy", digits)
     decoders = {"audio": make_decoder("audio", {"kind": "audio", "recipe": "digit"})}
-    samples = [_sample(file) for file in files]
+    samples = [
+        Sample(
+            file.stem, "test" if int(index) in TEST_INDICES else "train", digit, {"audio": (str(file),)},
+            {"speaker": speaker, "index": int(index)},
+        )
+        for file, (digit, speaker, index) in named.items()
+    ]  # fmt: skip
     return decode("avmnist", samples, decoders, out, run, {}, task=classification(DIGITS), warnings=warnings)
-
-
-def _sample(file: Path) -> Sample:
-    digit, speaker, index = NAME.fullmatch(file.stem).groups()  # type: ignore[union-attr]
-    split = "test" if int(index) in TEST_INDICES else "train"
-    return Sample(file.stem, split, digit, {"audio": (str(file),)}, {"speaker": speaker, "index": int(index)})
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
@@ -95,11 +96,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 
 
 def load(
-    settings: DataSettings,
-    noise: float = 0.0,
-    labels: float = 1.0,
-    test_speakers: int = 2,
-    pair_seed: int = 0,
+    settings: DataSettings, noise: float = 0.0, labels: float = 1.0, test_speakers: int = 2, pair_seed: int = 0
 ) -> MultimodalData:
     """AV-MNIST as prepared in ``settings.path``: ``audio`` (1, 40, 50) and ``image`` (1, 28, 28).
 
@@ -115,13 +112,9 @@ def load(
     folder = Path(str(settings.path))
     rng = np.random.default_rng(pair_seed)
     columns = {name: manifest[name].to_numpy() for name in ("id", "split", "label", "speaker", "index")}
-    split = settings.split
-    if split == "speaker":
+    if settings.split == "speaker":
         settings = hold_out_values(settings, "speaker", test_speakers, pair_seed)
-        split = settings.split
-    elif split in (None, "official"):
-        split = "split==test"
-    test = select_rows(str(split), columns)
+    test = select_rows("split==test" if settings.split in (None, "official") else str(settings.split), columns)
     digits = columns["label"].astype(int)
     images, image_digits = np.load(folder / "images.npy"), np.load(folder / "image_digits.npy")
     chosen = pair(digits, test, image_digits, rng)
@@ -138,18 +131,8 @@ def load(
         "audio": StoredArray(folder / "audio.npy")[keep],
         "image": pixels[keep],
     }
-    data = from_arrays(
-        arrays,
-        settings.modalities or ["audio", "image"],
-        "label",
-        "part==test",
-        settings.group,
-        settings.columns,
-        name=settings.name,
-        valid_fraction=settings.valid_fraction,
-        split_seed=settings.split_seed,
-        classes=DIGITS,
-    )
+    chosen_settings = replace(settings, label="label", split="part==test", kinds={})
+    data = from_settings(chosen_settings, arrays, settings.name or "", ["audio", "image"], classes=DIGITS)
     if labels < 1:
         data.notes.append(f"{int((~keep).sum())} training recordings left out: labels {labels:g}")
     return data

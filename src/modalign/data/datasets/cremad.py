@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.datasets.protocols import hold_out_values, load_split
 from modalign.data.media.decoders import make_decoder
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.folder import hold_out_values, load_split
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError
 from modalign.settings import DataSettings
@@ -71,18 +70,14 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int =
     if shared:
         raise DataError(f"{len(shared)} ids stand in train.csv and test.csv: {', '.join(shared[:10])}.")
     warnings = run.expect({f"ids in {split}.csv": (len(lists[split]), n) for split, n in OFFICIAL.items()})
-    samples = [_sample(root, key, split) for split in OFFICIAL for key, _ in lists[split]]
+    samples = []
+    for split, key in [(split, key) for split, entries in lists.items() for key, _ in entries]:
+        actor, sentence, emotion, intensity = key.split("_")
+        sources = {"audio": (str(root / f"AudioWAV/{key}.wav"),), "video": (str(root / f"VideoFlash/{key}.flv"),)}
+        facts = {"actor": actor, "sentence": sentence, "intensity": intensity}
+        samples.append(Sample(key, split, emotion, sources, facts))
     settings = {"audio": audio, "frames": frames, "size": size}
     return decode("cremad", samples, decoders, out, run, settings, task=classification(CLASSES), warnings=warnings)
-
-
-def _sample(root: Path, key: str, split: str) -> Sample:
-    actor, sentence, emotion, intensity = ID.fullmatch(key).groups()  # type: ignore[union-attr]
-    sources = {
-        "audio": (str(root / "AudioWAV" / f"{key}.wav"),),
-        "video": (str(root / "VideoFlash" / f"{key}.flv"),),
-    }
-    return Sample(key, split, emotion, sources, {"actor": actor, "sentence": sentence, "intensity": intensity})
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
@@ -95,11 +90,11 @@ def read_list(path: Path) -> list[tuple[str, str]]:
         rows = [row for row in csv.reader(file) if row]
     if rows and not ID.fullmatch(rows[0][0]):
         rows = rows[1:]  # the header that some copies have
-    wrong = []
-    for number, row in enumerate(rows, 1):
-        match = ID.fullmatch(row[0])
-        if len(row) != 2 or match is None or match[3] != row[1].strip() or match[3] not in CLASSES:
-            wrong.append(f"entry {number}: {','.join(row)}")
+    wrong = [
+        f"entry {number}: {','.join(row)}"
+        for number, row in enumerate(rows, 1)
+        if len(row) != 2 or not (match := ID.fullmatch(row[0])) or match[3] != row[1].strip() or match[3] not in CLASSES
+    ]
     if wrong:
         raise DataError(
             f"{path}: {len(wrong)} lines are no 'id,LABEL' such as '1001_DFA_ANG_XX,ANG': {'; '.join(wrong[:10])}."

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.datasets.protocols import load_split
 from modalign.data.media.decoders import build_vocabulary, make_decoder, tokenizer
-from modalign.data.media.pool import Entry, Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.folder import load_split
+from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.settings import DataSettings
 
@@ -57,14 +56,10 @@ def prepare(
     wanted = {f"images/{split}": f"{n:,} images in 101 folders" for split, n in OFFICIAL.items()}
     wanted |= {f"texts/{split}_titles.csv": f"list of {n:,} titles" for split, n in OFFICIAL.items()}
     root = locate(raw, wanted, SOURCE)
-    samples: list[Sample] = []
-    lost: list[Entry] = []
-    for split in OFFICIAL:
-        found, wrong = read_list(root, split)
-        samples += found
-        lost += wrong
-    found_counts = {split: sum(sample.split == split for sample in samples) for split in OFFICIAL}
-    warnings = run.expect({f"rows in {s}_titles.csv": (found_counts[s], n) for s, n in OFFICIAL.items()})
+    lists = {split: read_list(root, split) for split in OFFICIAL}
+    samples = [sample for found, _ in lists.values() for sample in found]
+    lost = [entry for _, wrong in lists.values() for entry in wrong]
+    warnings = run.expect({f"rows in {s}_titles.csv": (len(lists[s][0]), n) for s, n in OFFICIAL.items()})
     words = vocabulary
     if vocabulary == "train":
         titles = [str(sample.sources["text"][0]) for sample in samples if sample.split == "train"]
@@ -77,10 +72,8 @@ def prepare(
         "text": make_decoder("text", {"kind": "text", "vocabulary": words, "length": length}),
     }
     settings = {"size": size, "length": length, "vocabulary": vocabulary}
-    classes = sorted({sample.label for sample in samples})
-    return decode(
-        "food101", samples, decoders, out, run, settings, task=classification(classes), warnings=warnings, lost=lost
-    )
+    task = classification(sorted({sample.label for sample in samples}))
+    return decode("food101", samples, decoders, out, run, settings, task=task, warnings=warnings, lost=lost)
 
 
 def read_list(root: Path, split: str) -> tuple[list[Sample], list[Entry]]:
@@ -89,26 +82,22 @@ def read_list(root: Path, split: str) -> tuple[list[Sample], list[Entry]]:
     samples: dict[str, Sample] = {}
     lost = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
         file, _, rest = line.partition(",")
         title, _, label = rest.rpartition(",")
         label, match = label.strip().strip('"'), FILE.fullmatch(file.strip().strip('"'))
-        if match is None or not label:
-            if number > 1 or any(character.isdigit() for character in line):  # otherwise a header
-                lost.append(_entry(f"{path.name}:{number}", f"no 'file,title,class': {line[:80]}"))
+        reason = ""
+        if match is None or not label:  # the first line without a digit is a header
+            strange = line.strip() and (number > 1 or any(character.isdigit() for character in line))
+            reason = f"no 'file,title,class': {line[:80]}" if strange else ""
         elif match[1] in samples:
             reason = f"{match[1]} is listed before; the first title is kept"
-            lost.append(_entry(f"{path.name}:{number}", reason))
         else:
             image = root / "images" / split / label / f"{match[1]}.jpg"
             text = title.strip().removeprefix('"').removesuffix('"').replace('""', '"')
             samples[match[1]] = Sample(match[1], split, label, {"image": (str(image),), "text": (text,)})
+        if reason:
+            lost.append({"id": f"{path.name}:{number}", "modality": "text", "reason": reason})
     return list(samples.values()), lost
-
-
-def _entry(key: str, reason: str) -> Entry:
-    return {"id": key, "modality": "text", "reason": reason}
 
 
 def load(settings: DataSettings, augment: Sequence[str] = ("image",)) -> MultimodalData:

@@ -30,10 +30,9 @@ import pandas as pd
 
 from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
-from modalign.data.datasets.protocols import load_split
 from modalign.data.media.decoders import Decoder, check, decode_image, make_decoder
-from modalign.data.media.pool import Entry, Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode, locate
+from modalign.data.media.folder import load_split
+from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError, InputError, unknown
 from modalign.settings import DataSettings
@@ -41,6 +40,7 @@ from modalign.settings import DataSettings
 GRADES = ("II", "III", "IV")
 FOLDS = 15
 OFFICIAL = {"patients in the tables": 769, "regions": 1505, "patches": 13_545}
+PATCHES, REGIONS = "all_st_patches_512", "all_st"
 PATCH, OFFSETS = 512, (0, 256, 512)
 TABLES = ("all_dataset.csv", "all_datasets.csv")
 MRNA = ("mRNA_Expression_z-Scores_RNA_Seq_RSEM.txt", "mRNA_Expression_Zscores_RSEM.txt")
@@ -94,47 +94,40 @@ def prepare(
     if tables not in ("auto", "csv", "pickle"):
         raise unknown("source of tables", tables, ["auto", "csv", "pickle"])
     root = locate(raw, {"pnas_splits.csv": "the 15 splits", "gbmlgg": "images"}, SOURCE)
-    complete = _main_table(root) is not None and (root / "grade_data.csv").is_file()
+    complete = any((root / name).is_file() for name in TABLES) and (root / "grade_data.csv").is_file()
     if tables == "pickle" or (tables == "auto" and not complete):
-        patients, lost = read_splits(find_splits(root, rnaseq))
+        ending = "_rnaseq" if rnaseq else ""
+        names = [f"gbmlgg15cv_{roi}_1_1_{vgg}{ending}.pkl" for roi in (REGIONS, PATCHES) for vgg in (0, 1)]
+        files = [root / "splits" / name for name in names if (root / "splits" / name).is_file()]
+        if not files:
+            raise DataError(
+                f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}."
+            )
+        patients, lost = read_splits(files[0])
     else:
         patients, lost = read_tables(root, rnaseq)
     patches = find_patches(root)
     regions = {key.rsplit("_", 2)[0] for key in patches}
     counts = (len(patients) + len(lost), len(regions), len(patches))
-    expected = zip(OFFICIAL.items(), counts, strict=True)
-    warnings = run.expect({what: (found, official) for (what, official), found in expected})
-    chosen = {key: source for key, source in patches.items() if key[:12] in patients}
-    if not chosen:
+    warnings = run.expect(dict(zip(OFFICIAL, zip(counts, OFFICIAL.values(), strict=True), strict=True)))
+    samples = []
+    for key, source in patches.items():
+        if patient := patients.get(key[:12]):
+            facts = {"group": key[:12], "region": key.rsplit("_", 2)[0], "time": patient.time, "event": patient.event}
+            facts |= {f"fold_{k}": part for k, part in enumerate(patient.folds, 1)}
+            sources = {"image": source, "omic": (patient.features,)}
+            samples.append(Sample(key, patient.folds[0], GRADES[patient.grade], sources, facts))
+    if not samples:
         raise DataError(f"{root}: no image belongs to one of the {len(patients)} patients of the tables.")
-    samples = [_sample(key, source, patients[key[:12]]) for key, source in chosen.items()]
-    without = sorted(set(patients) - {key[:12] for key in chosen})
-    lost += [_entry(patient, "image", "no region of this patient") for patient in without]
+    without = sorted(set(patients) - {key[:12] for key in patches})
+    lost += [{"id": patient, "modality": "image", "reason": "no region of this patient"} for patient in without]
     width = len(next(iter(patients.values())).features)
     decoders = {
         "image": replace(make_decoder("image", {"kind": "image", "size": size}), function=decode_patch),
         "omic": Decoder(Modality("omic", "vector", (width,)), "<f4", keep),
     }
-    settings = {"size": size, "rnaseq": rnaseq}
-    return decode(
-        "gbmlgg", samples, decoders, out, run, settings, task=classification(GRADES), warnings=warnings, lost=lost
-    )
-
-
-def _sample(key: str, source: tuple[Any, ...], patient: Patient) -> Sample:
-    facts: dict[str, Any] = {
-        "group": key[:12],
-        "region": key.rsplit("_", 2)[0],
-        "time": patient.time,
-        "event": patient.event,
-    }
-    facts |= {f"fold_{k}": part for k, part in enumerate(patient.folds, 1)}
-    sources = {"image": source, "omic": (patient.features,)}
-    return Sample(key, patient.folds[0], GRADES[patient.grade], sources, facts)
-
-
-def _entry(patient: str, modality: str, reason: str) -> Entry:
-    return {"id": patient, "modality": modality, "reason": reason}
+    task, settings = classification(GRADES), {"size": size, "rnaseq": rnaseq}
+    return decode("gbmlgg", samples, decoders, out, run, settings, task=task, warnings=warnings, lost=lost)
 
 
 def keep(values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -152,21 +145,15 @@ def find_patches(root: Path) -> dict[str, tuple[Any, ...]]:
     Raises:
         InputError: there are neither patches nor regions.
     """
-    for folder in (root / "gbmlgg" / "all_st_patches_512", root / "all_st_patches_512"):
+    for folder in [root / place / name for name in (PATCHES, REGIONS) for place in ("gbmlgg", "")]:
         files = sorted(folder.glob("TCGA-*.png"))
-        if files:
+        if files and folder.name == PATCHES:
             return {file.stem: (str(file),) for file in files}
-    for folder in (root / "gbmlgg" / "all_st", root / "all_st"):
-        files = sorted(folder.glob("TCGA-*.png"))
         if files:
-            return {
-                f"{file.stem}_{row}_{column}": (str(file), row, column)
-                for file in files
-                for row in OFFSETS
-                for column in OFFSETS
-            }
+            corners = [(file, row, column) for file in files for row in OFFSETS for column in OFFSETS]
+            return {f"{file.stem}_{row}_{column}": (str(file), row, column) for file, row, column in corners}
     raise DataError(
-        f"no TCGA-*.png in {root / 'gbmlgg' / 'all_st_patches_512'} or {root / 'gbmlgg' / 'all_st'}; put the "
+        f"no TCGA-*.png in {root / 'gbmlgg' / PATCHES} or {root / 'gbmlgg' / REGIONS}; put the "
         f"patches or the regions there. Source: {SOURCE}."
     )
 
@@ -177,39 +164,19 @@ def decode_patch(path: str, row: int | None = None, column: int | None = None, *
     Raises:
         Unreadable: not an image, or the region is smaller than the patch needs.
     """
-    if row is None or column is None:
-        return decode_image(path, size)
-    return decode_image(path, size, box=(column, row, column + PATCH, row + PATCH))
-
-
-def _main_table(root: Path) -> Path | None:
-    return next((root / name for name in TABLES if (root / name).is_file()), None)
-
-
-def read_folds(root: Path) -> dict[str, tuple[str, ...]]:
-    """Part (``train``, ``test``) of each patient in each of the 15 splits.
-
-    Raises:
-        InputError: another number of columns, or an entry that is neither Train nor Test.
-    """
-    table = pd.read_csv(root / "pnas_splits.csv", index_col=0)
-    parts = table.apply(lambda column: column.astype(str).str.strip().str.lower())
-    if table.shape[1] != FOLDS or not parts.isin(["train", "test"]).all(axis=None):
-        raise DataError(
-            f"{root / 'pnas_splits.csv'}: expected an id and {FOLDS} columns of Train or Test in each line."
-        )
-    return {str(patient): tuple(row) for patient, row in zip(parts.index, parts.to_numpy(), strict=True)}
+    box = None if row is None or column is None else (column, row, column + PATCH, row + PATCH)
+    return decode_image(path, size, box)
 
 
 def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entry]]:
-    """Patients from the tables, and those left out: no grade, no molecular subtype, no split, no mRNA.
+    """Return patients from the tables, and those left out: no grade, no molecular subtype, no split, no mRNA.
 
     A feature that a patient lacks is the median of all patients kept, as in the published preparation.
 
     Raises:
-        InputError: a table is missing or lacks a column.
+        InputError: a table is missing or lacks a column; or the splits are not 15 of Train and Test.
     """
-    path = _main_table(root)
+    path = next((root / name for name in TABLES if (root / name).is_file()), None)
     if path is None or not (root / "grade_data.csv").is_file():
         raise DataError(f"{root} lacks {TABLES[0]} or grade_data.csv; expected both. Source: {SOURCE}.")
     main, grades = pd.read_csv(check(path)), pd.read_csv(check(root / "grade_data.csv"))
@@ -219,57 +186,35 @@ def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entr
             raise DataError(f"the tables in {root} lack the columns {sorted(needed - set(table.columns))}.")
     main, grades = main.set_index("TCGA ID"), grades.set_index("TCGA ID")
     genes = main.drop(columns=[name for name in NOT_FEATURES if name in main.columns])
-    if rnaseq:
-        genes = genes.join(read_mrna(root), how="left")
-    folds = read_folds(root)
+    if rnaseq:  # of both projects, the genes that both tables have, complete ones only
+        read = [pd.read_csv(check(root / name), sep="\t", skiprows=1, index_col=0) for name in MRNA]
+        cancer, glioma = [table.dropna(axis=1, how="all") for table in read]
+        both = cancer.join(glioma, how="inner").dropna(axis=0).T
+        both.index = both.index.str[:12]
+        genes = genes.join(both[~both.index.duplicated()].add_suffix("_rnaseq"), how="left")
+    folds = pd.read_csv(root / "pnas_splits.csv", index_col=0)
+    folds = folds.apply(lambda column: column.astype(str).str.strip().str.lower())
+    if folds.shape[1] != FOLDS or not folds.isin(["train", "test"]).all(axis=None):
+        raise DataError(
+            f"{root / 'pnas_splits.csv'}: expected an id and {FOLDS} columns of Train or Test in each line."
+        )
     reasons = {
         "no grade": grades["Grade"].reindex(main.index).isna(),
         "no molecular subtype": grades["Molecular subtype"].reindex(main.index).isna(),
         "no survival": main[["Survival months", "censored"]].isna().any(axis=1),
-        "not in pnas_splits.csv": ~main.index.isin(list(folds)),
+        "not in pnas_splits.csv": ~main.index.isin(folds.index.astype(str)),
         "no mRNA": genes.filter(like="_rnaseq").isna().any(axis=1),
     }
     lost = {patient: reason for reason, rows in reasons.items() for patient in main.index[np.asarray(rows, bool)]}
     genes = genes[~genes.index.isin(list(lost))].astype(np.float64)
     genes = genes.fillna(genes.median())
-    patients = {
-        patient: Patient(
-            genes.loc[patient].to_numpy(np.float32),
-            int(grades.loc[patient, "Grade"]) - 2,
-            float(main.loc[patient, "Survival months"]),
-            1 - int(main.loc[patient, "censored"]),
-            folds[patient],
-        )
-        for patient in genes.index
-    }
-    return patients, [_entry(patient, "omic", reason) for patient, reason in sorted(lost.items())]
-
-
-def read_mrna(root: Path) -> pd.DataFrame:
-    """mRNA z-scores of the patients of both projects in the genes that both tables have, complete ones
-    only."""
-    tables = []
-    for name in MRNA:
-        table = pd.read_csv(check(root / name), sep="\t", skiprows=1, index_col=0)
-        tables.append(table.dropna(axis=1, how="all"))
-    both = tables[0].join(tables[1], how="inner").dropna(axis=0).T
-    both.index = both.index.str[:12]
-    return both[~both.index.duplicated()].add_suffix("_rnaseq")
-
-
-def find_splits(root: Path, rnaseq: bool) -> Path:
-    """The split file of the paired grading.
-
-    Raises:
-        InputError: there is none.
-    """
-    ending = "_rnaseq" if rnaseq else ""
-    regions = ("all_st", "all_st_patches_512")
-    names = [f"gbmlgg15cv_{roi}_1_1_{vgg}{ending}.pkl" for roi in regions for vgg in (0, 1)]
-    for name in names:
-        if (root / "splits" / name).is_file():
-            return root / "splits" / name
-    raise DataError(f"no table and no split file: expected one of {names} in {root / 'splits'}. Source: {SOURCE}.")
+    parts = {str(patient): tuple(row) for patient, row in zip(folds.index, folds.to_numpy(), strict=True)}
+    patients = {}
+    for patient, features in zip(genes.index, genes.to_numpy(np.float32), strict=True):
+        about, grade = main.loc[patient], int(grades.loc[patient, "Grade"]) - 2
+        time, event = float(about["Survival months"]), 1 - int(about["censored"])
+        patients[patient] = Patient(features, grade, time, event, parts[patient])
+    return patients, [{"id": key, "modality": "omic", "reason": reason} for key, reason in sorted(lost.items())]
 
 
 def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
@@ -289,14 +234,13 @@ def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
             for part in ("train", "test"):
                 for patient in dict.fromkeys(splits[k][part]["x_patname"]):
                     folds.setdefault(str(patient), [""] * FOLDS)[k - 1] = part
-        patients = {}
-        for part in ("train", "test"):
-            one = splits[1][part]
-            for row, patient in enumerate(one["x_patname"]):
-                if patient not in patients:
-                    features = np.asarray(one["x_omic"][row], np.float32)
-                    numbers = int(one["g"][row]), float(one["t"][row]), int(one["e"][row])
-                    patients[str(patient)] = Patient(features, *numbers, tuple(folds[str(patient)]))
+        patients: dict[str, Patient] = {}
+        for one in (splits[1]["train"], splits[1]["test"]):
+            for patient, omic, grade, time, event in zip(
+                *(one[k] for k in ("x_patname", "x_omic", "g", "t", "e")), strict=True
+            ):
+                about = np.asarray(omic, np.float32), int(grade), float(time), int(event)
+                patients.setdefault(str(patient), Patient(*about, tuple(folds[str(patient)])))
     except InputError:
         raise
     except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -307,15 +251,11 @@ def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
     lost = {patient: "not in every fold" for patient, parts in folds.items() if "" in parts}
     lost |= {key: "no grade" for key, patient in patients.items() if patient.grade not in (0, 1, 2)}
     kept = {key: patient for key, patient in patients.items() if key not in lost}
-    return kept, [_entry(patient, "omic", reason) for patient, reason in sorted(lost.items())]
+    return kept, [{"id": key, "modality": "omic", "reason": reason} for key, reason in sorted(lost.items())]
 
 
 class Inert:
     """What stands for a table of pandas, or a part of one: takes whatever it is given and does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        """A new one, whatever the arguments."""
-        return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Forget the arguments."""
@@ -404,9 +344,8 @@ def load(
     if settings.split in (None, "official"):
         settings = replace(settings, split=f"fold_{fold}")
     if target == "survival":
-        data = load_split(replace(settings, label="time,event"), augment=augment, task="survival")
-    else:
-        data = load_split(settings, augment=augment)
+        settings = replace(settings, label="time,event")
+    data = load_split(settings, augment, task="survival" if target == "survival" else None)
     if score == "patch":
         return data
     note = "metrics count patients: the scores of a patient's patches are averaged"

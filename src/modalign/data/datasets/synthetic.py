@@ -109,7 +109,21 @@ def generate(
     >>> arrays["x1"].shape, arrays["y"].shape
     ((30, 6), (30,))
     """
-    _check(samples, count, (redundant, unique, synergy), shared, correlation, features, missing, groups)
+    strengths = (redundant, unique, synergy)
+    wrong = {
+        f"samples is {samples}; expected 20 or more": samples < 20,
+        f"count is {count}; expected 1 to 10 modalities": not 1 <= count <= 10,
+        f"strengths are {strengths}; expected numbers from 0, one of them above": not min(strengths)
+        >= 0
+        < max(strengths),
+        f"features is {features}; expected at least 3 + shared = {3 + shared}": features < 3 + shared,
+        f"shared is {shared}; expected 0 or more": shared < 0,
+        f"correlation is {correlation}; expected 0 to below 1": not 0 <= correlation < 1,
+        f"missing is {missing}; expected 0 to below 1": not 0 <= missing < 1,
+        f"groups is {groups}; expected 1 or more": groups < 1,
+    }
+    if any(wrong.values()):
+        raise DataError("synthetic data: " + "; ".join(message for message, bad in wrong.items() if bad))
     rng = np.random.default_rng(seed)
     bits = rng.choice([-1, 1], (samples, 1 + 2 * count))
     common, own, hidden = bits[:, 0], bits[:, 1 : 1 + count], bits[:, 1 + count :]
@@ -131,7 +145,10 @@ def generate(
     arrays["y"] = np.array(sum(bit << place for place, bit in enumerate(known)))
     arrays |= {name: bit for name, _, bit in parts}
     arrays["group"] = rng.integers(groups, size=samples)
-    _remove(arrays, missing, count, rng)
+    gone = rng.random((samples, count)) < missing
+    gone[np.arange(samples), rng.integers(count, size=samples)] &= ~gone.all(1)  # a sample keeps one
+    for m in range(count):
+        arrays[f"x{m + 1}"][gone[:, m]] = np.nan
     return arrays
 
 
@@ -142,34 +159,6 @@ def rotations(count: int, features: int, rng: np.random.Generator) -> list[np.nd
     True
     """
     return [np.linalg.qr(rng.standard_normal((features, features)))[0] for _ in range(count)]
-
-
-def _remove(arrays: dict[str, np.ndarray], missing: float, count: int, rng: np.random.Generator) -> None:
-    """Set a share of the rows of each modality to NaN, sparing one modality of each sample."""
-    gone = rng.random((len(arrays["y"]), count)) < missing
-    gone[np.arange(len(gone)), rng.integers(count, size=len(gone))] &= ~gone.all(1)
-    for m in range(count):
-        arrays[f"x{m + 1}"][gone[:, m]] = np.nan
-
-
-def _check(
-    samples: int, count: int, strengths: tuple[float, ...], shared: int, correlation: float, features: int,
-    missing: float, groups: int,
-) -> None:  # fmt: skip
-    wrong = {
-        f"samples is {samples}; expected 20 or more": samples < 20,
-        f"count is {count}; expected 1 to 10 modalities": not 1 <= count <= 10,
-        f"strengths are {strengths}; expected numbers from 0, one of them above": min(strengths) < 0
-        or max(strengths) == 0,
-        f"features is {features}; expected at least 3 + shared = {3 + shared}": features < 3 + shared,
-        f"shared is {shared}; expected 0 or more": shared < 0,
-        f"correlation is {correlation}; expected 0 to below 1": not 0 <= correlation < 1,
-        f"missing is {missing}; expected 0 to below 1": not 0 <= missing < 1,
-        f"groups is {groups}; expected 1 or more": groups < 1,
-    }
-    found = [message for message, bad in wrong.items() if bad]
-    if found:
-        raise DataError("synthetic data: " + "; ".join(found))
 
 
 def truth(

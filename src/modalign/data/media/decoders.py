@@ -63,15 +63,20 @@ def check(path: str | Path) -> Path:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Any]:
-    """An audio or video file opened for decoding; what FFmpeg says against it becomes ``Unreadable``."""
+def opened(path: str | Path, kind: str, start: float = 0.0, stop: float | None = None) -> Iterator[tuple[Any, Any]]:
+    """A file opened for decoding, and its first stream of ``kind``; FFmpeg's errors become ``Unreadable``."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    path = check(path)
+    if stop is not None and stop <= start:
+        raise Unreadable(f"a range of no length, {start:g} s to {stop:g} s: {path}")
     try:
-        with av.open(os.fspath(path)) as container:
-            yield container
+        with av.open(os.fspath(check(path))) as container:
+            streams = getattr(container.streams, kind)
+            if not streams:
+                raise Unreadable(f"no {kind} stream: {path}")
+            streams[0].codec_context.thread_count = 1
+            yield container, streams[0]
     except (av.FFmpegError, EOFError) as error:
         raise Unreadable(f"cannot be decoded ({getattr(error, 'strerror', error)}): {path}") from error
 
@@ -88,14 +93,8 @@ def read_wave(path: str | Path, rate: int, start: float = 0.0, stop: float | Non
     """
     from av import AudioResampler
 
-    if stop is not None and stop <= start:
-        raise Unreadable(f"a range of no length, {start:g} s to {stop:g} s: {path}")
-    with opened(path) as container:
-        if not container.streams.audio:
-            raise Unreadable(f"no audio stream: {path}")
+    with opened(path, "audio", start, stop) as (container, stream):
         resampler = AudioResampler(format="flt", layout="mono", rate=rate)
-        stream = container.streams.audio[0]
-        stream.codec_context.thread_count = 1
         pieces = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
         pieces += resampler.resample(None) if pieces else []
         declared = _declared_seconds(container, path)
@@ -147,17 +146,19 @@ def decode_video(
         Unreadable: no video stream, no frame in the range, or less than half the length that the file
             declares.
     """
-    if stop is not None and stop <= start:
-        raise Unreadable(f"a range of no length, {start:g} s to {stop:g} s: {path}")
-    times = _frame_times(path)
+    with opened(path, "video", start, stop) as (container, stream):  # when each frame begins (s), without decoding
+        stamps = [(p.dts if p.pts is None else p.pts) for p in container.demux(stream) if p.size]
+        times = [float(stamp * stream.time_base) for stamp in sorted(stamp for stamp in stamps if stamp is not None)]
+        seconds = times[-1] - times[0] + float(1 / (stream.average_rate or 1)) if times else 0.0
+        declared = _declared_seconds(container, path)
+    if seconds < DECLARED_SHARE * declared:
+        raise Unreadable(f"cut off: {seconds:.2f} s of {declared:.2f} s declared: {path}")
     inside = [t for t in times if t - times[0] >= start and (stop is None or t - times[0] < stop)]
     if not inside:
         raise Unreadable(f"no frame in {start:g} s to {'the end' if stop is None else f'{stop:g} s'}: {path}")
     wanted = [inside[i] for i in segment_centers(len(inside), frames)]
     pictures: list[np.ndarray] = []
-    with opened(path) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
+    with opened(path, "video") as (container, stream):
         for frame in container.decode(stream):
             due = sum((frame.time or 0.0) >= t - 1e-6 for t in wanted[len(pictures) :])
             if due:  # only these are scaled, which costs more than decoding
@@ -170,25 +171,6 @@ def decode_video(
         raise Unreadable(f"the frame at {at:.2f} s cannot be decoded: {path}")
     clip = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
     return clip, f"only {len(inside)} frames" if len(inside) < frames else ""
-
-
-def _frame_times(path: str | Path) -> list[float]:
-    """When each frame of a video begins (s), read without decoding, in order."""
-    with opened(path) as container:
-        if not container.streams.video:
-            raise Unreadable(f"no video stream: {path}")
-        stream = container.streams.video[0]
-        stamps = sorted(
-            packet.pts if packet.pts is not None else packet.dts
-            for packet in container.demux(stream)
-            if packet.size and (packet.pts is not None or packet.dts is not None)
-        )
-        times = [float(stamp * stream.time_base) for stamp in stamps]
-        seconds = times[-1] - times[0] + float(1 / (stream.average_rate or 1)) if times else 0.0
-        declared = _declared_seconds(container, path)
-    if seconds < DECLARED_SHARE * declared:
-        raise Unreadable(f"cut off: {seconds:.2f} s of {declared:.2f} s declared: {path}")
-    return times
 
 
 def _declared_seconds(container: Any, path: str | Path) -> float:
@@ -359,11 +341,8 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
         tokens = tokenizer(options["vocabulary"])
         form = Modality(name, "text", (options["length"],), len(tokens), tokens.pad_token_id), "<i4", decode_text
     else:
-        form = (
-            Modality(name, "clip", (frames, 3, size, size)),
-            "|u1",
-            decode_video if kind == "video" else decode_folder,
-        )
+        clip = decode_video if kind == "video" else decode_folder
+        form = Modality(name, "clip", (frames, 3, size, size)), "|u1", clip
     return Decoder(*form, options, gaps, {"kind": kind, **options})
 
 

@@ -22,9 +22,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from modalign.data.batch import Modality
@@ -32,14 +33,10 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import Rows, StoredArray
 from modalign.data.tables.files import join_columns, table_arrays
 from modalign.data.tables.modalities import Preparation
-from modalign.data.tables.reader import Source, read_source
-from modalign.data.tables.rows import RowOptions
+from modalign.data.tables.reader import RowOptions, Source, read_source
 from modalign.data.task import Task
 from modalign.errors import DataError, Problems, unknown
 from modalign.settings import DataSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VERSION = 1
 SURVIVAL = "time,event"
@@ -94,51 +91,32 @@ def write_prepared(
     for key, array in (arrays or {}).items():
         np.save(folder / f"{key}.npy", array)
     problems = Problems(f"prepared folder {str(folder)!r}")
-    described = {
-        key: problems.trying(_describe, folder, modality, len(manifest)) for key, modality in modalities.items()
-    }
+    described = {}
+    for key, modality in modalities.items():
+        path, expected = folder / f"{modality.name}.npy", (len(manifest), *modality.shape)
+        saved = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+        if saved is None:
+            problems.append(f"modality {modality.name!r} has no array; expected {str(path)!r}")
+        elif saved.shape != expected:
+            problems.append(
+                f"{path.name} has shape {saved.shape}; expected {expected}: as many rows as the manifest, samples of "
+                f"kind {modality.kind}"
+            )
+        else:
+            described[key] = {entry: getattr(modality, entry) for entry in _MODALITY}
+            described[key] |= {"shape": list(modality.shape), "dtype": str(saved.dtype), "sha256": file_digest(path)}
     problems.stop()
     manifest.to_parquet(folder / "manifest.parquet", index=False)
-    meta = {
-        "version": VERSION,
-        "name": name,
-        "task": task.kind,
-        "classes": list(task.classes),
-        "modalities": described,
-        "plain": dict(plain or {}),
-        "columns": list(columns),
-        "about": dict(about or {}),
-        "decoders": {
-            key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in described.items()}
-            for key, described in (decoders or {}).items()
-        },
+    meta: dict[str, Any] = {"version": VERSION, "name": name, "task": task.kind, "classes": list(task.classes)}
+    meta |= {"modalities": described, "plain": dict(plain or {}), "columns": list(columns), "about": dict(about or {})}
+    meta["decoders"] = {
+        key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in options.items()}
+        for key, options in (decoders or {}).items()
     }
     unfinished = folder / "meta.yaml.part"
     unfinished.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True), "utf-8")
     unfinished.replace(folder / "meta.yaml")
     return folder
-
-
-def _describe(folder: Path, modality: Modality, rows: int) -> dict[str, Any]:
-    """Entry of one modality in ``meta.yaml``."""
-    path = folder / f"{modality.name}.npy"
-    if not path.exists():
-        raise DataError(f"modality {modality.name!r} has no array; expected {str(path)!r}")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    expected = (rows, *modality.shape)
-    if array.shape != expected:
-        raise DataError(
-            f"{path.name} has shape {array.shape}; expected {expected}: as many rows as the manifest, samples of "
-            f"kind {modality.kind}"
-        )
-    return {
-        "kind": modality.kind,
-        "shape": list(modality.shape),
-        "vocabulary": modality.vocabulary,
-        "padding": modality.padding,
-        "dtype": str(array.dtype),
-        "sha256": file_digest(path),
-    }
 
 
 def file_digest(path: Path) -> str:
@@ -194,20 +172,31 @@ def read_folder(folder: Path, names: Sequence[str], problems: Problems) -> Sourc
     Raises:
         InputError: the folder is not finished, or with ``problems`` and what is wrong with its arrays.
     """
-    import pandas as pd
-
     meta = read_meta(folder)
     manifest = pd.read_parquet(folder / "manifest.parquet")
     decoded, plain = meta["modalities"], meta["plain"]
-    stored = {m: problems.trying(_open_checked, folder, m, meta, len(manifest)) for m in names if m in decoded}
+    opened: dict[str, Rows] = {}
+    for m in [m for m in names if m in decoded]:
+        path, expected = folder / f"{m}.npy", (len(manifest), *decoded[m]["shape"])
+        try:
+            opened[m] = array = StoredArray(path)
+            wrong = "" if array.shape == expected else f"has shape {array.shape}; expected {expected}:"
+        except FileNotFoundError:
+            wrong = "is missing;"
+        except ValueError as error:
+            wrong = f"cannot be read ({error});"
+        problems += [f"{str(path)!r} {wrong} run prepare again"] if wrong else []
     columns = problems.trying(table_arrays, manifest)
     joined = problems.trying(join_columns, columns or {}, {m: [] for m in names if m in plain})
     problems.stop()
     contents = file_digest(folder / "manifest.parquet")
     contents += "".join(f" {m} {decoded[m]['sha256'] if m in decoded else plain[m]}" for m in names)
-    opened: dict[str, Rows] = {m: array for m, array in stored.items() if array is not None}
     about = {m: Modality(**{k: v for k, v in decoded[m].items() if k in _MODALITY}, name=m) for m in opened}
-    decoders = _decoders(folder, meta)
+    told = meta.get("decoders") or (meta.get("about") or {}).get("modalities") or {}
+    decoders = {m: dict(told.get(m, {})) for m in opened}
+    for own in [path for path in (folder / "vocab.txt", folder / "tokenizer") if path.exists()]:
+        for decoder in decoders.values():  # its own tokenizer goes before the name that it had elsewhere
+            decoder |= {"vocabulary": str(own)} if decoder.get("kind") == "text" else {}
     preparations = {m: Preparation(replace(a, shape=tuple(a.shape)), decoder=decoders[m]) for m, a in about.items()}
     return Source(columns or {}, opened, preparations, joined or {}, contents)
 
@@ -229,24 +218,53 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _open_checked(folder: Path, name: str, meta: Mapping[str, Any], rows: int) -> StoredArray:
-    path, about = folder / f"{name}.npy", meta["modalities"][name]
-    if not path.exists():
-        raise DataError(f"{str(path)!r} is missing; run prepare again")
-    try:
-        array = StoredArray(path)
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error}); run prepare again") from None
-    expected = (rows, *about["shape"])
-    if array.shape != expected:
-        raise DataError(f"{str(path)!r} has shape {array.shape}; expected {expected}: run prepare again")
-    return array
+def manifest_of(settings: DataSettings) -> pd.DataFrame:
+    """The manifest of the prepared folder at ``settings.path``.
+
+    Raises:
+        InputError: no path is given, or it is not that of a finished folder of this data set.
+    """
+    name = settings.name
+    if settings.path is None:
+        raise DataError(
+            f"{name} has no path; expected the folder that `modalign prepare {name} --raw DOWNLOAD --out FOLDER` "
+            "wrote: give it as data.path."
+        )
+    meta = read_meta(Path(settings.path))
+    if meta["name"] != name:
+        raise DataError(f"{settings.path} holds {meta['name']}, prepared; expected {name}.")
+    return pd.read_parquet(Path(settings.path) / "manifest.parquet")
 
 
-def _decoders(folder: Path, meta: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """How files of each modality were decoded; the folder's own tokenizer goes before the name it had elsewhere."""
-    told = meta.get("decoders") or (meta.get("about") or {}).get("modalities") or {}
-    found: dict[str, Mapping[str, Any]] = {m: told.get(m, {}) for m in meta["modalities"]}
-    for own in [path for path in (folder / "vocab.txt", folder / "tokenizer") if path.exists()]:
-        found |= {m: {**d, "vocabulary": str(own)} for m, d in found.items() if d.get("kind") == "text"}
-    return found
+def hold_out_values(settings: DataSettings, column: str, count: int, seed: int) -> DataSettings:
+    """The settings under which ``count`` values of a column, drawn by ``seed``, are the test split.
+
+    Validation is then carved out by whole values too.
+
+    Raises:
+        InputError: fewer than two values would be left to train and validate on.
+    """
+    values = sorted(manifest_of(settings)[column].astype(str).unique())
+    if not 0 < count <= len(values) - 2:
+        raise DataError(
+            f"{settings.name}: cannot hold {count} of {len(values)} values of {column!r} out; expected between 1 "
+            f"and {len(values) - 2}."
+        )
+    drawn = np.random.default_rng(seed).permutation(len(values))[:count]
+    held = "|".join(values[i] for i in sorted(drawn))
+    return replace(settings, split=f"{column} in {held}", group=column)
+
+
+def load_split(settings: DataSettings, augment: Sequence[str] = (), **options: Any) -> MultimodalData:
+    """The prepared folder under ``settings.split``: ``official`` or None is the column ``split``.
+
+    Args:
+        settings: with the path of the folder.
+        augment: modalities that are cropped and flipped at random in training, of those used.
+        options: fields of ``RowOptions``.
+    """
+    manifest_of(settings)
+    if settings.split in (None, "official"):
+        settings = replace(settings, split="split")
+    used = [name for name in augment if settings.modalities is None or name in settings.modalities]
+    return load_prepared(str(settings.path), settings, RowOptions(augment=used, **options))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modalign.data.media.decoders import make_decoder
-from modalign.data.media.pool import Sample
-from modalign.data.media.prepare import PrepareReport, Run, decode
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode
 from modalign.data.tables.manifest import MEDIA, PLAIN, Manifest
 from modalign.data.tables.modalities import as_strings
-from modalign.data.tables.reader import Table
 from modalign.errors import DataError, Problems
 
 
@@ -32,69 +29,39 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         InputError: with every problem of the manifest; or no sample can be read.
     """
     manifest, out = Manifest.read(path), Path(out)
+    kinds = {m: described["kind"] for m, described in manifest.modalities.items()}
     problems = Problems(f"manifest {manifest.name!r}")
     decoders = {
         m: problems.trying(make_decoder, m, described, gaps=True)
         for m, described in manifest.modalities.items()
-        if needs_decoding(described)
+        if kinds[m] in MEDIA or (kinds[m] == "text" and "vocabulary" in described)  # for a pretrained tokenizer
     }
     problems += manifest.check()
     problems.stop()
     used = {m: decoder for m, decoder in decoders.items() if decoder is not None}
     if not used:
         raise DataError(f"the manifest {str(path)!r} has no files to decode; every command reads it as it is")
-    plain = {m: PLAIN[described["kind"]] for m, described in manifest.modalities.items() if m not in used}
-    settings = {
+    said, table = manifest.settings, manifest.table()
+    settings: dict[str, Any] = {
         "table": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         "modalities": manifest.modalities,
-        "label": manifest.settings.label,
-        "group": manifest.settings.group,
-        "columns": manifest.settings.columns,
     }
-    table = manifest.table()
-    samples = _samples(manifest, table, list(used))
-    return decode(
-        manifest.name,
-        samples,
-        used,
-        out,
-        Run(workers, resume),
-        settings,
-        task=table.labels.task,
-        plain=plain,
-        columns=manifest.settings.columns,
-    )
-
-
-def needs_decoding(described: Mapping[str, Any]) -> bool:
-    """Return whether a modality is decoded beforehand: files, and text for a pretrained tokenizer.
-
-    >>> needs_decoding({"kind": "text"}), needs_decoding({"kind": "audio"})
-    (False, True)
-    """
-    return described["kind"] in MEDIA or (described["kind"] == "text" and "vocabulary" in described)
-
-
-def _samples(manifest: Manifest, table: Table, decoded: list[str]) -> list[Sample]:
-    """What to decode, and the columns to keep: everything but paths, label and group under the names they go by."""
+    settings |= {"label": said.label, "group": said.group, "columns": said.columns}
     rows = manifest.rows.reset_index(drop=True)
-    cells = {m: as_strings(rows[m].to_numpy()) for m in decoded}
-    dropped = [*decoded, "id", "split", "label"]
-    kept = rows.drop(columns=[column for column in dropped if column in rows])
+    kept = rows.drop(columns=[c for c in [*used, "id", "split", "label"] if c in rows]).to_dict("records")
+    cells = {m: as_strings(rows[m].to_numpy()) for m in used}
     targets, task = table.labels.target.tolist(), table.labels.task
-    files = [m for m in decoded if manifest.modalities[m]["kind"] in MEDIA]
     samples = []
-    for row, columns in enumerate(kept.to_dict("records")):
-        sources = {
-            m: (str(manifest.path(cells[m][row])) if cells[m][row] and m in files else cells[m][row],) for m in decoded
+    for row, (target, columns) in enumerate(zip(targets, kept, strict=True)):
+        found = {m: cells[m][row] for m in used}
+        sources = {m: (str(manifest.folder / c) if c and kinds[m] in MEDIA else c,) for m, c in found.items()}
+        facts = {str(key): value for key, value in columns.items()} | {
+            f"present_{m}": bool(c) for m, c in found.items()
         }
-        facts = {str(key): value for key, value in columns.items()}
-        facts |= {f"present_{m}": bool(cells[m][row]) for m in decoded}
-        if table.groups is not None:
-            facts["group"] = str(table.groups[row])
-        if task.kind == "survival":
-            facts |= dict(zip(("time", "event"), targets[row], strict=True))
-        label = targets[row] if task.kind == "regression" else ""
-        label = task.classes[targets[row]] if task.kind == "classification" else label
+        facts |= {} if table.groups is None else {"group": str(table.groups[row])}
+        facts |= dict(zip(("time", "event"), target, strict=True)) if task.kind == "survival" else {}
+        label = target if task.kind == "regression" else task.classes[target] if task.classes else ""
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
-    return samples
+    plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
+    run = Run(workers, resume)
+    return decode(manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns)

@@ -1,29 +1,63 @@
-"""``modalign prepare NAME --raw DIR --out DIR``: from an official download to a prepared folder."""
+"""``modalign prepare NAME --raw DIR --out DIR``: from an official download to a prepared folder.
+
+Many samples are decoded in parallel into arrays on disk, so that a kill at any moment costs a few samples: each
+modality has one file of its final size into which rows are written where they belong; a journal beside notes the rows
+that are done. A run that is started again reads the journal and decodes the rest, and once more what was unreadable.
+Rows that stay unreadable are cut out at the end. The bytes do not depend on the number of processes or on
+interruptions.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import inspect
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from modalign.data import load
 from modalign.data.media.decoders import Decoder
-from modalign.data.media.folder import write_prepared
-from modalign.data.media.pool import DecodePool, Entry, Sample
+from modalign.data.media.folder import open_array, write_prepared
 from modalign.data.task import Task
-from modalign.errors import DataError, unknown
+from modalign.errors import DataError, InputError, unknown
 
+CHUNK = 16  # samples between two lines of the journal
+Entry = dict[str, str]
 VERSION = 1  # of what is decoded; a change makes earlier unfinished work unusable
 DATASETS = tuple(name for name in load.DATASETS if name not in ("digits", "synthetic"))  # those with a download
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a data set before decoding.
+
+    Attributes:
+        id: unique.
+        split: ``train``, ``valid`` or ``test``.
+        label: name of its class, or the number to predict.
+        sources: modality name to the arguments of its decoder (a path, a path and times, a text, an array).
+        columns: further facts (actor, fold, time and event) by name, the same names for all samples;
+            ``group`` is what no split may divide.
+
+    >>> Sample("s1", "train", "ill", {"cough": ("s1.wav",)}).columns
+    {}
+    """
+
+    id: str
+    split: str
+    label: str | float
+    sources: Mapping[str, tuple[Any, ...]]
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -190,11 +224,18 @@ def decode(
         raise DataError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
     told = json.dumps([VERSION, name, dict(settings), [(s.id, s.split, s.label) for s in samples]], default=str)
     key = hashlib.sha256(told.encode()).hexdigest()  # what an interrupted run must share with the next
-    if run.resume and (report := _finished(out, key)):
-        return report
+    if run.resume and (out / "meta.yaml").is_file() and (out / "report.json").is_file():
+        noted = json.loads((out / "report.json").read_text("utf-8"))
+        if noted.pop("key") == key:  # an earlier run finished this very work
+            return PrepareReport(out=out, resumed=noted["samples"], **noted)
     pool = DecodePool(out, samples, decoders, key, run.resume)
     pool.decode_rest(run.workers, f"{name}: decoding")
-    failed, remarks = pool.entries()
+    unreadable = [(row, *found) for row, found in sorted(pool.failed.items())]
+    odd = [(row, *found) for row in sorted(pool.remarks) if pool.done[row] for found in sorted({*pool.remarks[row]})]
+    failed, remarks = (
+        [{"id": samples[row].id, "modality": m, "reason": reason} for row, m, reason in found]
+        for found in (unreadable, odd)
+    )
     if not pool.done.any():
         raise DataError(f"{name}: none of {len(samples)} samples can be read; the first: {failed[0]['reason']}.")
     pool.seal()
@@ -202,7 +243,11 @@ def decode(
     found = Counter(sample.split for sample in kept)
     counts = {split: found[split] for split in ("train", "valid", "test") if found[split]}
     report = PrepareReport(name, out, len(kept), counts, [*lost, *failed], remarks, list(warnings), pool.resumed)
-    _write_report(report, key)
+    for file in ("unreadable", "remarks"):
+        table = pd.DataFrame(getattr(report, file), columns=["id", "modality", "reason"])
+        table.to_csv(out / f"{file}.csv", index=False, lineterminator="\n")
+    noted = {"key": key, **{k: v for k, v in vars(report).items() if k not in ("out", "resumed")}}
+    (out / "report.json").write_text(json.dumps(noted, indent=1, ensure_ascii=False), "utf-8")
     write_prepared(
         out,
         name,
@@ -214,26 +259,120 @@ def decode(
         about=settings,
         decoders={name: decoder.described for name, decoder in decoders.items() if decoder.described},
     )
-    pool.close()
+    shutil.rmtree(pool.state)  # the journal: the work is finished
     return report
 
 
-def _finished(out: Path, key: str) -> PrepareReport | None:
-    """The report of an earlier run that finished this very work."""
-    if not ((out / "meta.yaml").is_file() and (out / "report.json").is_file()):
-        return None
-    noted = json.loads((out / "report.json").read_text("utf-8"))
-    if noted.pop("key") != key:
-        return None
-    return PrepareReport(out=out, resumed=noted["samples"], **noted)
+class DecodePool:
+    """A folder in which samples are decoded, and what its journal says.
+
+    Args:
+        folder: its place.
+        samples: all samples, in the order of their rows.
+        decoders: modality name to decoder.
+        key: of the settings and samples; work under another key is thrown away.
+        resume: whether work under the same key is gone on with.
+
+    Attributes:
+        done: rows decoded, (N,) bool.
+        failed: row to its modality and reason.
+        remarks: row to its modalities and remarks.
+        resumed: number of rows that earlier runs decoded.
+    """
+
+    def __init__(
+        self, folder: Path, samples: Sequence[Sample], decoders: Mapping[str, Decoder], key: str, resume: bool
+    ) -> None:
+        self.folder, self.samples, self.decoders = folder, samples, decoders
+        self.done = np.zeros(len(samples), bool)
+        self.failed: dict[int, tuple[str, str]] = {}
+        self.remarks: dict[int, list[tuple[str, str]]] = {}
+        self.state = folder / ".partial"
+        self.journal, self.sealed = self.state / "journal.jsonl", self.state / "sealed"
+        noted = self.state / "key"
+        if resume and noted.is_file() and noted.read_text() == key:
+            for line in self.journal.read_text().splitlines() if self.journal.is_file() else []:
+                with suppress(json.JSONDecodeError):  # a line that a killed run did not finish
+                    self._note(json.loads(line))
+            if not self.sealed.exists():
+                self.failed = {}  # these are tried again
+        else:
+            shutil.rmtree(self.state, ignore_errors=True)
+            self.state.mkdir(parents=True)
+            (folder / "meta.yaml").unlink(missing_ok=True)  # a folder without it is not finished
+            for name, decoder in decoders.items():
+                open_array(folder, name, (len(samples), *decoder.modality.shape), decoder.dtype)
+            noted.write_text(key)
+        self.resumed = int(self.done.sum())
+
+    def _note(self, outcome: Mapping[str, Any]) -> None:
+        self.done[outcome["done"]] = True
+        self.failed |= {int(row): (str(m), str(reason)) for row, m, reason in outcome["failed"]}
+        for row, modality, remark in outcome["remarks"]:
+            self.remarks.setdefault(int(row), []).append((modality, remark))
+
+    def decode_rest(self, workers: int, title: str) -> None:
+        """Decode every row that is not done, in ``workers`` processes (0: one a core), under a progress bar."""
+        from joblib import Parallel, delayed
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        rest = [(row, self.samples[row].sources) for row in np.flatnonzero(~self.done).tolist()]
+        if not rest or self.sealed.exists():
+            return
+        chunks = [rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK)]
+        parallel = Parallel(workers or os.cpu_count() or 1, return_as="generator_unordered")
+        columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
+        with self.journal.open("a") as journal, Progress(*columns, transient=True) as progress:
+            journal.write("\n")  # what follows must not continue an unfinished line
+            task = progress.add_task(title, total=len(rest))
+            for outcome in parallel(delayed(decode_rows)(self.folder, self.decoders, chunk) for chunk in chunks):
+                journal.write(json.dumps(outcome) + "\n")
+                journal.flush()
+                self._note(outcome)
+                progress.advance(task, len(outcome["done"]) + len(outcome["failed"]))
+
+    def seal(self) -> None:
+        """Cut the unreadable rows out of all arrays. Interrupted, it is gone on with by the next run."""
+        self.sealed.touch()
+        rows = np.flatnonzero(self.done)
+        for name in self.decoders:
+            path = self.folder / f"{name}.npy"
+            if len(np.load(path, mmap_mode="r")) != len(rows):
+                compact(path, rows)
 
 
-def _write_report(report: PrepareReport, key: str) -> None:
-    """The report as tables for the reader and as JSON for the next run."""
-    for file in ("unreadable", "remarks"):
-        with (report.out / f"{file}.csv").open("w", newline="", encoding="utf-8") as table:
-            writer = csv.DictWriter(table, ["id", "modality", "reason"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(getattr(report, file))
-    noted = {"key": key, **{k: v for k, v in vars(report).items() if k not in ("out", "resumed")}}
-    (report.out / "report.json").write_text(json.dumps(noted, indent=1, ensure_ascii=False), "utf-8")
+def decode_rows(
+    folder: Path, decoders: Mapping[str, Decoder], rows: Sequence[tuple[int, Mapping[str, tuple[Any, ...]]]]
+) -> dict[str, Any]:
+    """Decode some rows into the files of ``folder`` and say how it went; runs in a process of its own.
+
+    A row of which one modality is unreadable is unreadable. Whatever a decoder cannot cope with counts as
+    such, so that one strange file never ends the work of hours.
+    """
+    files = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in decoders}
+    outcome: dict[str, Any] = {"done": [], "failed": [], "remarks": []}
+    for row, sources in rows:
+        name = ""
+        try:
+            for name, decoder in decoders.items():
+                files[name][row], remark = decoder(sources[name])
+                if remark:
+                    outcome["remarks"].append((row, name, remark))
+            outcome["done"].append(row)
+        except (InputError, OSError, ValueError, ArithmeticError, LookupError) as error:
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            outcome["failed"].append((row, name, reason))
+    for file in files.values():
+        file.flush()
+    return outcome
+
+
+def compact(path: Path, rows: np.ndarray, block: int = 256) -> None:
+    """Keep only ``rows`` of an array file, block by block, so that it need not fit in memory."""
+    whole = np.load(path, mmap_mode="r")
+    part = path.with_suffix(".part")
+    kept = np.lib.format.open_memmap(part, "w+", whole.dtype, (len(rows), *whole.shape[1:]))
+    for begin in range(0, len(rows), block):
+        kept[begin : begin + block] = whole[rows[begin : begin + block]]
+    kept.flush()
+    os.replace(part, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from modalign.data.augment import random_crop_flip
 from modalign.data.batch import Batch
-from modalign.data.dataset import Column
+from modalign.data.dataset import Column, Split
 from modalign.data.tables.modalities import Preparation
 
 
@@ -46,6 +47,7 @@ class StoredArray:
         return {**self.__dict__, "_map": None}
 
 
+@dataclass(eq=False)
 class ArraySplit:
     """One split of arrays; fulfils ``Split``. A batch is sliced out of the arrays, without a loop.
 
@@ -56,8 +58,10 @@ class ArraySplit:
         rows: (N,) rows of the arrays that make up this split.
         present: (N, M) bool.
         target, columns, ids, groups: as in ``Split``, (N,) each.
-        augment: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
+        cropped: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
         seed: of augmentation.
+        epoch: as ``set_epoch`` gives it.
+        unread: modalities whose inputs a ``FeatureSplit`` has.
 
     >>> from modalign.data.tables.arrays import from_arrays
     >>> split = from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train
@@ -65,42 +69,23 @@ class ArraySplit:
     (True, torch.Size([2, 8]))
     """
 
-    def __init__(
-        self,
-        stored: Mapping[str, Rows],
-        preparations: Mapping[str, Preparation],
-        rows: np.ndarray,
-        present: np.ndarray,
-        target: Tensor,
-        columns: dict[str, Column],
-        ids: Sequence[str],
-        groups: np.ndarray | None,
-        augment: Sequence[str] = (),
-        seed: int = 0,
-    ) -> None:
-        self.stored = stored
-        self.preparations = preparations
-        self.rows = rows
-        self.present = torch.from_numpy(present)
-        self.target = target
-        self.columns = columns
-        self.ids = ids
-        self.groups = groups
-        self.cropped = augment
-        self.augment: Sequence[str] | None = augment
-        self.seed = seed
-        self.epoch: int | None = None
-        self.features: Mapping[str, Rows] = {}
+    stored: Mapping[str, Rows]
+    preparations: Mapping[str, Preparation]
+    rows: np.ndarray
+    present: Tensor
+    target: Tensor
+    columns: dict[str, Column]
+    ids: Sequence[str]
+    groups: np.ndarray | None = None
+    cropped: Sequence[str] = ()
+    seed: int = 0
+    epoch: int | None = None
+    unread: frozenset[str] = frozenset()
 
-    def with_features(self, features: Mapping[str, Rows]) -> ArraySplit:
-        """This split with computed features of some modalities, whose own rows are then not read.
-
-        Args:
-            features: modality name to (N, D) float32, a row a sample of this split, zeros where it is absent.
-        """
-        made = copy.copy(self)
-        made.features = {**self.features, **features}
-        return made
+    @property
+    def augment(self) -> Sequence[str] | None:
+        """What ``is_augmented`` reads."""
+        return self.cropped
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,38 +99,67 @@ class ArraySplit:
         chosen = torch.as_tensor(index, dtype=torch.int64)
         present = self.present[chosen]
         values = self._read(self.rows[chosen.numpy()], present)
-        inputs = {}
+        inputs = dict.fromkeys(self.preparations, torch.empty(len(index), 0))
         for m, (name, preparation) in enumerate(self.preparations.items()):
-            if name in self.features:
-                inputs[name] = torch.from_numpy(self.features[name][chosen.numpy()])
+            if name in self.unread:
                 continue
-            tensor = _tensor(values[name], preparation.modality.kind)
+            tensor = torch.from_numpy(np.ascontiguousarray(values[name]))
+            if tensor.dtype != torch.uint8 or preparation.modality.kind == "text":
+                tensor = tensor.long() if preparation.modality.kind == "text" else tensor.float()
             if self.epoch is not None and name in self.cropped:
                 tensor = random_crop_flip(tensor, [(self.seed, self.epoch, i) for i in chosen.tolist()])
             if not present[:, m].all():
                 tensor[~present[:, m]] = preparation.modality.padding
             inputs[name] = tensor
-        return Batch(
-            inputs=inputs,
-            present=present,
-            target=self.target[chosen],
-            index=chosen,
-            columns={name: column.values[chosen] for name, column in self.columns.items()},
-            encoded=frozenset(self.features),
-        )
+        columns = {name: column.values[chosen] for name, column in self.columns.items()}
+        return Batch(inputs, present, self.target[chosen], chosen, columns)
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values of some rows of the data; what is found to be absent is taken out of ``present`` (B, M)."""
-        return {name: array[rows] for name, array in self.stored.items() if name not in self.features}
+        return {name: array[rows] for name, array in self.stored.items() if name not in self.unread}
 
     def __getitem__(self, index: int) -> Batch:
         """The sample at ``index`` as a batch of one."""
         return self.__getitems__([index])
 
 
-def _tensor(values: np.ndarray, kind: str) -> Tensor:
-    """Stored rows as the model takes them: int64 for text, uint8 as it is, everything else float32."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if kind == "text":
-        return tensor.long()
-    return tensor if tensor.dtype == torch.uint8 else tensor.float()
+class FeatureSplit:
+    """A split with features that were computed before in place of the inputs of some modalities.
+
+    Args:
+        split: any split. Of an ``ArraySplit`` the replaced inputs are not read any more.
+        features: modality name to (N, D) float32, a row a sample of ``split``, zeros where it is absent.
+
+    >>> from modalign.data.tables.arrays import from_arrays
+    >>> split = FeatureSplit(from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train, {"a": np.ones((4, 3), "f4")})
+    >>> batch = split.__getitems__([0, 1])
+    >>> batch.inputs["a"].shape, batch.encoded
+    (torch.Size([2, 3]), frozenset({'a'}))
+    """
+
+    def __init__(self, split: Split, features: Mapping[str, Rows]) -> None:
+        self.split: Split
+        self.features: dict[str, Rows] = {**(split.features if isinstance(split, FeatureSplit) else {}), **features}
+        self.split = split.split if isinstance(split, FeatureSplit) else split
+        if isinstance(self.split, ArraySplit):
+            self.split = copy.copy(self.split)
+            self.split.unread = frozenset(self.features)
+        self.target, self.columns, self.ids, self.groups = split.target, split.columns, split.ids, split.groups
+        self.augment: Sequence[str] | None = getattr(split, "augment", None)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, index: list[int]) -> Batch:
+        """The batch of the samples at ``index``."""
+        batch, rows = self.split.__getitems__(index), np.asarray(index, dtype=np.int64)
+        computed = {name: torch.from_numpy(found[rows]) for name, found in self.features.items()}
+        return replace(batch, inputs={**batch.inputs, **computed}, encoded=batch.encoded | {*computed})
+
+    def __getitem__(self, index: int) -> Batch:
+        """The sample at ``index`` as a batch of one."""
+        return self.__getitems__([index])
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Fix augmentation of the other modalities to ``epoch``; None switches it off."""
+        self.split.set_epoch(epoch)

@@ -10,9 +10,8 @@ import numpy as np
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows, StoredArray
-from modalign.data.tables.files import join_columns
-from modalign.data.tables.reader import Source, read_source
-from modalign.data.tables.rows import RowOptions, label_columns
+from modalign.data.tables.files import columns_beside, join_columns
+from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
 from modalign.errors import Problems
 from modalign.settings import DataSettings
 
@@ -101,8 +100,7 @@ def from_settings(
     '30'
     """
     columns = {key: np.asarray(value) for key, value in arrays.items()}
-    beside = [m for m in settings.modalities or modalities or () if m not in columns]
-    beside = [m for m in beside if any(key.startswith((f"{m}_", f"{m}.")) for key in columns)]
+    beside = [m for m in settings.modalities or modalities or () if columns_beside(m, columns)]
     source = Source(columns, joined=join_columns(columns, {m: [] for m in beside}))
     if not (settings.modalities or modalities):
         taken = {*label_columns(settings), settings.group, *settings.columns}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,32 +27,25 @@ def read_arrays(path: str | Path, modalities: Sequence[str] | None = None) -> di
         DataError: another kind of file, one that cannot be read, or an array of Python objects.
     """
     path = Path(path)
-    if path.suffix == ".npz":
-        return _read_npz(path)
     if path.suffix in TABLES:
         return table_arrays(read_table(path), modalities or [])
-    known = ", ".join([".npz", *TABLES])
-    raise DataError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".npz":
+        known = ", ".join([".npz", *TABLES])
+        raise DataError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
+    arrays: dict[str, np.ndarray] = {}
+    name = None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: _read_member(archive, name, path) for name in archive.files}
+            for name in archive.files:
+                arrays[name] = archive[name]
     except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
+        if name is not None and isinstance(error, ValueError):
+            raise DataError(
+                f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
+                "save it as numbers or as fixed-width text (array.astype(str))"
+            ) from None
         raise DataError(f"cannot read {str(path)!r} as .npz ({error}); expected what numpy.savez writes") from None
-
-
-def _read_member(archive: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
-    try:
-        return archive[name]
-    except ValueError:
-        raise DataError(
-            f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
-            "save it as numbers or as fixed-width text (array.astype(str))"
-        ) from None
+    return arrays
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -79,13 +71,41 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def table_arrays(table: pd.DataFrame, modalities: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Return the columns of a table as arrays; those of a modality side by side are joined to (N, F).
 
+    Lists of one length become (N, F), a missing list a row of NaN.
+
     >>> import pandas as pd
     >>> table_arrays(pd.DataFrame({"labs_a": [1.0, 2.0], "labs_b": [3.0, 4.0]}), ["labs"])["labs"].tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    arrays = {str(name): _column_array(str(name), table[name].to_numpy()) for name in table.columns}
+    arrays = {}
+    for name, column in ((str(key), table[key].to_numpy()) for key in table.columns):
+        lists = {
+            row: np.array([x.tolist() if isinstance(x, np.ndarray) else x for x in value], np.float32)
+            for row, value in enumerate(column)
+            if column.dtype == object and isinstance(value, (list, np.ndarray))
+        }
+        arrays[name] = column
+        if lists:
+            shape = next(iter(lists.values())).shape
+            wrong = [row for row, values in lists.items() if values.shape != shape]
+            if wrong:
+                raise DataError(
+                    f"column {name!r} has lists of another length than {shape} in rows {show(wrong)}; expected the "
+                    "same length in every row: pad or cut them"
+                )
+            arrays[name] = np.full((len(column), *shape), np.nan, np.float32)
+            arrays[name][list(lists)] = list(lists.values())
     join_columns(arrays, {m: [] for m in modalities})
     return arrays
+
+
+def columns_beside(name: str, columns: Iterable[str]) -> list[str]:
+    """Return the columns ``<name>_*`` and ``<name>.*``, in their order: a modality side by side.
+
+    >>> columns_beside("labs", ["labs_a", "labs_b", "labsite"])
+    ['labs_a', 'labs_b']
+    """
+    return [key for key in columns if key.startswith((f"{name}_", f"{name}."))]
 
 
 def join_columns(
@@ -112,7 +132,7 @@ def join_columns(
         if given == name or (not given and name in arrays):
             continue
         named = [given] if isinstance(given, str) else list(given)
-        parts = named or [key for key in arrays if re.fullmatch(re.escape(name) + r"[_.].+", key)]
+        parts = named or columns_beside(name, arrays)
         for lost in [part for part in parts or [name] if part not in arrays]:
             raise unknown(f"column of modality {name!r}:" if named else "modality", lost, arrays)
         if isinstance(given, str):
@@ -128,32 +148,3 @@ def join_columns(
         joined[name] = tuple(parts)
         arrays[name] = np.stack([arrays[key].astype(np.float32) for key in parts], 1)
     return joined
-
-
-def _column_array(name: str, column: np.ndarray) -> np.ndarray:
-    """A column as one array: lists of one length become (N, F), a missing list a row of NaN."""
-    first = next((x for x in column if isinstance(x, (list, np.ndarray))), None)
-    if column.dtype != object or first is None:
-        return column
-    shape = _nested(first).shape
-    rows = np.full((len(column), *shape), np.nan, np.float32)
-    wrong = []
-    for i, value in enumerate(column):
-        if isinstance(value, (list, np.ndarray)):
-            values = _nested(value)
-            if values.shape == shape:
-                rows[i] = values
-            else:
-                wrong.append(i)
-    if wrong:
-        raise DataError(
-            f"column {name!r} has lists of another length than {shape} in rows {show(wrong)}; expected the "
-            "same length in every row: pad or cut them"
-        )
-    return rows
-
-
-def _nested(value: object) -> np.ndarray:
-    """A list, of lists where it is nested, as numbers."""
-    listed = [x.tolist() if isinstance(x, np.ndarray) else x for x in value]  # type: ignore[attr-defined]
-    return np.array(listed, dtype=np.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modalign.data.dataset import Column
-from modalign.data.tables.modalities import as_strings, is_text, show
+from modalign.data.tables.modalities import as_strings, is_text, refuse_rows, show
 from modalign.data.task import Task, TaskKind, classification
 from modalign.errors import DataError, unknown
 
@@ -48,10 +48,7 @@ def missing_values(values: np.ndarray) -> np.ndarray:
 
 
 def read_labels(
-    name: str,
-    values: Sequence[np.ndarray],
-    task: TaskKind | None = None,
-    classes: Sequence[object] | None = None,
+    name: str, values: Sequence[np.ndarray], task: TaskKind | None = None, classes: Sequence[object] | None = None
 ) -> Labels:
     """Return targets from the label column (survival: from the columns of time and event).
 
@@ -66,9 +63,9 @@ def read_labels(
     """
     if task == "survival":
         return _survival(name, values)
-    (column,) = values if len(values) == 1 else (None,)
-    if column is None:
+    if len(values) != 1:
         raise DataError(f"label {name!r} names {len(values)} columns; expected one, or the option task: survival")
+    column = values[0]
     if column.ndim != 1:
         raise DataError(f"label {name!r} has shape {column.shape}; expected one value a row")
     lost = np.flatnonzero(missing_values(column))
@@ -78,7 +75,11 @@ def read_labels(
             "them in, or set the option drop_unlabelled: true"
         )
     if task == "regression":
-        return _regression(name, column)
+        numbers = _numbers(name, column)
+        if len(np.unique(numbers)) < 2:
+            raise DataError(f"label {name!r} has one value only; expected numbers that vary")
+        edges = np.quantile(numbers, np.linspace(0, 1, 11)[1:-1])
+        return Labels(Task("regression"), torch.from_numpy(numbers).float(), np.searchsorted(edges, numbers))
     if task not in (None, "classification"):
         raise unknown("task", str(task), ["classification", "regression", "survival"])
     return _classes(name, column, task, classes)
@@ -96,36 +97,25 @@ def _classes(name: str, column: np.ndarray, task: TaskKind | None, classes: Sequ
             )
         column = column.astype(np.int64) if whole else column
     found = np.unique(column).tolist()
-    if classes is not None:
-        codes = _codes_in(name, column, found, [str(c) for c in classes])
-        names = [str(c) for c in classes]
-    else:
-        if column.dtype.kind == "i" and found[0] < 0 and found != [-1, 1]:
-            rows = np.flatnonzero(column < 0)
-            raise DataError(
-                f"label {name!r} is negative in rows {show(rows)}; expected class numbers from 0: if it marks "
-                f"rows without a label set the option drop: '{name}<0', otherwise name the classes as text"
+    names = [str(value) for value in (found if classes is None else classes)]
+    if classes is None:
+        if column.dtype.kind == "i" and found != [-1, 1]:
+            after = f"rows without a label set the option drop: '{name}<0', otherwise name the classes as text"
+            refuse_rows(
+                column < 0, f"label {name!r} is negative", f"; expected class numbers from 0: if it marks {after}"
             )
         codes = np.searchsorted(found, column)
-        names = [str(value) for value in found]
+    else:  # by name, or by position where they are numbers that are no names
+        positions = {value: names.index(str(value)) for value in found if str(value) in names}
+        if not positions and column.dtype.kind in "iu":
+            positions = {value: value for value in found if 0 <= value < len(names)}
+        outside = [value for value in found if value not in positions]
+        after = f": {show(outside)}; expected one of {show(names)}, or a number below {len(names)}"
+        refuse_rows(np.isin(column, outside), f"label {name!r} is outside its range", after)
+        codes = np.array([positions[value] for value in column.tolist()])
     if len(names) < 2:
         raise DataError(f"label {name!r} has one class only, {names[0]!r}; expected at least two")
     return Labels(classification(names), torch.from_numpy(codes.astype(np.int64)), codes)
-
-
-def _codes_in(name: str, column: np.ndarray, found: list[object], classes: list[str]) -> np.ndarray:
-    """Codes of the labels in the given classes: by name, or by position for numbers that are no names."""
-    positions = {value: classes.index(str(value)) for value in found if str(value) in classes}
-    if not positions and column.dtype.kind in "iu":
-        positions = {value: int(str(value)) for value in found if 0 <= int(str(value)) < len(classes)}
-    outside = [value for value in found if value not in positions]
-    if outside:
-        rows = [row for row, value in enumerate(column.tolist()) if value in outside]
-        raise DataError(
-            f"label {name!r} is outside its range in rows {show(rows)}: {show(outside)}; expected one of "
-            f"{show(classes)}, or a number below {len(classes)}"
-        )
-    return np.array([positions[value] for value in column.tolist()])
 
 
 def _numbers(name: str, column: np.ndarray) -> np.ndarray:
@@ -133,18 +123,8 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
         numbers = column.astype(np.float64)
     except ValueError:
         raise DataError(f"label {name!r} holds text; expected numbers for this task") from None
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        raise DataError(f"label {name!r} is missing or infinite in rows {show(bad)}; expected a number in every row")
+    refuse_rows(~np.isfinite(numbers), f"label {name!r} is missing or infinite", "; expected a number in every row")
     return numbers
-
-
-def _regression(name: str, column: np.ndarray) -> Labels:
-    numbers = _numbers(name, column)
-    if len(np.unique(numbers)) < 2:
-        raise DataError(f"label {name!r} has one value only; expected numbers that vary")
-    edges = np.quantile(numbers, np.linspace(0, 1, 11)[1:-1])
-    return Labels(Task("regression"), torch.from_numpy(numbers).float(), np.searchsorted(edges, numbers))
 
 
 def _survival(name: str, values: Sequence[np.ndarray]) -> Labels:
@@ -152,12 +132,9 @@ def _survival(name: str, values: Sequence[np.ndarray]) -> Labels:
         raise DataError(f"label {name!r} names {len(values)} column(s); survival expects two: 'TIME,EVENT'")
     first, second = name.split(",")
     time, event = _numbers(first, values[0]), _numbers(second, values[1])
-    late = np.flatnonzero(time < 0)
-    if len(late):
-        raise DataError(f"time {first!r} is negative in rows {show(late)}; expected times from 0")
-    strange = np.flatnonzero((event != 0) & (event != 1))
-    if len(strange):
-        raise DataError(f"event {second!r} is neither 0 nor 1 in rows {show(strange)}; expected 1 where it happened")
+    refuse_rows(time < 0, f"time {first!r} is negative", "; expected times from 0")
+    strange = (event != 0) & (event != 1)
+    refuse_rows(strange, f"event {second!r} is neither 0 nor 1", "; expected 1 where it happened")
     if not event.any():
         raise DataError(f"event {second!r} never happened; survival needs at least some events")
     target = torch.from_numpy(np.stack([time, event], 1)).float()
@@ -184,9 +161,8 @@ def read_column(name: str, values: np.ndarray) -> Column:
                 f"column {name!r} has {len(names)} different texts; expected at most {MOST_CODES}: leave it out"
             )
         return Column(torch.from_numpy(codes.astype(np.int64)), tuple(names.tolist()))
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(1))
-    if len(bad):
-        raise DataError(f"column {name!r} is NaN or infinite in rows {show(bad)}; expected a number in every row")
+    bad = ~np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(1)
+    refuse_rows(np.asarray(bad), f"column {name!r} is NaN or infinite", "; expected a number in every row")
     if values.ndim == 1:
         names, codes = np.unique(values, return_inverse=True)
         whole = values.dtype.kind in "iub" or (names == np.round(names)).all()

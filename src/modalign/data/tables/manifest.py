@@ -25,22 +25,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.tables.files import join_columns, read_table, table_arrays
-from modalign.data.tables.modalities import as_strings, find_modality, is_text, show
-from modalign.data.tables.reader import Source, Table, check_table, read_source
-from modalign.data.tables.rows import RowOptions, unknown_columns
+from modalign.data.tables.files import columns_beside, join_columns, read_table, table_arrays
+from modalign.data.tables.modalities import as_strings, find_modality, is_text, refuse_rows, show
+from modalign.data.tables.reader import RowOptions, Source, Table, check_table, named_columns, read_source
 from modalign.data.tables.words import split_words
 from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.settings import DataSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MEDIA = ("audio", "image", "video", "frames")
 PLAIN = {"text": "text", "numbers": "vector", "categories": "categories"}
@@ -79,15 +76,33 @@ class Manifest:
         if not path.exists():
             raise DataError(f"no manifest at {str(path)!r}; expected a table with a row for each sample")
         rows, about = read_table(path), path.with_suffix(".yaml")
-        says = _read_about(about)
+        if not about.exists():
+            raise DataError(
+                f"no file {str(about)!r}, which says what the columns are; expected at least modalities: "
+                "{NAME: KIND} in it, with kinds " + ", ".join([*MEDIA, *PLAIN])
+            )
+        try:
+            says = yaml.safe_load(about.read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise DataError(f"{str(about)!r} is no YAML: {error}") from None
+        if not isinstance(says, dict) or not isinstance(says.get("modalities"), dict) or not says["modalities"]:
+            raise DataError(f"{str(about)!r} names no modalities; expected modalities: {{NAME: KIND, ...}}")
         problems = Problems(f"manifest {str(about)!r}")
         problems += [str(unknown("key", key, KEYS)) for key in says if key not in KEYS]
-        found = {str(m): problems.trying(_described, str(m), value) for m, value in says["modalities"].items()}
-        modalities = {m: described for m, described in found.items() if described is not None}
+        modalities: dict[str, dict[str, Any]] = {}
+        for name, value in says["modalities"].items():
+            m, entry = str(name), {"kind": value} if isinstance(value, str) else value
+            if not isinstance(entry, dict) or "kind" not in entry:
+                problems.append(f"modality {m!r} has no kind; expected NAME: KIND or NAME: {{kind: KIND, ...}}")
+            elif entry["kind"] not in (*MEDIA, *PLAIN):
+                problems.append(str(unknown(f"kind of modality {m!r}:", str(entry["kind"]), [*MEDIA, *PLAIN])))
+            elif "." in m:
+                problems.append(f"modality {m!r} has a dot in its name; rename it")
+            else:
+                modalities[m] = entry
         columns = [str(column) for column in rows.columns]
         for m, described in modalities.items():
-            beside = described["kind"] == "numbers" and any(c.startswith((f"{m}_", f"{m}.")) for c in columns)
-            if m not in columns and not beside:
+            if m not in columns and not (described["kind"] == "numbers" and columns_beside(m, columns)):
                 problems.append(str(unknown("column of modality", m, columns)))
         settings = DataSettings(
             name=str(says.get("name", path.stem)),
@@ -97,20 +112,29 @@ class Manifest:
             group=says.get("group", "group" if "group" in columns else None),
             columns=[str(column) for column in says.get("columns", [])],
         )
-        problems += unknown_columns(columns, settings)
+        problems += [str(unknown(what, c, columns)) for what, c in named_columns(settings) if c not in columns]
         problems.stop()
         return cls(settings.name, rows, modalities, path.parent, settings, RowOptions(task=says.get("task")))
 
-    def path(self, cell: str) -> Path:
-        """Return where the file of a cell lies."""
-        return self.folder / cell
+    def source(self, problems: Problems) -> Source:
+        """Return all columns as arrays, those of a modality of numbers joined; paths stay text.
 
-    def source(self) -> Source:
-        """Return all columns as arrays, those of a modality of numbers joined; paths stay text."""
-        columns = table_arrays(self.rows)
-        names = self.settings.modalities or []
-        joined = join_columns(columns, {m: [] for m in names if self.modalities[m]["kind"] == "numbers"})
-        return Source(columns, joined=joined, present=self._present)
+        Args:
+            problems: those with the column ``id`` are added.
+
+        Raises:
+            DataError: lists of different lengths, or numbers that cannot be put side by side.
+        """
+        columns = problems.trying(table_arrays, self.rows) or {}
+        numbers = [m for m in self.settings.modalities or [] if self.modalities[m]["kind"] == "numbers"]
+        joined = problems.trying(join_columns, columns, dict.fromkeys(numbers, ())) if columns else None
+        problems.stop()
+        if "id" not in self.rows:
+            problems.append("the table has no column 'id'; expected a name for each sample, none twice: add one")
+        else:
+            lost = self.rows["id"].isna().to_numpy()
+            problems.trying(refuse_rows, lost, "'id' is missing", "; expected a name for each sample")
+        return Source(columns, joined=joined or {}, present=self._present)
 
     def check(self) -> list[str]:
         """Return every problem of the table, each with rows, expectation and remedy; empty if there is none.
@@ -132,96 +156,38 @@ class Manifest:
             DataError: with everything that ``check`` finds.
         """
         problems = Problems(f"manifest {self.name!r}") if problems is None else problems
-        return check_table(self._sourced(problems), self.settings, self.options, problems)
-
-    def load(self, name: str) -> MultimodalData:
-        """Return the data set of a manifest that has no files to decode.
-
-        Raises:
-            DataError: with everything that ``check`` finds.
-        """
-        problems = Problems(f"manifest {self.name!r}")
-        return read_source(self._sourced(problems), self.settings, self.options, problems, name)
-
-    def _sourced(self, problems: Problems) -> Source:
-        source = problems.trying(self.source)
-        problems.stop()
-        assert source is not None
-        lost: Any = np.flatnonzero(self.rows["id"].isna().to_numpy()) if "id" in self.rows else []
-        if "id" not in self.rows:
-            problems.append("the table has no column 'id'; expected a name for each sample, none twice: add one")
-        elif len(lost):
-            problems.append(f"'id' is missing in rows {show(lost)}; expected a name for each sample")
-        return source
+        return check_table(self.source(problems), self.settings, self.options, problems)
 
     def _present(self, name: str, arrays: Mapping[str, np.ndarray], impute: bool) -> np.ndarray:
         """Samples in which a modality is there, its cells checked."""
         array, kind = arrays[name], self.modalities[name]["kind"]
         if kind == "numbers":
             if is_text(array):
-                strange = [row for row, text in enumerate(as_strings(array)) if not _is_number(text)]
-                raise DataError(f"{name!r} should be numbers but has text in rows {show(strange)}")
+                texts = pd.Series(as_strings(array))
+                strange = (pd.to_numeric(texts, errors="coerce").isna() & (texts != "")).to_numpy()
+                raise DataError(f"{name!r} should be numbers but has text in rows {show(np.flatnonzero(strange))}")
             return find_modality(name, arrays, impute)
         if array.ndim != 1:
             raise DataError(f"{name!r} has lists in its cells; expected one value of {kind} in each")
         cells = as_strings(array)
         present = np.asarray(cells != "")
         if kind == "text":
-            given = np.array([isinstance(cell, str) and cell != "" for cell in array.tolist()])
-            blank = [row for row in np.flatnonzero(given) if not split_words(cells[row])]
-            if blank:
-                raise DataError(
-                    f"{name!r} has texts without a word in rows {show(blank)}; expected a text, or an empty cell where "
-                    "the modality is absent"
-                )
+            given = [isinstance(cell, str) and cell != "" for cell in array.tolist()]
+            blank = np.array([there and not split_words(cell) for there, cell in zip(given, cells, strict=True)])
+            expected = "; expected a text, or an empty cell where the modality is absent"
+            refuse_rows(blank, f"{name!r} has texts without a word", expected)
         if kind in MEDIA:
-            good = Path.is_dir if kind == "frames" else _has_bytes
-            lost = [row for row in np.flatnonzero(present) if not good(self.path(cells[row]))]
-            if lost:
+            paths = [self.folder / cell for cell in cells]
+            good = [p.is_dir() if kind == "frames" else p.is_file() and p.stat().st_size > 0 for p in paths]
+            lost = np.flatnonzero(present & ~np.array(good))
+            if len(lost):
                 what = "folders of frames" if kind == "frames" else "files"
                 raise DataError(
                     f"{name!r} names {what} that are missing or empty in rows {show(lost)}: "
-                    f"{show([str(self.path(cells[row])) for row in lost], 5)}; expected paths relative to the table: "
+                    f"{show([str(paths[row]) for row in lost], 5)}; expected paths relative to the table: "
                     "correct them, or leave the cell empty where the modality is absent"
                 )
         return present
-
-
-def _has_bytes(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text or 0)
-        return True
-    return False
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise DataError(
-            f"no file {str(path)!r}, which says what the columns are; expected at least modalities: "
-            "{NAME: KIND} in it, with kinds " + ", ".join([*MEDIA, *PLAIN])
-        )
-    try:
-        says = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{str(path)!r} is no YAML: {error}") from None
-    if not isinstance(says, dict) or not isinstance(says.get("modalities"), dict) or not says["modalities"]:
-        raise DataError(f"{str(path)!r} names no modalities; expected modalities: {{NAME: KIND, ...}}")
-    return says
-
-
-def _described(name: str, value: object) -> dict[str, Any]:
-    entry = {"kind": value} if isinstance(value, str) else value
-    if not isinstance(entry, dict) or "kind" not in entry:
-        raise DataError(f"modality {name!r} has no kind; expected NAME: KIND or NAME: {{kind: KIND, ...}}")
-    if entry["kind"] not in (*MEDIA, *PLAIN):
-        raise unknown(f"kind of modality {name!r}:", str(entry["kind"]), [*MEDIA, *PLAIN])
-    if "." in name:
-        raise DataError(f"modality {name!r} has a dot in its name; rename it")
-    return entry
 
 
 def load_manifest(path: Path, settings: DataSettings, options: RowOptions) -> MultimodalData:
@@ -258,4 +224,7 @@ def load_manifest(path: Path, settings: DataSettings, options: RowOptions) -> Mu
             f"the manifest {str(path)!r} has files to decode ({show(files)}); run modalign prepare {path} --out "
             "FOLDER once, and then use FOLDER in its place"
         )
-    return manifest.load(settings.name or manifest.name)
+    problems = Problems(f"manifest {manifest.name!r}")
+    return read_source(
+        manifest.source(problems), manifest.settings, manifest.options, problems, settings.name or manifest.name
+    )

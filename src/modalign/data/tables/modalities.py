@@ -7,7 +7,7 @@ only and kept in a ``Preparation``, so that new samples are treated alike. Scali
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,36 +58,27 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
     """
     if kind is not None and kind not in KINDS:
         raise unknown(f"kind of modality {name!r}:", kind, [*KINDS, "categories"])
-    sample = array.shape[1:]
-    kind = kind or _infer(sample, array.dtype == np.uint8)
+    sample, pixels = array.shape[1:], array.dtype == np.uint8
+    rank = len(sample)
+    if kind is None and rank == 3:
+        kind = "image" if sample[0] in CHANNELS or (pixels and sample[-1] in CHANNELS) else "clip"
+    kind = kind or {0: "vector", 1: "vector", 2: "image" if pixels else "sequence", 4: "clip"}.get(rank)
     if kind == "vector":
         return "vector", array.reshape(len(array), -1)
-    if kind == "sequence" and len(sample) in (1, 2):
-        return "sequence", array if len(sample) == 2 else array[..., None]
-    if kind == "text" and len(sample) == 1 and array.dtype.kind in "iu":
+    if kind == "sequence" and rank in (1, 2):
+        return "sequence", array if rank == 2 else array[..., None]
+    if kind == "text" and rank == 1 and array.dtype.kind in "iu":
         return "text", array
-    if kind == "image" and len(sample) in (2, 3):
-        return "image", _channels_first(array if len(sample) == 3 else array[:, None], 1)
-    if kind == "clip" and len(sample) in (3, 4):
-        return "clip", _channels_first(array if len(sample) == 4 else array[:, :, None], 2)
+    axis = 1 if kind == "image" else 2  # of the channels
+    if kind in ("image", "clip") and rank in (axis + 1, axis + 2):
+        array = array if rank == axis + 2 else np.expand_dims(array, axis)
+        last = array.shape[axis] not in CHANNELS and array.shape[-1] in CHANNELS
+        return ("image" if axis == 1 else "clip"), np.moveaxis(array, -1, axis) if last else array
     raise DataError(
         f"modality {name!r} has samples of shape {sample} and type {array.dtype}, which is no "
         f"{kind or 'known kind'}; expected vector (F,), sequence (T, F), image (C, H, W), clip (T, C, H, W) or "
         "text (L,) of integers: reshape the array, or name its kind in kinds"
     )
-
-
-def _infer(sample: tuple[int, ...], pixels: bool) -> str | None:
-    if len(sample) == 3:
-        image = sample[0] in CHANNELS or (pixels and sample[-1] in CHANNELS)
-        return "image" if image else "clip"
-    by_rank = {0: "vector", 1: "vector", 2: "image" if pixels else "sequence", 4: "clip"}
-    return by_rank.get(len(sample))
-
-
-def _channels_first(array: np.ndarray, axis: int) -> np.ndarray:
-    last = array.shape[axis] not in CHANNELS and array.shape[-1] in CHANNELS
-    return np.moveaxis(array, -1, axis) if last else array
 
 
 def find_modality(
@@ -156,6 +147,21 @@ def show(items: Any, most: int = 20) -> str:
     return f"{shown}, ... ({len(items)} in all)" if len(items) > most else shown
 
 
+def refuse_rows(bad: np.ndarray, before: str, after: str) -> None:
+    """Refuse rows, if any are ``bad`` (N,) bool, in a message "BEFORE in rows ROWS AFTER".
+
+    Raises:
+        DataError: there are such rows.
+
+    >>> refuse_rows(np.array([False, True]), "time is negative", "; expected times from 0")
+    Traceback (most recent call last):
+        ...
+    modalign.errors.DataError: time is negative in rows 1; expected times from 0
+    """
+    if bad.any():
+        raise DataError(f"{before} in rows {show(np.flatnonzero(bad))}{after}")
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How the raw array of one modality becomes its input, learned from the training rows.
@@ -191,37 +197,26 @@ class Preparation:
             return words.encode(list(as_strings(array)), self.words, shape[0])
         if self.categories:
             return (as_strings(array)[:, None] == np.array(self.categories, dtype=object)).astype(np.float32)
-        arranged = arrange(name, array, self.modality.kind)[1]
-        stored = arranged.astype(np.int64) if self.modality.kind == "text" else store(arranged)
+        stored = arrange(name, array, self.modality.kind)[1]
+        if self.modality.kind == "text":
+            stored = stored.astype(np.int64)
+        elif stored.dtype != np.uint8:
+            stored = stored.astype(np.float32, copy=False)
         if stored.shape[1:] != shape:
             raise DataError(
                 f"modality {name!r} has samples of shape {stored.shape[1:]}; expected {shape} as in training"
             )
         if stored.dtype == np.float32 and np.isnan(stored).any():
-            flat = stored.reshape(len(stored), -1)
-            filled = np.array(self.fill, np.float32) if self.fill else np.zeros(flat.shape[1], np.float32)
-            stored = np.where(np.isnan(flat), filled, flat).reshape(stored.shape)
+            fill = np.array(self.fill, np.float32).reshape(shape) if self.fill else np.float32(0)
+            stored = np.where(np.isnan(stored), fill, stored)
         return stored
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON or YAML."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
-        """The inverse of ``to_dict``."""
+        """Return the preparation of which ``dataclasses.asdict`` gave these values, also after a way through JSON."""
         about = {**values["modality"], "shape": tuple(values["modality"]["shape"])}
         rest = {key: tuple(value) for key, value in values.items() if key not in ("modality", "decoder")}
         return cls(Modality(**about), **rest, decoder=values.get("decoder", {}))
-
-
-def store(array: np.ndarray) -> np.ndarray:
-    """Return uint8 and float32 as they are, every other number as float32.
-
-    >>> store(np.arange(2)).dtype
-    dtype('float32')
-    """
-    return array if array.dtype in (np.uint8, np.float32) else array.astype(np.float32)
 
 
 def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.ndarray, impute: bool) -> Preparation:
@@ -234,7 +229,18 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
     'vector'
     """
     if is_text(array) or kind == "categories":
-        return _fit_strings(name, as_strings(array), kind, rows)
+        known = as_strings(array)[rows]
+        values = sorted(set(known.tolist()))
+        few = len(values) <= min(MOST_CATEGORIES, max(2, len(rows) // 5))
+        if kind in ("vector", "categories") or (kind is None and few):
+            return Preparation(Modality(name, "vector", (len(values),)), categories=tuple(values))
+        if kind not in (None, "text"):
+            raise DataError(f"modality {name!r} holds strings, which are no {kind}; its kind can be text or categories")
+        vocabulary = words.build_vocabulary(known)
+        if not vocabulary:
+            raise DataError(f"modality {name!r} holds texts without a single word")
+        length = min(words.LONGEST, max(len(words.split_words(text)) for text in known))
+        return Preparation(Modality(name, "text", (length,), vocabulary=len(vocabulary) + 2), words=vocabulary)
     found, arranged = arrange(name, array, kind)
     shape = tuple(int(n) for n in arranged.shape[1:])
     if found == "text":
@@ -247,18 +253,3 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
         counts = np.maximum((~np.isnan(known)).sum(0), 1)
         fill = tuple((np.nan_to_num(known).sum(0, dtype=np.float64) / counts).tolist())
     return Preparation(Modality(name, found, shape), fill=fill)
-
-
-def _fit_strings(name: str, texts: np.ndarray, kind: str | None, rows: np.ndarray) -> Preparation:
-    known = texts[rows]
-    values = sorted(set(known.tolist()))
-    few = len(values) <= min(MOST_CATEGORIES, max(2, len(rows) // 5))
-    if kind in ("vector", "categories") or (kind is None and few):
-        return Preparation(Modality(name, "vector", (len(values),)), categories=tuple(values))
-    if kind not in (None, "text"):
-        raise DataError(f"modality {name!r} holds strings, which are no {kind}; its kind can be text or categories")
-    vocabulary = words.build_vocabulary(known)
-    if not vocabulary:
-        raise DataError(f"modality {name!r} holds texts without a single word")
-    length = words.longest(known)
-    return Preparation(Modality(name, "text", (length,), vocabulary=len(vocabulary) + 2), words=vocabulary)

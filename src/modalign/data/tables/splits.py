@@ -8,10 +8,9 @@ two gives at most one of them away at a time.
 from __future__ import annotations
 
 import ast
-import operator
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,10 @@ import numpy as np
 from modalign.data.tables.modalities import as_strings, is_text, show
 from modalign.errors import DataError, InputError, unknown
 
-SPLITS = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-}
+SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 TEST_FRACTION = 0.25
 ORDERS_TIMES_GROUPS = 2000
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+_COMPARE = {"==": eq, "!=": ne, "<=": le, ">=": ge, "<": lt, ">": gt}
 
 
 def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -61,7 +46,9 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
         )
     column, sign, text = match[1], match[2].strip(), match[3]
     joined = re.search(r"\b(and|or|not)\b|[()&~\[]", text if column in arrays else expression)
-    if joined and not (column in arrays and _holds(arrays[column], text)):
+    stripped = [part.strip() for part in text.split("|")]
+    itself = column in arrays and is_text(arrays[column]) and {*stripped} & {*as_strings(arrays[column]).tolist()}
+    if joined and not itself:  # a text with "and" or brackets in it may be a value of the column
         rows, known = _query(expression, arrays), "their columns have others"
     elif column not in arrays:
         raise unknown(f"column in {expression!r}:", column, arrays)
@@ -73,19 +60,22 @@ def select_rows(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
         if texts and sign not in ("==", "!=", "in"):
             raise DataError(f"column {column!r} holds text, which {sign!r} cannot order; use ==, != or in")
         values = as_strings(values).astype(str) if texts else values
-        if sign == "in":
-            rows = np.isin(values, [_parse(part.strip(), values, expression) for part in text.split("|")])
-        else:
-            rows = np.asarray(_COMPARE[sign](values, _parse(text, values, expression)))
+        given: list[Any] = [part.strip("'\"") for part in (stripped if sign == "in" else [text])]
+        if not texts:
+            truth = {"true": True, "1": True, "false": False, "0": False}
+            for place, part in enumerate(given):
+                try:
+                    given[place] = truth[part.lower()] if values.dtype == bool else float(part)
+                except (KeyError, ValueError):
+                    expected = "True or False" if values.dtype == bool else "a number"
+                    raise DataError(
+                        f"{part!r} in {expression!r} cannot be compared with the column; expected {expected}"
+                    ) from None
+        rows = np.isin(values, given) if sign == "in" else np.asarray(_COMPARE[sign](values, given[0]))
         known = f"{column!r} has the values {show(np.unique(values).tolist())}: choose of these"
     if rows.all() or not rows.any():
         raise DataError(f"{expression!r} holds for {'every row' if rows.all() else 'no row'}; {known}")
     return rows
-
-
-def _holds(values: np.ndarray, text: str) -> bool:
-    """Whether a text with "and" or brackets in it is itself a value of the column."""
-    return is_text(values) and bool({part.strip() for part in text.split("|")} & {*as_strings(values).tolist()})
 
 
 def _query(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -108,19 +98,6 @@ def _query(expression: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
             f"cannot read the expression {expression!r} ({error}); expected comparisons such as rep==3 and "
             "speaker=='Anya', joined by and, or, not"
         ) from None
-
-
-def _parse(text: str, values: np.ndarray, expression: str) -> Any:
-    text = text.strip("'\"")
-    if is_text(values):
-        return text
-    if values.dtype == bool and text.lower() in ("true", "1", "false", "0"):
-        return text.lower() in ("true", "1")
-    if values.dtype != bool:
-        with suppress(ValueError):
-            return float(text)
-    expected = "True or False" if values.dtype == bool else "a number"
-    raise DataError(f"{text!r} in {expression!r} cannot be compared with the column; expected {expected}")
 
 
 def assign_splits(
@@ -157,7 +134,16 @@ def assign_splits(
         parts[hold_out(strata, groups, TEST_FRACTION, rng, "test")] = "test"
         valid_fraction /= 1 - TEST_FRACTION
     elif split in arrays:
-        parts = _named(split, arrays[split])
+        texts = as_strings(arrays[split]).tolist()
+        strange = sorted({text for text in texts if text.lower() not in SPLITS})
+        if strange:
+            raise DataError(
+                f"the column {split!r} has values that name no split: {show([repr(s) for s in strange])}; expected "
+                "train, valid or test in every row, or an expression such as COLUMN==VALUE for the test rows"
+            )
+        parts = np.array([SPLITS[text.lower()] for text in texts], "<U5")
+        for part in [part for part in ("train", "test") if part not in parts]:
+            raise DataError(f"the column {split!r} names no row {part!r}; expected train and test, and best valid")
     else:
         parts = np.where(select_rows(split, arrays), "test", "train").astype("<U5")
     if not (parts == "valid").any():
@@ -165,21 +151,6 @@ def assign_splits(
         kept = None if groups is None else groups[pool]
         parts[pool[hold_out(strata[pool], kept, valid_fraction, rng, "valid")]] = "valid"
     return parts
-
-
-def _named(name: str, column: np.ndarray) -> np.ndarray:
-    texts = as_strings(column)
-    strange = sorted({t for t in texts.tolist() if t.lower() not in SPLITS})
-    if strange:
-        raise DataError(
-            f"the column {name!r} has values that name no split: {show([repr(s) for s in strange])}; expected "
-            "train, valid or test in every row, or an expression such as COLUMN==VALUE for the test rows"
-        )
-    parts = np.array([SPLITS[t.lower()] for t in texts.tolist()])
-    for part in ("train", "test"):
-        if part not in parts:
-            raise DataError(f"the column {name!r} names no row {part!r}; expected train and test, and best valid")
-    return parts.astype("<U5")
 
 
 def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> list[str]:
@@ -224,25 +195,21 @@ def hold_out(
     if not 0 < fraction < 1:
         raise DataError(f"the share of {part!r} is {fraction}; expected a number between 0 and 1")
     codes = np.unique(strata, return_inverse=True)[1]
-    held = _hold_rows(codes, fraction, rng) if groups is None else _hold_groups(codes, groups, fraction, rng)
+    if groups is not None:
+        held = _hold_groups(codes, groups, fraction, rng)
+    else:  # systematic sampling along the rows sorted by class: each class is within one row of its share
+        order = rng.permutation(len(codes))
+        order = order[np.argsort(codes[order], kind="stable")]
+        marks = np.floor(np.arange(len(codes) + 1) * fraction + rng.random())
+        held = np.zeros(len(codes), bool)
+        held[order[np.diff(marks) > 0]] = True
+        held[(np.bincount(codes) == np.bincount(codes, weights=held))[codes]] = False
     if not held.any():
         units = "rows" if groups is None else f"rows in {len(np.unique(groups))} groups"
         raise DataError(
             f"cannot hold {fraction:.0%} of {len(strata)} {units} out as {part!r} and keep every class in "
             "training; expected more rows or groups: add data, name the split, or give no group"
         )
-    return held
-
-
-def _hold_rows(codes: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Systematic sampling along the rows sorted by class: each class is within one row of its share."""
-    order = rng.permutation(len(codes))
-    order = order[np.argsort(codes[order], kind="stable")]
-    marks = np.floor(np.arange(len(codes) + 1) * fraction + rng.random())
-    held = np.zeros(len(codes), bool)
-    held[order[np.diff(marks) > 0]] = True
-    whole = np.bincount(codes) == np.bincount(codes, weights=held)
-    held[whole[codes]] = False
     return held
 
 
@@ -254,17 +221,13 @@ def _hold_groups(codes: np.ndarray, groups: np.ndarray, fraction: float, rng: np
     total = counts.sum(0)
     best, best_distance = np.zeros(len(names), bool), np.inf
     for _ in range(int(np.clip(ORDERS_TIMES_GROUPS / len(names), 4, 64))):
-        chosen, sum_chosen = np.zeros(len(names), bool), np.zeros_like(total)
+        chosen, reached = np.zeros(len(names), bool), np.zeros_like(total)
+        distance = ((fraction * total) ** 2 / total).sum()
         for g in rng.permutation(len(names)):
-            proposal = sum_chosen + counts[g]
-            nearer = _distance(proposal, total, fraction) < _distance(sum_chosen, total, fraction)
-            if (proposal < total).all() and (nearer or not chosen.any()):
-                chosen[g], sum_chosen = True, proposal
-        distance = _distance(sum_chosen, total, fraction)
+            proposal = reached + counts[g]
+            proposed = ((proposal - fraction * total) ** 2 / total).sum()
+            if (proposal < total).all() and (proposed < distance or not chosen.any()):
+                chosen[g], reached, distance = True, proposal, proposed
         if chosen.any() and distance < best_distance:
             best, best_distance = chosen, distance
     return best[member]
-
-
-def _distance(counts: np.ndarray, total: np.ndarray, fraction: float) -> float:
-    return float(((counts - fraction * total) ** 2 / total).sum())

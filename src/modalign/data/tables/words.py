@@ -44,12 +44,3 @@ def encode(texts: Sequence[str], vocabulary: Sequence[str], length: int) -> np.n
         words = split_words(text)[:length]
         ids[row, : len(words)] = [number.get(word, UNKNOWN) for word in words]
     return ids
-
-
-def longest(texts: Iterable[str]) -> int:
-    """Return the number of words of the longest text, between 1 and 256: the length to pad to.
-
-    >>> longest(["red fox", "oak"])
-    2
-    """
-    return min(LONGEST, max([1, *(len(split_words(text)) for text in texts)]))
