@@ -374,7 +374,7 @@ class Bench:
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write one self-contained page and return its path, by default ``report.html`` in the folder."""
-        return report([self.folder], out or self.folder / "report.html")
+        return report(self, out or self.folder / "report.html")
 
     def __repr__(self) -> str:
         return f"Bench({str(self.folder)!r}, {len(self.runs)} runs)"
@@ -420,18 +420,20 @@ def predict(
     return (run if isinstance(run, Run) else load_run(run, trust_code=trust_code)).predict(source, modalities)
 
 
-def report(runs: Sequence[Run | str | Path], out: str | Path = "report.html") -> Path:
-    """Write one self-contained page about runs, or folders that hold runs, and return its path.
+def report(
+    runs: Run | Bench | str | Path | Sequence[Run | Bench | str | Path], out: str | Path = "report.html"
+) -> Path:
+    """Write one self-contained page about runs, benches, or folders that hold runs, and return its path.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> run = train("digits", "joint", epochs=1, quiet=True, out=f"{folder}/run")
-    >>> report([run], f"{folder}/report.html").name
+    >>> report(run, f"{folder}/report.html").name
     'report.html'
     """
     from modalign.reporting.page import write_report
 
-    return write_report([one.folder if isinstance(one, Run) else Path(one) for one in runs], Path(out))
+    return write_report(runs, out)
 
 
 def _prepare(
