@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -264,12 +263,3 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert found["requests"] == []
         assert found["sorted"] == 1
         assert found["figures"] >= 12
-
-
-def test_the_report_of_the_package_can_be_called_whatever_was_imported(tmp_path: Path, make_run: MakeRun) -> None:
-    run = make_run(tmp_path / "run")
-    page = tmp_path / "report.html"
-    code = f"import modalign, modalign.reporting.runs; print(modalign.report([{str(run)!r}], {str(page)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(page)
-    assert "ModAlign" in page.read_text()
