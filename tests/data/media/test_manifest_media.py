@@ -94,6 +94,16 @@ def test_files_are_decoded_once_and_read_by_every_command(tmp_path: Path) -> Non
     assert load_data(DataSettings(path=str(tmp_path / "out"))).fingerprint == data.fingerprint
 
 
+def test_workers_follow_the_working_folder_from_call_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        path = make(tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+        report = prepare_manifest(path.relative_to(tmp_path / name), "out", workers=2)
+        assert report.samples == N - 1
+        assert np.load(tmp_path / name / "out" / "face.npy").any(axis=(1, 2, 3)).all()
+
+
 def test_regression_targets_survive(tmp_path: Path) -> None:
     path = make(tmp_path)
     frame = pd.read_csv(path).assign(label=np.linspace(0, 1, N))

@@ -325,7 +325,8 @@ class DecodePool:
         with self.journal.open("a") as journal, Progress(*columns, transient=True) as progress:
             journal.write("\n")  # what follows must not continue an unfinished line
             task = progress.add_task(title, total=len(rest))
-            for outcome in parallel(delayed(decode_rows)(self.folder, self.decoders, chunk) for chunk in chunks):
+            here = Path.cwd()
+            for outcome in parallel(delayed(_decode_in)(here, self.folder, self.decoders, chunk) for chunk in chunks):
                 journal.write(json.dumps(outcome) + "\n")
                 journal.flush()
                 self._note(outcome)
@@ -339,6 +340,12 @@ class DecodePool:
             path = self.folder / f"{name}.npy"
             if len(np.load(path, mmap_mode="r")) != len(rows):
                 compact(path, rows)
+
+
+def _decode_in(here: Path, *arguments: Any) -> dict[str, Any]:
+    """Decode rows in a worker, which lives on from call to call: relative paths are those of this call."""
+    os.chdir(here)
+    return decode_rows(*arguments)
 
 
 def decode_rows(
