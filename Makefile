@@ -11,7 +11,7 @@ demo: install
 	@echo "The table is in demo/table.md (also .csv and .tex), the figure in demo/comparison.png, every run in demo/runs."
 
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: install-dev
 	$(BIN)/ruff check .
