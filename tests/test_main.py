@@ -26,8 +26,12 @@ def test_torchrun_starts_it_in_several_processes(tmp_path):
         "train",
         "digits",
     ]
-    words += ["--strategy", "joint", "--training.epochs", "1", "--training.accelerator", "cpu"]
+    # A method of one's own is kept in the run by one process while the others still look whether the folder is free.
+    mine = tmp_path / "mine.py"
+    mine.write_text("from modalign.strategies.joint import Joint\n\n\nclass Mine(Joint):\n    title = 'Mine'\n")
+    words += ["--strategy", str(mine), "--training.epochs", "1", "--training.accelerator", "cpu"]
     subprocess.run([sys.executable, *words, "--out", str(tmp_path / "two")], check=True, capture_output=True)
     lone = modalign.train("digits", "joint", epochs=1, accelerator="cpu", out=tmp_path / "one", quiet=True)
     two = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert (tmp_path / "two" / "code" / "mine.py").exists()
     assert abs(two["metrics"]["test"]["nll"] - lone.metrics["test"]["nll"]) < 1e-3

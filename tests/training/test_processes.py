@@ -13,6 +13,7 @@ from modalign.data.tables.arrays import from_arrays
 from modalign.strategies import strategy_names
 from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
+from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import _train
 
@@ -36,7 +37,7 @@ def train_all(devices: Devices, cases: list, folder: str) -> None:
     for name, strategy, options, data, recipe in cases:
         spec = RunSpec(strategy, 0, recipe, options)
         built = build_strategy(spec, DataInfo.of(data), data.train)
-        _train(devices, spec, built, data, True, f"{folder}/{name}", True, True)
+        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True)
 
 
 def test_two_processes_equal_one(small_data, small_recipe, tmp_path):

@@ -99,12 +99,9 @@ def train_spec(
     objects = resolve(spec, objects)
     strategy = build_strategy(spec, DataInfo.of(loaded), loaded.train, objects)
     check_run(spec, loaded, strategy)
-    if devices.rank == 0 and not run.resumable:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        save_objects(run.folder, objects)
     # Processes to be spawned read the data themselves; here it is at hand and not read twice.
     given = data if devices.spawns else loaded
-    result: dict[str, Any] = devices.launch(_train, spec, strategy, given, data is not None, str(out), test, quiet)
+    result: dict[str, Any] = devices.launch(_train, spec, strategy, objects, given, data is not None, out, test, quiet)
     return result
 
 
@@ -112,9 +109,10 @@ def _train(
     devices: Devices,
     spec: RunSpec,
     strategy: Strategy,
+    objects: Objects,
     data: MultimodalData | None,
     in_memory: bool,
-    out: str,
+    out: str | Path,
     test: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def _train(
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
-    display = Display(strategy.title, data, out, quiet or devices.rank > 0)
+    display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
             "data.json": {
@@ -135,7 +133,9 @@ def _train(
             },
             "network.json": strategy.model.networks(),
         }
+        # Only now, for processes that start on their own each look first whether the folder is free.
         run.create(spec, data.notes, data.fingerprint, about)
+        save_objects(run.folder, objects)
     devices.barrier()
     if cached:
         if run.resumable:  # the source of pretrained weights may have changed since
