@@ -225,6 +225,7 @@ def test_a_bench_takes_classes_and_data_in_memory(tmp_path, monkeypatch):
     assert sorted(found.table["title"]) == ["Joint-Train", "Mine"]
     assert len(found.runs) == 4
     assert found.report().exists()
+    assert {"table.csv", "comparison.svg"} <= {path.name for path in found.write()}
     assert "Mine" in found._repr_html_()
 
 

@@ -119,7 +119,7 @@ def bench(
             data.
         strategies: names, ``"all"``, files, import paths, classes or instances.
         seeds: runs of each method.
-        out: bench folder, for tables, figure and all runs.
+        out: bench folder, for all runs; ``Bench.write`` adds the tables and the figure.
         data, encoders, fusion, trust_code, settings: as in ``train``, for all methods alike.
         options: options by method.
         tune: choose learning rate and main option of each method on validation first, by one small search.
@@ -371,6 +371,15 @@ class Bench:
         from modalign.reporting.runs import compare, read_runs
 
         return comparison(compare(read_runs(self.folder / "runs"))).figure
+
+    def write(self) -> list[Path]:
+        """Write tables (CSV, Markdown, LaTeX) and figure into the folder and return their paths."""
+        from modalign.reporting.figures import write_comparison
+        from modalign.reporting.runs import read_runs
+        from modalign.reporting.tables import write_tables
+
+        runs = read_runs(self.folder / "runs")
+        return write_tables(runs, self.folder) + write_comparison(runs, self.folder / "comparison")
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write one self-contained page and return its path, by default ``report.html`` in the folder."""

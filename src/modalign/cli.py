@@ -494,10 +494,10 @@ def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
 
 def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, **search: Any) -> None:
     """Run a bench, write its tables and its figure, and print the table."""
+    from modalign.api import Bench
     from modalign.experiments.bench import run_bench
-    from modalign.reporting.figures import write_comparison
     from modalign.reporting.runs import compare, read_runs
-    from modalign.reporting.tables import show_tables, write_tables
+    from modalign.reporting.tables import show_tables
 
     plan: dict[str, Recipe] = {}
     for recipe in recipes:
@@ -506,9 +506,8 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
             raise SettingsError(f"two recipes have data called {name!r}; give one of them a data.title")
         plan[name] = recipe
     folder = run_bench(plan, rows, seeds, out, **search)
-    runs = read_runs(folder / "runs")
-    written = write_tables(runs, folder) + write_comparison(runs, folder / "comparison")
-    show_tables(compare(runs))
+    written = Bench(folder).write()
+    show_tables(compare(read_runs(folder / "runs")))
     print("written:", ", ".join(map(str, written)))
 
 
