@@ -58,4 +58,6 @@ def test_without_any_event_the_loss_is_zero_and_has_a_gradient_of_zero() -> None
     risk = torch.randn(4, 1, requires_grad=True)
     loss = SURVIVAL.loss(risk, torch.tensor([[1.0, 0.0]] * 4))
     loss.backward()
-    assert loss.item() == 0 and risk.grad is not None and not risk.grad.any()
+    assert loss.item() == 0
+    assert risk.grad is not None
+    assert not risk.grad.any()
