@@ -30,8 +30,13 @@ def test_coefficients_by_hand():
     assert weak == 1.0
 
 
-def test_equal_modalities_are_both_left_alone():
-    assert coefficients(torch.full((2, 2), 5.0), 0.8).tolist() == [1.0, 1.0]
+def test_of_two_equal_modalities_the_first_is_slowed_as_in_the_published_code():
+    """Its rule typed anew: ``if v / a > 1`` the second is slowed, ``else`` the first, at a ratio of exactly 1 too."""
+    for a, v in ((5.0, 5.0), (5.0, 4.0), (4.0, 5.0)):
+        k_a, k_v = (1.0, 1 - math.tanh(0.8 * v / a)) if v / a > 1 else (1 - math.tanh(0.8 * a / v), 1.0)
+        found = coefficients(torch.tensor([[a, a], [v, v]]), 0.8)
+        assert found.tolist() == pytest.approx([k_a, k_v], abs=1e-6)
+    assert coefficients(torch.full((3, 3), 5.0), 0.8).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_evidence_and_coefficients_against_loops_with_three_modalities_some_missing():

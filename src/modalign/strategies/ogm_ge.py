@@ -17,6 +17,8 @@ Inference is that of joint training. Deviations, and choices where paper and cod
 - The paper defines two modalities; for more, rho_m is the mean of the pairwise ratios, as its authors
   advise. Each ratio uses only the samples that have both modalities; a modality that shares no sample
   keeps k = 1.
+- Two modalities exactly alike (rho = 1): the code slows the first one by its "else", and so does this file; by the
+  paper neither is slowed.
 - Any fusion: the part of m is score(m alone) - (1 - 1/M) score(nothing), which is W_m z_m + b / M where
   the logits are a sum over modalities (concat, sum).
 - Weights of two or more dimensions are modulated, embeddings excepted. The reference takes only those of
@@ -70,7 +72,10 @@ def coefficients(evidence: Tensor, alpha: float) -> Tensor:
     """k_m (M,) from ``paired_evidence`` (M, M): Eq. 9 and 10, for any number of modalities."""
     ratios = evidence_ratios(evidence)
     rho = ratios.sum(1) / (ratios > 0).sum(1).clamp(min=1)
-    return torch.where(rho > 1, 1 - torch.tanh(alpha * rho), 1.0)
+    ahead = rho > 1
+    if len(rho) == 2:
+        ahead[0] |= rho[0] == 1  # of two that are equal the code slows the first
+    return torch.where(ahead, 1 - torch.tanh(alpha * rho), 1.0)
 
 
 def modulate(gradient: Tensor, coefficient: Tensor, generator: torch.Generator | None) -> None:
