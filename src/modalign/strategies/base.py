@@ -43,6 +43,7 @@ class Strategy(nn.Module):
         minimum_modalities: 2 for methods that relate modalities.
         tasks: kinds of task the method is defined for.
         trains_unimodal: whether the heads of single modalities are trained, so that their scores mean something.
+        epochs_factor: by what a method of this package multiplies the recipe's epochs.
 
     Args:
         model: the network that is trained.
@@ -70,6 +71,7 @@ class Strategy(nn.Module):
     minimum_modalities: ClassVar[int] = 1
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False
+    epochs_factor: ClassVar[int] = 1
     options: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
