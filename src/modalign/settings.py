@@ -141,7 +141,8 @@ class Recipe:
         data: which data.
         model: which network.
         training: which budget and optimizer.
-        strategies: strategy name to its options, where they differ from the defaults.
+        strategies: strategy name to its options, where they differ from the defaults; ``training`` among them holds
+            training settings that are this method's own (``{modalign: {training: {sampler: balanced}}}``).
 
     >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
     30

@@ -19,7 +19,7 @@ from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, load_strategy, make_options, short_name, strategy_name
-from modalign.training.build import build_strategy, check_run
+from modalign.training.build import build_strategy, check_run, make_spec
 from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
@@ -256,7 +256,7 @@ def _main_options(recipe: Recipe, row: Entry, found: Setting) -> list[Setting]:
     """Return the chosen learning rate with each value of the method's main option, unless that is fixed."""
     given = row.objects.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given or row.strategy)
-    fixed = {**recipe.strategies.get(row.strategy, {}), **row.options}
+    fixed = _spec(recipe, row, 0, found).options
     if kind.main_option is None or kind.main_option[0] in fixed:
         return [found]
     name, values = kind.main_option
@@ -311,10 +311,9 @@ def _given_up(job: Job) -> bool:
 
 
 def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
-    options = {**recipe.strategies.get(row.strategy, {}), **row.options, **setting.options}
-    # Settings of other strategies do not determine this run.
-    alone = replace(recipe, training=replace(recipe.training, lr=setting.lr), strategies={})
-    return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
+    options = {**row.options, **setting.options}
+    tried = replace(recipe, training=replace(recipe.training, lr=setting.lr))
+    return make_spec(tried, row.strategy, seed, options, row.name if row.title else "", row.title)
 
 
 def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData]) -> None:

@@ -17,7 +17,7 @@ from modalign.data.load import describe_inputs, load_data
 from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, restore
+from modalign.training.build import build_strategy, check_run, make_spec, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import PeakMemory
@@ -64,8 +64,7 @@ def train(
         Diverged: a loss became NaN or infinite.
         Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
     """
-    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
-    spec = RunSpec(strategy, seed, replace(recipe, strategies={}), chosen)  # other methods' options are not its own
+    spec = make_spec(recipe, strategy, seed, options)
     return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
 
 
