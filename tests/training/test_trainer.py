@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from modalign.errors import Diverged, InputError
+from modalign.recipes import load_recipe
 from modalign.strategies import strategy_names
-from modalign.training.build import load_with_data
+from modalign.training.build import load_with_data, make_spec
 from modalign.training.run import RunFolder
 from modalign.training.train import train
 
@@ -224,3 +225,44 @@ def test_a_finished_run_is_not_run_again(small_data, small_recipe, tmp_path):
     again = train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), resume=True, quiet=True)
     assert again == first
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "epoch"),
+    [
+        ("joint", {}, [2]),
+        ("mla", {}, [2]),
+        ("reconboost", {}, [1, 1, 1, 2]),
+        ("reconboost", {"boost_epochs": 2, "rectify_epochs": 2}, [1, 1, 2, 2]),
+    ],
+)
+def test_updates_of_encoders_are_counted(small_data, small_recipe, tmp_path, strategy, options, epoch):
+    """One for each encoder and optimizer step; over resuming they add up (the third is of a budget too short to enter)."""
+    result = train(
+        small_recipe(epochs=4), strategy, out=tmp_path / "run", data=small_data(), options=options, quiet=True
+    )
+    counted = [record["encoder_updates"] for record in RunFolder(tmp_path / "run").metrics()]
+    steps = RunFolder(tmp_path / "run").metrics()[0]["step"]
+    wanted = np.cumsum([steps * n for n in (epoch * 4)[:4]]).tolist()
+    assert counted == wanted
+    assert result["encoder_updates"] == wanted[-1]
+
+
+def test_a_method_has_training_settings_of_its_own(small_recipe):
+    recipe = small_recipe()
+    recipe.strategies = {"infonce": {"weight": 0.1, "training": {"sampler": "balanced", "epochs": "7"}}}
+    own, other = (make_spec(recipe, name, 0) for name in ("infonce", "joint"))
+    assert own.options == {"weight": 0.1}
+    assert (own.recipe.training.sampler, own.recipe.training.epochs) == ("balanced", 7)
+    assert other.recipe.training == recipe.training
+    assert own.recipe.strategies == other.recipe.strategies == {}
+    assert make_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
+    recipe.strategies["infonce"]["training"] = {"samplr": "balanced"}
+    with pytest.raises(InputError, match="strategies: infonce: training: 'samplr'; did you mean 'sampler'"):
+        make_spec(recipe, "infonce", 0)
+
+
+def test_only_modalign_has_a_balanced_sampler_on_food101():
+    recipe = load_recipe("food101")
+    samplers = {name: make_spec(recipe, name, 0).recipe.training.sampler for name in strategy_names()}
+    assert {name for name, sampler in samplers.items() if sampler != "shuffle"} == {"modalign"}
