@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from modalign.classes import ask_first
 from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
+
+    from modalign.reporting.runs import Row
 
 StrategyLike = str | type[Strategy] | Strategy
 PLAIN = ("unimodal", "late_fusion", "joint", "joint_unimodal", "infonce", "modalign")
@@ -108,6 +112,7 @@ def bench(
     tune: bool = False,
     tune_seeds: int = 2,
     jobs: int | None = None,
+    reference: str | None = None,
     quiet: bool = False,
     trust_code: bool = False,
     **settings: Any,
@@ -125,6 +130,7 @@ def bench(
         tune: choose learning rate and main option of each method on validation first, by one small search.
         tune_seeds: seeds of each setting of that search.
         jobs: trainings at a time; one a core by default.
+        reference: name of the method that others are compared with; ModAlign where it is compared, else the first.
         quiet: print nothing.
 
     Raises:
@@ -155,7 +161,10 @@ def bench(
             memory[recipe.data.shown] = loaded
     chosen = strategy_names() if strategies == "all" else [strategies] if isinstance(strategies, str) else strategies
     rows = entries(chosen, options, objects)
-    run_bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs, data=memory, quiet=quiet)
+    run_bench(
+        recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs, data=memory, reference=reference,
+        skip=strategies == "all", quiet=quiet,
+    )  # fmt: skip
     return Bench(out)
 
 
@@ -352,48 +361,59 @@ class Bench:
             raise RunFolderError(f"{folder} holds no bench (no bench.yaml); expected the folder that bench wrote")
 
     @property
+    def reference(self) -> str | None:
+        """Name of the method that others are compared with, as ``bench`` was told; None where it says nothing."""
+        found: str | None = yaml.safe_load((self.folder / "bench.yaml").read_text()).get("reference")
+        return found
+
+    @property
+    def rows(self) -> list[Row]:
+        """One record a method and data set, of which ``table`` is made."""
+        from modalign.reporting.runs import compare, read_runs
+
+        return compare(read_runs(self.folder / "runs"), self.reference)
+
+    @property
     def runs(self) -> list[Run]:
         """All finished runs."""
         return [Run(done.parent) for done in sorted(self.folder.glob("runs/*/*/*/done"))]
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a method and data set: mean, interval, seeds, paired difference, p, rank, as in ``table.csv``."""
+        """One row a method and data set: mean, interval, runs, paired difference, p, rank, as in ``table.csv``."""
         import pandas as pd
 
-        from modalign.reporting.runs import compare, read_runs
-
-        return pd.DataFrame([asdict(row) for row in compare(read_runs(self.folder / "runs"))])
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
     def plot(self) -> Figure:
         """Return the figure of the comparison."""
         from modalign.reporting.figures import comparison
-        from modalign.reporting.runs import compare, read_runs
 
-        return comparison(compare(read_runs(self.folder / "runs"))).figure
+        return comparison(self.rows).figure
 
     def write(self) -> list[Path]:
-        """Write tables (CSV, Markdown, LaTeX) and figure into the folder and return their paths."""
+        """Write tables (CSV, Markdown, LaTeX) and figures into the folder and return their paths."""
         from modalign.reporting.figures import write_comparison
         from modalign.reporting.runs import read_runs
         from modalign.reporting.tables import write_tables
 
         runs = read_runs(self.folder / "runs")
-        return write_tables(runs, self.folder) + write_comparison(runs, self.folder / "comparison")
+        reference = self.reference
+        return write_tables(runs, self.folder, reference) + write_comparison(runs, self.folder, reference)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write one self-contained page and return its path, by default ``report.html`` in the folder."""
-        return report(self, out or self.folder / "report.html")
+        return report(self, out or self.folder / "report.html", reference=self.reference)
 
     def __repr__(self) -> str:
         return f"Bench({str(self.folder)!r}, {len(self.runs)} runs)"
 
     def _repr_html_(self) -> str:
-        from modalign.reporting.runs import by_dataset, compare, read_runs
+        from modalign.reporting.runs import by_dataset
         from modalign.reporting.tables import dataset_tables
 
         parts = [f"<p>{html.escape(repr(self))}</p>"]
-        for dataset, rows in by_dataset(compare(read_runs(self.folder / "runs"))).items():
+        for dataset, rows in by_dataset(self.rows).items():
             scores = dataset_tables(dataset, rows)[0]
             parts += [f"<b>{html.escape(scores.caption)}</b>", scores.frame.to_html(index=False, border=0)]
         return "".join(parts)
@@ -430,9 +450,18 @@ def predict(
 
 
 def report(
-    runs: Run | Bench | str | Path | Sequence[Run | Bench | str | Path], out: str | Path = "report.html"
+    runs: Run | Bench | str | Path | Sequence[Run | Bench | str | Path],
+    out: str | Path = "report.html",
+    *,
+    reference: str | None = None,
 ) -> Path:
     """Write one self-contained page about runs, benches, or folders that hold runs, and return its path.
+
+    Args:
+        runs: one or several of them; splits and seeds of one data set are merged.
+        out: the page.
+        reference: name of the method that others are compared with; by default ModAlign where it was run, else the
+            first.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -442,7 +471,7 @@ def report(
     """
     from modalign.reporting.page import write_report
 
-    return write_report(runs, out)
+    return write_report(runs, out, reference)
 
 
 def _prepare(

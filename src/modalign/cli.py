@@ -64,6 +64,7 @@ def bench(
     tune: bool = False,
     tune_seeds: int = 2,
     jobs: int | None = None,
+    reference: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Compare methods over seeds (and data sets) and write tables and a figure.
@@ -73,19 +74,22 @@ def bench(
 
     Args:
         recipes: One or more recipes or data files, as in `modalign train`.
-        strategies: Methods as in `modalign train`, separated by commas, or all.
+        strategies: Methods as in `modalign train`, separated by commas, or all (that are defined for the data).
         seeds: Runs of each method.
         out: The bench folder, for table.csv, table.md, table.tex, the figure and all runs.
         tune: Choose learning rate and main option of each method on validation first, by one small search.
         tune_seeds: Seeds of each setting of that search.
         jobs: Trainings at a time; one a core by default.
+        reference: Name of the method that others are compared with; ModAlign where it is compared, else the first.
         options: Options of methods, as --options.STRATEGY '{NAME: VALUE}'.
     """
     from modalign.experiments.bench import entries
     from modalign.strategies import strategy_names
 
-    rows = entries(strategy_names() if strategies == "all" else _names(strategies), options)
-    _bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    every = strategies == "all"
+    rows = entries(strategy_names() if every else _names(strategies), options)
+    how = {"tune": tune, "tune_seeds": tune_seeds, "jobs": jobs, "reference": reference, "skip": every}
+    _bench(recipes, rows, seeds, out, **how)
 
 
 def ablate(
@@ -173,8 +177,12 @@ def evaluate(
     diagnose(runs, out, **how)
 
 
-def report(runs: list[str], *, html: str = "report.html", tables: str | None = None) -> None:
+def report(
+    runs: list[str], *, html: str = "report.html", tables: str | None = None, reference: str | None = None
+) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
+
+    Splits and seeds of one data set are merged, from all folders given.
 
     Args:
         html: The page; it needs no network.
@@ -188,10 +196,11 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    print(f"written: {write_report(folders, Path(html))}")
+    print(f"written: {write_report(folders, Path(html), reference)}")
     if tables is not None:
         records = read_runs(folders)
-        written, figures = write_tables(records, Path(tables)), write_figures(records, Path(tables))
+        written = write_tables(records, Path(tables), reference)
+        figures = write_figures(records, Path(tables), reference)
         print(f"written: {', '.join(map(str, written))} and {len(figures)} files of figures in {tables}")
 
 
@@ -496,7 +505,6 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
     """Run a bench, write its tables and its figure, and print the table."""
     from modalign.api import Bench
     from modalign.experiments.bench import run_bench
-    from modalign.reporting.runs import compare, read_runs
     from modalign.reporting.tables import show_tables
 
     plan: dict[str, Recipe] = {}
@@ -506,8 +514,9 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
             raise SettingsError(f"two recipes have data called {name!r}; give one of them a data.title")
         plan[name] = recipe
     folder = run_bench(plan, rows, seeds, out, **search)
-    written = Bench(folder).write()
-    show_tables(compare(read_runs(folder / "runs")))
+    made = Bench(folder)
+    written = made.write()
+    show_tables(made.rows)
     print("written:", ", ".join(map(str, written)))
 
 

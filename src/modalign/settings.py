@@ -26,6 +26,8 @@ class DataSettings:
         class_path: a data set of one's own: import path of a class or function that returns one of the forms that
             ``modalign.load_data`` takes (arrays by name, a table, a ``torch.utils.data.Dataset``, splits of these).
         init_args: arguments of ``class_path``.
+        caution: why scores on this data are shown but left out of averages over data sets, in words; None if they are
+            not.
 
     >>> DataSettings(name="digits", title="digits-halves").shown
     'digits-halves'
@@ -45,6 +47,7 @@ class DataSettings:
     options: dict[str, Any] = field(default_factory=dict)
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
+    caution: str | None = None
 
     @property
     def shown(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from modalign.api import Bench
 from modalign.errors import InputError, RunsFailed
 from modalign.experiments.bench import ABLATION, LR_FACTORS, entries, run_bench
 from modalign.reporting.runs import read_runs
@@ -124,6 +125,26 @@ def test_ablation_has_the_rows_of_table_2(recipes, tmp_path):
         "no_context": "W/o semantic context",
         "modalign": "ModAlign (full)",
     }
+
+
+def test_what_is_not_defined_for_the_data_is_left_out_of_all_with_a_line(recipes, tmp_path, capsys):
+    plan = recipes("one")
+    plan["one"].data.modalities = ["a"]
+    rows = entries(["joint", "infonce"])
+    with pytest.raises(InputError, match="needs at least 2"):
+        run(plan, rows, 1, tmp_path / "bench")
+    out = run(plan, rows, 1, tmp_path / "bench", skip=True, quiet=False)
+    assert "left out on one: strategy 'infonce' relates modalities" in capsys.readouterr().out
+    assert [path.name for path in (out / "runs/one").iterdir()] == ["joint"]
+
+
+def test_the_reference_is_kept_with_the_bench(recipes, tmp_path):
+    rows = entries(["joint", "late_fusion"])
+    with pytest.raises(InputError, match="unknown method to compare with 'modalign'"):
+        run(recipes("one"), rows, 1, tmp_path / "bench", reference="modalign")
+    out = run(recipes("one"), rows, 1, tmp_path / "bench", reference="late_fusion")
+    assert {row.reference for row in Bench(out).rows} == {"late_fusion"}
+    assert "Difference to Late fusion" in (Bench(out).write()[1]).read_text()
 
 
 def test_bad_plans_are_refused_before_anything_is_written(recipes, tmp_path):

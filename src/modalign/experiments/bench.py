@@ -14,7 +14,7 @@ import yaml
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
+from modalign.errors import Diverged, InputError, RunsFailed, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.settings import Recipe
@@ -135,6 +135,8 @@ def run_bench(
     tune_seeds: int = 2,
     jobs: int | None = None,
     data: Mapping[str, MultimodalData] | None = None,
+    reference: str | None = None,
+    skip: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Train every row with every seed on every data set; the tables are made from the folder afterwards.
@@ -150,6 +152,8 @@ def run_bench(
         tune_seeds: seeds of each setting that is searched.
         jobs: trainings at a time; by default one a core on CPUs, one on GPUs.
         data: data set name to data in memory, of those that no recipe names.
+        reference: name of the row that others are compared with; ModAlign where it is compared, else the first.
+        skip: leave out, with a line, rows that are not defined for a data set, instead of refusing them.
         quiet: print nothing.
 
     Returns:
@@ -168,13 +172,16 @@ def run_bench(
     """
     out = Path(out)
     memory = dict(data or {})
-    _check(recipes, rows, seeds, memory)
-    _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
+    names = [row.name for row in rows]
+    if reference is not None and reference not in names:
+        raise unknown("method to compare with", reference, names)
+    plan = _check(recipes, rows, seeds, memory, skip, quiet)
+    _claim(out, recipes, rows, seeds, tune_seeds if tune else 0, reference or _default_reference(names))
     pool = _Pool(jobs or default_jobs(), quiet)
-    chosen = _tune(recipes, rows, out, tune_seeds, pool, memory) if tune else {}
+    chosen = _tune(recipes, plan, out, tune_seeds, pool, memory) if tune else {}
     final = []
     for dataset, recipe in recipes.items():
-        for row in rows:
+        for row in plan[dataset]:
             setting = chosen.get((dataset, row.name), Setting(recipe.training.lr))
             for seed in range(seeds):
                 folder = run_folder(out, dataset, row, seed)
@@ -207,7 +214,7 @@ class Setting:
 
 def _tune(
     recipes: dict[str, Recipe],
-    rows: Sequence[Entry],
+    plan: Mapping[str, Sequence[Entry]],
     out: Path,
     seeds: int,
     pool: _Pool,
@@ -219,7 +226,7 @@ def _tune(
     for stage in ("learning rate", "main option"):
         tried: list[tuple[str, Entry, Setting, list[Job]]] = []
         for dataset, recipe in recipes.items():
-            for row in rows:
+            for row in plan[dataset]:
                 found = chosen.get((dataset, row.name))
                 lrs = [Setting(factor * recipe.training.lr) for factor in LR_FACTORS]
                 for setting in lrs if found is None else _main_options(recipe, row, found):
@@ -317,8 +324,19 @@ def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
     return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
 
 
-def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData]) -> None:
-    """Build everything once: what is wrong is said now, not in the middle of the night."""
+def _check(
+    recipes: dict[str, Recipe],
+    rows: Sequence[Entry],
+    seeds: int,
+    memory: Mapping[str, MultimodalData],
+    skip: bool,
+    quiet: bool,
+) -> dict[str, list[Entry]]:
+    """Build everything once: what is wrong is said now, not in the middle of the night.
+
+    Returns:
+        Data set name to the rows that are run on it: all, unless ``skip`` leaves out what is not defined for it.
+    """
     if not rows:
         raise InputError("no strategy given; expected names such as joint,infonce,modalign, or all")
     if seeds < 1:
@@ -327,15 +345,32 @@ def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"given twice: {', '.join(repeated)}; expected every strategy once")
+    plan: dict[str, list[Entry]] = {}
     for name, recipe in recipes.items():
         data = memory[name] if name in memory else load_data(recipe.data)
-        info = DataInfo.of(data)
+        info, plan[name] = DataInfo.of(data), []
         for row in rows:
             spec = _spec(recipe, row, 0, Setting(recipe.training.lr))
-            check_run(spec, data, build_strategy(spec, info, objects=resolve(spec, row.objects)))
+            try:
+                strategy = build_strategy(spec, info, objects=resolve(spec, row.objects))
+            except Undefined as error:
+                if not skip:
+                    raise
+                if not quiet:
+                    print(f"left out on {name}: {error}")
+                continue
+            check_run(spec, data, strategy)
+            plan[name].append(row)
+    return plan
 
 
-def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, tuned: int) -> None:
+def _default_reference(names: Sequence[str]) -> str:
+    return "modalign" if "modalign" in names else names[0]
+
+
+def _claim(
+    out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, tuned: int, reference: str
+) -> None:
     """Make the bench folder, or see that it holds the same bench; rows, seeds and data sets may be added."""
     datasets = {name: RunSpec("", 0, recipe).plain()["recipe"] for name, recipe in recipes.items()}
     compared = {row.name: {"strategy": row.strategy, "options": row.options} for row in rows}
@@ -359,5 +394,5 @@ def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: 
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"output {out} is in use and holds no bench; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    plain = {"datasets": datasets, "rows": compared, "tune_seeds": tuned, "seeds": seeds}
+    plain = {"datasets": datasets, "rows": compared, "tune_seeds": tuned, "seeds": seeds, "reference": reference}
     path.write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -15,7 +15,7 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies import Strategy, load_strategy, make_options
@@ -48,13 +48,13 @@ def build_strategy(
     given = objects.strategy if objects.strategy is not None else spec.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given)
     if len(info.modalities) < kind.minimum_modalities:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} relates modalities and needs at least {kind.minimum_modalities}; "
             f"data set {info.name!r} has {len(info.modalities)} ({', '.join(info.modalities)}). "
             "Use unimodal or joint, or give more --modalities"
         )
     if info.task.kind not in kind.tasks:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} is defined for {', '.join(kind.tasks)}; "
             f"data set {info.name!r} is {info.task.kind}"
         )
