@@ -117,6 +117,8 @@ class MultimodalData:
         task: what is predicted.
         train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
+        contents: hash of what does not depend on the splits; runs on several splits are of the same data only if it
+            agrees; empty where it is not known.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
@@ -135,6 +137,7 @@ class MultimodalData:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
+    contents: str = ""
 
     def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.
