@@ -16,6 +16,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
 from modalign.data.tables.reader import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
@@ -508,7 +509,8 @@ def _are_sources(source: Mapping[Any, Any]) -> bool:
 
 def _free(name: str) -> Path:
     """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
-    folder, k = Path("runs") / name, 1
+    name, k = folder_name(name), 1
+    folder = Path("runs") / name
     while folder.exists():
         k += 1
         folder = Path("runs") / f"{name}-{k}"

@@ -18,7 +18,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import ask_first
-from modalign.errors import DataError, InputError, Interrupted, RunError, SettingsError, nearest
+from modalign.errors import DataError, InputError, Interrupted, RunError, RunsFailed, SettingsError, nearest
 from modalign.recipes import add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
 
@@ -48,10 +48,11 @@ def train(
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
+    from modalign.files import folder_name
     from modalign.strategies import short_name
     from modalign.training.train import train as run
 
-    where = out or f"runs/{recipe.data.shown}-{short_name(strategy)}-seed{seed}"
+    where = out or f"runs/{folder_name(f'{recipe.data.shown}-{short_name(strategy)}-seed{seed}')}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
 
 
@@ -173,12 +174,14 @@ def evaluate(
     diagnose(runs, out, **how)
 
 
-def report(runs: list[str], *, html: str = "report.html", tables: str | None = None) -> None:
+def report(runs: list[str], *, html: str = "report.html", tables: str | None = None, formulas: bool = False) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
 
     Args:
         html: The page; it needs no network.
         tables: Folder for the same tables as CSV, Markdown and LaTeX, and the figures as SVG, PNG and PDF.
+        formulas: Leave texts in CSV files that a spreadsheet would take for formulas (=, +, -, @) as they are; by
+            default an apostrophe is put before them.
     """
     from pathlib import Path
 
@@ -191,12 +194,18 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     print(f"written: {write_report(folders, Path(html))}")
     if tables is not None:
         records = read_runs(folders)
-        written, figures = write_tables(records, Path(tables)), write_figures(records, Path(tables))
+        written, figures = write_tables(records, Path(tables), formulas), write_figures(records, Path(tables))
         print(f"written: {', '.join(map(str, written))} and {len(figures)} files of figures in {tables}")
 
 
 def predict(
-    run: str, data: str, *, out: str = "predictions.csv", modalities: str | None = None, allow_code: bool = False
+    run: str,
+    data: str,
+    *,
+    out: str = "predictions.csv",
+    modalities: str | None = None,
+    formulas: bool = False,
+    allow_code: bool = False,
 ) -> None:
     """Predict new samples with a trained run: class, confidence, and the evidence of each modality.
 
@@ -206,9 +215,11 @@ def predict(
         out: .csv or .parquet file to write.
         modalities: Use only these, separated by commas.
     """
+    from functools import partial
     from pathlib import Path
 
     from modalign.experiments.predict import predict as predicted
+    from modalign.files import write_csv, write_whole
 
     path = Path(out)
     if path.suffix not in (".csv", ".parquet"):
@@ -216,8 +227,10 @@ def predict(
     if path.exists():
         raise SettingsError(f"{out} exists; choose another --out")
     table = predicted(run, data, None if modalities is None else _names(modalities), trust_code=allow_code)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+    if path.suffix == ".csv":
+        write_csv(path, table, formulas)
+    else:
+        write_whole(path, partial(table.to_parquet, index=False))
     print(f"{len(table)} predictions in {out}")
 
 
@@ -494,6 +507,8 @@ def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
 
 def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, **search: Any) -> None:
     """Run a bench, write its tables and its figure, and print the table."""
+    from pathlib import Path
+
     from modalign.api import Bench
     from modalign.experiments.bench import run_bench
     from modalign.reporting.runs import compare, read_runs
@@ -505,10 +520,18 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
         if name in plan:
             raise SettingsError(f"two recipes have data called {name!r}; give one of them a data.title")
         plan[name] = recipe
-    folder = run_bench(plan, rows, seeds, out, **search)
-    written = Bench(folder).write()
-    show_tables(compare(read_runs(folder / "runs")))
-    print("written:", ", ".join(map(str, written)))
+    failed = None
+    try:
+        run_bench(plan, rows, seeds, out, **search)
+    except RunsFailed as error:  # the table of the others is made all the same
+        failed = error
+    folder = Path(out)
+    if any((folder / "runs").rglob("done")):
+        written = Bench(folder).write()
+        show_tables(compare(read_runs(folder / "runs")))
+        print("written:", ", ".join(map(str, written)))
+    if failed is not None:
+        raise failed
 
 
 def _names(text: str) -> list[str]:

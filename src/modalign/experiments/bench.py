@@ -14,12 +14,13 @@ import yaml
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
+from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
+from modalign.files import folder_name, in_use, locked, read_settings, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, load_strategy, make_options, short_name, strategy_name
-from modalign.training.build import build_strategy, check_run
+from modalign.training.build import build_strategy, check_run, check_same_data
 from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay
 from modalign.training.run import RunFolder, RunSpec, differences
@@ -168,9 +169,23 @@ def run_bench(
     """
     out = Path(out)
     memory = dict(data or {})
-    _check(recipes, rows, seeds, memory)
-    _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
-    pool = _Pool(jobs or default_jobs(), quiet)
+    _check(recipes, rows, seeds, memory, out)
+    with locked(out):
+        _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
+        return _run(recipes, rows, seeds, out, tune, tune_seeds, _Pool(jobs or default_jobs(), quiet), memory)
+
+
+def _run(
+    recipes: dict[str, Recipe],
+    rows: Sequence[Entry],
+    seeds: int,
+    out: Path,
+    tune: bool,
+    tune_seeds: int,
+    pool: _Pool,
+    memory: Mapping[str, MultimodalData],
+) -> Path:
+    """Search, if asked to, and train: the only process that works in the folder."""
     chosen = _tune(recipes, rows, out, tune_seeds, pool, memory) if tune else {}
     final = []
     for dataset, recipe in recipes.items():
@@ -189,7 +204,7 @@ def run_bench(
 
 def run_folder(out: Path, dataset: str, row: Entry, seed: int) -> Path:
     """Return where the final run of a row with a seed lies in a bench folder."""
-    return out / "runs" / dataset / row.name / f"seed{seed}"
+    return out / "runs" / folder_name(dataset) / folder_name(row.name) / f"seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -234,7 +249,7 @@ def _tune(
                             memory.get(dataset),
                         )
                         for seed in range(_TUNE_SEED, _TUNE_SEED + seeds)
-                        for folder in [out / "tune" / dataset / row.name / setting.name]
+                        for folder in [out / "tune" / folder_name(dataset) / folder_name(row.name) / setting.name]
                     ]
                     tried.append((dataset, row, setting, jobs))
         pool.run([job for *_, jobs in tried for job in jobs], f"searching the {stage}")
@@ -248,7 +263,7 @@ def _tune(
         if hopeless:
             raise RunsFailed(f"every learning rate diverged for {', '.join(sorted(hopeless))}; lower --training.lr")
     plain = [{"dataset": d, "row": r, **asdict(setting)} for (d, r), setting in chosen.items()]
-    (out / "tune.json").write_text(json.dumps({"chosen": plain, "searched": searched}, indent=2))
+    write_whole(out / "tune.json", json.dumps({"chosen": plain, "searched": searched}, indent=2))
     return chosen
 
 
@@ -300,7 +315,7 @@ def _execute(job: Job) -> tuple[Job, str | None]:
     try:
         train_spec(job.spec, job.folder, resume=True, data=job.data, objects=job.objects, test=job.test, quiet=True)
     except Diverged as error:
-        (job.folder / "diverged.txt").write_text(str(error))
+        write_whole(job.folder / "diverged.txt", str(error))
         return job, str(error)
     return job, None
 
@@ -317,7 +332,9 @@ def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
     return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
 
 
-def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData]) -> None:
+def _check(
+    recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData], out: Path
+) -> None:
     """Build everything once: what is wrong is said now, not in the middle of the night."""
     if not rows:
         raise InputError("no strategy given; expected names such as joint,infonce,modalign, or all")
@@ -330,6 +347,9 @@ def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory
     for name, recipe in recipes.items():
         data = memory[name] if name in memory else load_data(recipe.data)
         info = DataInfo.of(data)
+        for part in ("runs", "tune"):  # what is there already was trained on the same data
+            for begun in sorted((out / part / folder_name(name)).rglob("data.json")):
+                check_same_data(RunFolder(begun.parent), data)
         for row in rows:
             spec = _spec(recipe, row, 0, Setting(recipe.training.lr))
             check_run(spec, data, build_strategy(spec, info, objects=resolve(spec, row.objects)))
@@ -341,7 +361,7 @@ def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: 
     compared = {row.name: {"strategy": row.strategy, "options": row.options} for row in rows}
     path = out / "bench.yaml"
     if path.exists():
-        old = yaml.safe_load(path.read_text())
+        old = read_settings(path, "what `modalign bench` wrote", RunFolderError)
         # What the old bench has and the new one names too must be the same.
         new = {
             "datasets": {name: datasets.get(name, value) for name, value in old["datasets"].items()},
@@ -356,8 +376,7 @@ def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: 
             )
         datasets, compared = {**old["datasets"], **datasets}, {**old["rows"], **compared}
         seeds = max(seeds, old["seeds"])
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif in_use(out):
         raise InputError(f"output {out} is in use and holds no bench; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     plain = {"datasets": datasets, "rows": compared, "tune_seeds": tuned, "seeds": seeds}
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    write_whole(path, yaml.safe_dump(plain, sort_keys=False))

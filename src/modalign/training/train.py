@@ -14,10 +14,9 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
-from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import PeakMemory
@@ -84,14 +83,9 @@ def train_spec(
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
-    if resume and run.done and data is None:
-        return run.result()
     loaded = load_data(spec.recipe.data) if data is None else data
-    if run.resumable and (before := run.about("environment.json")["fingerprint"]) != loaded.fingerprint:
-        raise RunFolderError(
-            f"{out} holds a run on other data: fingerprint {before[:12] or 'none'}, now {loaded.fingerprint[:12]}. "
-            "Resume with the data it began with, or choose another out"
-        )
+    if run.resumable:
+        check_same_data(run, loaded)
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
@@ -130,6 +124,7 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
+                "parts": data.parts(),
             },
             "network.json": strategy.model.networks(),
         }

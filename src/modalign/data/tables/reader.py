@@ -306,8 +306,13 @@ def read_source(
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
     digest = hashlib.sha256(contents.encode())
-    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids)):
+    classes = np.array(table.labels.task.classes, dtype=str)
+    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids), classes):
         digest.update(values.tobytes())
+    for c in table.columns.values():
+        digest.update(c.values.numpy().tobytes() + "\n".join(c.names).encode())
+    if table.groups is not None:
+        digest.update(table.groups.tobytes())
 
     parts: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
@@ -321,7 +326,9 @@ def read_source(
         )  # fmt: skip
     modalities = {m: about.modality for m, about in preparations.items()}
     task, fingerprint = table.labels.task, digest.hexdigest()
-    return MultimodalData(name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes)
+    return MultimodalData(
+        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=contents
+    )
 
 
 def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:
