@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
 from modalign.data.tables.reader import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
@@ -103,14 +105,16 @@ def bench(
     source: Any,
     strategies: str | Sequence[StrategyLike] = PLAIN,
     *,
+    splits: int = 1,
     seeds: int = 5,
     out: str | Path = "runs/bench",
     data: Any = None,
     encoders: Mapping[str, Any] | None = None,
     fusion: Any = None,
     options: dict[str, dict[str, Any]] | None = None,
-    tune: bool = False,
+    tune: bool | int = False,
     tune_seeds: int = 2,
+    storage: str | None = None,
     jobs: int | None = None,
     reference: str | None = None,
     quiet: bool = False,
@@ -123,12 +127,16 @@ def bench(
         source: as in ``train``, or several: a list of recipes, or a mapping from the name of a data set to a recipe or
             data.
         strategies: names, ``"all"``, files, import paths, classes or instances.
-        seeds: runs of each method.
+        splits: 1 for the split that the data names; more for that many outer splits in its place (``fold`` and ``folds``
+            of ``load_data``), each with its own validation.
+        seeds: runs of each method on a split.
         out: bench folder, for all runs; ``Bench.write`` adds the tables and the figure.
         data, encoders, fusion, trust_code, settings: as in ``train``, for all methods alike.
         options: options by method.
-        tune: choose learning rate and main option of each method on validation first, by one small search.
-        tune_seeds: seeds of each setting of that search.
+        tune: number of trials in which the learning rate and the options of each method are searched first, on
+            validation; True for 12.
+        tune_seeds: runs of each trial, each with its own validation part and seed.
+        storage: database of the search; a journal in the bench folder by default.
         jobs: trainings at a time; one a core by default.
         reference: name of the method that others are compared with; ModAlign where it is compared, else the first.
         quiet: print nothing.
@@ -148,10 +156,11 @@ def bench(
     if isinstance(source, (list, tuple)):
         many = {f"{i}": one for i, one in enumerate(source)}
     recipes: dict[str, Recipe] = {}
-    memory: dict[str, MultimodalData] = {}
+    memory: dict[str, MultimodalData | Callable[..., MultimodalData]] = {}
     objects = Objects()
     for key, one in (many or {"": source}).items():
-        recipe, loaded, objects = _prepare(one, data, encoders, fusion, trust_code, settings)
+        drawn = splits > 1 or bool(tune)  # several splits, or validation parts
+        recipe, loaded, objects = _prepare(one, data, encoders, fusion, trust_code, settings, drawn)
         if isinstance(source, Mapping) and many is not None:
             recipe = replace(recipe, data=replace(recipe.data, title=key))
         if recipe.data.shown in recipes:
@@ -162,8 +171,8 @@ def bench(
     chosen = strategy_names() if strategies == "all" else [strategies] if isinstance(strategies, str) else strategies
     rows = entries(chosen, options, objects)
     run_bench(
-        recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs, data=memory, reference=reference,
-        skip=strategies == "all", quiet=quiet,
+        recipes, rows, seeds, out, splits=splits, tune=12 if tune is True else int(tune), tune_seeds=tune_seeds,
+        storage=storage, jobs=jobs, data=memory, reference=reference, skip=strategies == "all", quiet=quiet,
     )  # fmt: skip
     return Bench(out)
 
@@ -481,8 +490,12 @@ def _prepare(
     fusion: Any,
     trust_code: bool,
     settings: dict[str, Any],
-) -> tuple[Recipe, MultimodalData | None, Objects]:
-    """Return the recipe, the data where it is in memory, and the objects that stand in place of names."""
+    drawn: bool = False,
+) -> tuple[Recipe, Any, Objects]:
+    """Return the recipe, the data where it is in memory, and the objects that stand in place of names.
+
+    Where splits are to be drawn of it (``drawn``), the data is a function that gives it.
+    """
     if isinstance(source, str | Path):
         known = str(source) in DATASETS and str(source) not in recipe_names()
         recipe = Recipe(DataSettings(name=str(source))) if known else load_recipe(str(source))
@@ -522,10 +535,14 @@ def _prepare(
         if not isinstance(data, MultimodalData):
             defaults = DataSettings()
             own = {f.name: getattr(recipe.data, f.name) for f in fields(DataSettings)}
-            kept = {k: v for k, v in own.items() if v != getattr(defaults, k) and k not in ("path", "options")}
+            kept = {
+                k: v for k, v in own.items() if v != getattr(defaults, k) and k not in ("path", "options", "caution")
+            }
             described = {**kept, **described}
-        memory = load_data(data, **described)
-        plain["data"] = asdict(DataSettings(name=memory.name))
+        read = functools.cache(functools.partial(load_data, data, **described))
+        memory = read if drawn and not isinstance(data, MultimodalData) else read()
+        split = {key: described.get(key) for key in ("fold", "folds", "valid_seed")}
+        plain["data"] = asdict(DataSettings(name=read().name, caution=recipe.data.caution, **split))
     return recipe_from_plain(json.loads(json.dumps(plain, default=str)), "settings"), memory, objects
 
 
@@ -537,7 +554,8 @@ def _are_sources(source: Mapping[Any, Any]) -> bool:
 
 def _free(name: str) -> Path:
     """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
-    folder, k = Path("runs") / name, 1
+    name, k = folder_name(name), 1
+    folder = Path("runs") / name
     while folder.exists():
         k += 1
         folder = Path("runs") / f"{name}-{k}"

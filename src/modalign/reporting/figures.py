@@ -5,7 +5,6 @@ Nothing here uses matplotlib's global state, so that figures can be drawn from a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
 from modalign.evaluation.statistics import LEVEL, Interval, critical_difference, mean_interval
+from modalign.files import folder_name, read_settings
 from modalign.reporting.runs import (
     REFERENCE,
     Row,
@@ -380,11 +380,13 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = read_settings(path, "what `modalign tradeoff` wrote", RunFolderError)
         points = pd.DataFrame(content["points"])[["alpha", "margin", "seed", *_MEASURED]]
         default = float(content["default"])
         metric, failed = str(content.get("metric", "accuracy")), content.get("failed", [])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except RunFolderError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is no sweep of `modalign tradeoff` ({type(error).__name__}: {error})") from None
     seeds = plural(points["seed"].nunique(), "seed")
     alt = (
@@ -525,5 +527,5 @@ def write_figures(runs: Iterable[RunRecord], folder: str | Path, reference: str 
         written += save(drawn.figure, Path(folder) / drawn.name)
     for dataset, rows in by_dataset(compared).items():
         for drawn in dataset_figures(rows, [run for run in runs if run.dataset == dataset]):
-            written += save(drawn.figure, Path(folder) / f"{dataset.replace('/', '_')}_{drawn.name}")
+            written += save(drawn.figure, Path(folder) / folder_name(f"{dataset}_{drawn.name}"))
     return written

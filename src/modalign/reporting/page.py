@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from modalign.files import write_whole
 from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
 from modalign.reporting.figures import Captioned, dataset_figures, overview, tradeoff_figures
 from modalign.reporting.findings import findings, warnings
@@ -65,10 +66,7 @@ def write_report(runs: Any, out: str | Path = "report.html", reference: str | No
     several = [runs] if isinstance(runs, (str, Path)) or hasattr(runs, "folder") else runs
     folders = [Path(getattr(one, "folder", one)) for one in several]
     page = render(read_runs(folders), [path for f in folders if (path := f / "tradeoff.json").exists()], reference)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
-    return out
+    return write_whole(out, page)
 
 
 def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = (), reference: str | None = None) -> str:

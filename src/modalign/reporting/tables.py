@@ -19,6 +19,7 @@ from rich.text import Text
 
 from modalign.evaluation.metrics import SHARES
 from modalign.evaluation.statistics import LEVEL, critical_difference, friedman
+from modalign.files import write_csv, write_whole
 from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_dataset, compare, rank_matrix
 
 _READABLE = {
@@ -285,13 +286,16 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
     return Table("runs", "Every run folder that was read", pd.DataFrame(cells), words=True)
 
 
-def write_tables(runs: Iterable[RunRecord], folder: str | Path, reference: str | None = None) -> list[Path]:
+def write_tables(
+    runs: Iterable[RunRecord], folder: str | Path, reference: str | None = None, formulas: bool = False
+) -> list[Path]:
     """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; return the paths.
 
     Args:
         runs: records, as ``read_runs`` gives them; of those not done ``table.md`` says why they are left out.
         folder: where to; it is made.
         reference: the method that others are compared with.
+        formulas: leave texts in CSV files that a spreadsheet takes for formulas (a title ``=1+1``) as they are.
 
     Example:
         Tables of a bench folder::
@@ -300,14 +304,13 @@ def write_tables(runs: Iterable[RunRecord], folder: str | Path, reference: str |
     """
     folder, runs = Path(folder), list(runs)
     rows = compare(runs, reference)
-    folder.mkdir(parents=True, exist_ok=True)
     frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
     if averaged(rows):
         frames["ranks"] = pd.DataFrame(across(rows))
-    (folder / "table.md").write_text(markdown(rows, runs))
-    (folder / "table.tex").write_text(latex(rows))
+    write_whole(folder / "table.md", markdown(rows, runs))
+    write_whole(folder / "table.tex", latex(rows))
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\r\n")
+        write_csv(folder / f"{name}.csv", frame, formulas, float_format="%.6g", lineterminator="\r\n")
     return [folder / name for name in ("table.csv", "table.md", "table.tex", "ranks.csv")[: 2 + len(frames)]]
 
 

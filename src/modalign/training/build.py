@@ -185,13 +185,27 @@ def load_with_data(
     if data is None and own and not trust_code:
         raise untrusted(folder, own)
     data = load_data(trained.spec.recipe.data) if data is None else data
-    before = run.about("environment.json")["fingerprint"]
-    if data.fingerprint != before:
-        raise RunFolderError(
-            f"the data of {folder} has changed since: fingerprint {data.fingerprint[:12] or 'none'}, it was "
-            f"{before[:12] or 'none'}. Give the data that it was trained on, or train again"
-        )
+    check_same_data(run, data)
     return trained.strategy, data, trained.spec
+
+
+def check_same_data(run: RunFolder, data: MultimodalData) -> None:
+    """See that data are those that a run was, or is being, trained on.
+
+    Raises:
+        RunFolderError: they are others; the message says what of them has changed.
+    """
+    before, told = run.about("environment.json").get("fingerprint"), run.about("data.json").get("parts")
+    if before == data.fingerprint:
+        return
+    now, old = data.parts(), told if isinstance(told, dict) else {}
+    changed = [name for name, value in now.items() if old and old.get(name) != value]
+    what = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or "the way it is read"
+    raise RunFolderError(
+        f"the data of {run.folder} has changed since it was trained: {what} differ (fingerprint "
+        f"{data.fingerprint[:12] or 'none'}, it was {str(before)[:12] or 'none'}). Give it the data that it began "
+        "with, or train again into another folder"
+    )
 
 
 def untrusted(folder: str | Path, name: str) -> RunFolderError:

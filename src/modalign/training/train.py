@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,9 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
-from modalign.errors import RunFolderError
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import PeakMemory
@@ -78,20 +79,16 @@ def train_spec(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete."""
+    """Train as ``train`` does, with settings that are complete; ``watch`` sees the record of each epoch."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
-    if resume and run.done and data is None:
-        return run.result()
     loaded = load_data(spec.recipe.data) if data is None else data
-    if run.resumable and (before := run.about("environment.json")["fingerprint"]) != loaded.fingerprint:
-        raise RunFolderError(
-            f"{out} holds a run on other data: fingerprint {before[:12] or 'none'}, now {loaded.fingerprint[:12]}. "
-            "Resume with the data it began with, or choose another out"
-        )
+    if run.resumable:
+        check_same_data(run, loaded)
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
@@ -101,7 +98,9 @@ def train_spec(
     check_run(spec, loaded, strategy)
     # Processes to be spawned read the data themselves; here it is at hand and not read twice.
     given = data if devices.spawns else loaded
-    result: dict[str, Any] = devices.launch(_train, spec, strategy, objects, given, data is not None, out, test, quiet)
+    result: dict[str, Any] = devices.launch(
+        _train, spec, strategy, objects, given, data is not None, out, test, quiet, watch
+    )
     return result
 
 
@@ -115,6 +114,7 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
+    watch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Train in each process."""
     memory = PeakMemory(devices.device)
@@ -130,6 +130,7 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
+                "parts": data.parts(),
             },
             "network.json": strategy.model.networks(),
         }
@@ -142,7 +143,7 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    trainer = Trainer(devices, strategy, data, spec, run, display)
+    trainer = Trainer(devices, strategy, data, spec, run, display, watch)
     trainer.fit()
     result = _finish(trainer, test, memory)
     display.result(result)
@@ -187,7 +188,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
         "peak_memory_mb": round(memory.peak_mb(), 1),
         "fingerprint": data.fingerprint,
-        "contents": data.contents,
+        "contents": _whole(data),
         "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
         "scored": data.scored,
         "options": spec.options,
@@ -198,6 +199,13 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _whole(data: MultimodalData) -> str:
+    """Return a hash of all samples and labels, whatever their split; empty where the inputs are not known."""
+    parts = data.parts()
+    text = "".join(parts[name] for name in ("values", "rows", "labels"))
+    return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
 
 
 def _predictions(

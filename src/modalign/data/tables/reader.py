@@ -320,15 +320,18 @@ def read_source(
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
     digest = hashlib.sha256(contents.encode())
-    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids)):
+    classes = np.array(table.labels.task.classes, dtype=str)
+    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids), classes):
         digest.update(values.tobytes())
-    # Of what does not depend on the split, which preparations (means that fill gaps) may.
-    whole = hashlib.sha256((source.contents or "").encode())
-    for values in (present, table.labels.target.numpy(), np.array(table.ids)):
-        whole.update(values.tobytes())
+    for c in table.columns.values():
+        digest.update(c.values.numpy().tobytes() + "\n".join(c.names).encode())
+    if table.groups is not None:
+        digest.update(table.groups.tobytes())
+    # The inputs as they came: some preparations (means that fill gaps) depend on the split.
+    inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
     for m in names if source.contents is None else ():
         if m not in source.stored:
-            whole.update(_bytes(source.columns[m][kept]))
+            inputs.update(_bytes(source.columns[m][kept]))
 
     parts: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
@@ -343,7 +346,7 @@ def read_source(
     modalities = {m: about.modality for m, about in preparations.items()}
     task, fingerprint = table.labels.task, digest.hexdigest()
     return MultimodalData(
-        name, modalities, task, **parts, fingerprint=fingerprint, contents=whole.hexdigest(), notes=table.notes
+        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=inputs.hexdigest()
     )
 
 
