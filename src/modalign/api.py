@@ -127,8 +127,8 @@ def bench(
         source: as in ``train``, or several: a list of recipes, or a mapping from the name of a data set to a recipe or
             data.
         strategies: names, ``"all"``, files, import paths, classes or instances.
-        splits: 1 for the split that the data names; more for that many outer splits in its place (``fold`` and ``folds``
-            of ``load_data``), each with its own validation.
+        splits: 1 for the split that the data names; more for that many outer splits in its place (``fold`` and
+            ``folds`` of ``load_data``), each with its own validation.
         seeds: runs of each method on a split.
         out: bench folder, for all runs; ``Bench.write`` adds the tables and the figure.
         data, encoders, fusion, trust_code, settings: as in ``train``, for all methods alike.
@@ -541,7 +541,7 @@ def _prepare(
             described = {**kept, **described}
         read = functools.cache(functools.partial(load_data, data, **described))
         memory = read if drawn and not isinstance(data, MultimodalData) else read()
-        split = {key: described.get(key) for key in ("fold", "folds", "valid_seed")}
+        split: dict[str, Any] = {key: described.get(key) for key in ("fold", "folds", "valid_seed")}
         plain["data"] = asdict(DataSettings(name=read().name, caution=recipe.data.caution, **split))
     return recipe_from_plain(json.loads(json.dumps(plain, default=str)), "settings"), memory, objects
 

@@ -329,7 +329,7 @@ class _Pool:
             while waiting:
                 busy = []
                 for job, problem in side_by_side(_claimed, waiting, self.jobs):
-                    if problem is Busy:
+                    if isinstance(problem, type):
                         busy.append(job)
                         continue
                     display.finished(job, problem)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -198,7 +199,9 @@ class Study:
         from optuna.samplers import TPESampler
 
         seed = int.from_bytes(sha256(f"{self.label} {number}".encode()).digest()[:4], "big")
-        return TPESampler(seed=seed, n_startup_trials=max(3, self.trials // 2), multivariate=True)
+        with warnings.catch_warnings():  # Optuna 4 calls drawing settings jointly an experiment
+            warnings.simplefilter("ignore")
+            return TPESampler(seed=seed, n_startup_trials=max(3, self.trials // 2), multivariate=True)
 
     def _open(self) -> optuna.study.Study:
         """Return the study, made where it does not exist."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from modalign.evaluation.metrics import SHARES, higher_is_better
 from modalign.evaluation.statistics import LEVEL, MINIMUM_PAIRS
-from modalign.reporting.runs import Row, RunRecord, best, by_dataset, unrepeated
+from modalign.reporting.runs import Row, RunRecord, best, by_dataset, read_mapping, unrepeated
 from modalign.reporting.tables import MetricFormat, across_words, averaged, plural
 
 LARGE_GAP = 0.05
@@ -99,6 +101,16 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
             text = f"validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}{more}"
             said.append(f"{text}: the splits differ, or selection overfitted")
         found += [f"{dataset}: {text}" for text in said]
+    # What a search of the bench was limited by: folder/runs/DATA/METHOD/RUN beside folder/tune.json.
+    benches = {run.path.resolve().parents[3] for run in runs if len(run.path.resolve().parents) > 3}
+    for path in sorted(bench / "tune.json" for bench in benches):
+        searched: list[dict[str, Any]] = read_mapping(path, json.loads, []).get("chosen") or []
+        edges = [f"{one['label']} ({', '.join(one['edges'])})" for one in searched if one.get("edges")]
+        if edges:
+            found.append(
+                f"of {len(searched)} searches {len(edges)} ended at an edge of the space, beyond which more may lie: "
+                f"{'; '.join(edges)}"
+            )
     # What runs warned of themselves, once for all that say the same; gaps are said above for whole methods.
     own_words: dict[tuple[str, str], list[str]] = {}
     for run in runs:

@@ -161,7 +161,7 @@ class RunRecord:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Return what ``modalign evaluate`` wrote; None where it was not run or cannot be read."""
-        return _read(self.path / "evaluation.json", json.loads, []) or None
+        return read_mapping(self.path / "evaluation.json", json.loads, []) or None
 
 
 def read_runs(folders: str | Path | Iterable[str | Path]) -> list[RunRecord]:
@@ -198,9 +198,9 @@ def read_run(path: str | Path) -> RunRecord:
     """
     path, problems = Path(path), []  # type: ignore[var-annotated]
     record = RunRecord(path)
-    record.recipe = _read(path / "recipe.yaml", yaml.safe_load, problems)
-    record.environment = _read(path / "environment.json", json.loads, problems)
-    record.result = _read(path / "result.json", json.loads, problems)
+    record.recipe = read_mapping(path / "recipe.yaml", yaml.safe_load, problems)
+    record.environment = read_mapping(path / "environment.json", json.loads, problems)
+    record.result = read_mapping(path / "result.json", json.loads, problems)
     lines = path / "metrics.jsonl"
     for text in lines.read_text(errors="replace").splitlines() if lines.exists() else []:
         with suppress(ValueError):  # a line cut by a crash is dropped
@@ -222,7 +222,8 @@ def read_run(path: str | Path) -> RunRecord:
     return record
 
 
-def _read(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+def read_mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+    """Return the mapping in a file, {} where there is none; what is wrong is added to ``problems``."""
     if not path.exists():
         return {}
     try:

@@ -164,7 +164,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = []
+    warnings = [text] if (text := _constant(trainer, output)) else []
     if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
@@ -199,6 +199,18 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _constant(trainer: Trainer, output: Output) -> str:
+    """Return a warning where the answer is the same for every sample, of the split scored last; else nothing."""
+    task, scores = trainer.data.task, trainer.strategy.predict(output)
+    if len(scores) < 2 or not torch.isfinite(scores).all():
+        return ""
+    if task.kind == "classification":
+        said = scores.argmax(1)
+        return f"every sample is predicted as {task.classes[int(said[0])]!r}" if (said == said[0]).all() else ""
+    spread, size = float(scores.std(0).max()), float(scores.abs().max())
+    return "the prediction is the same number for every sample" if spread <= 1e-6 * max(size, 1e-6) else ""
 
 
 def _whole(data: MultimodalData) -> str:
