@@ -1,13 +1,14 @@
 """Survival beyond concordance: curves of single patients, and whether they hold on samples not trained on.
 
-A model gives log risks r; with the baseline of Breslow (1974), fitted to training samples, they become curves
+A model gives log risks r; with a slope a and the baseline of Breslow (1974), both fitted to samples that it was not
+trained on (on its training samples a network's risks are spread further than on others), they become curves
 
-    S(t | x) = exp(-H0(t) exp(r)),      H0(t) = sum over event times u <= t of d(u) / sum over at risk at u of exp(r).
+    S(t | x) = exp(-H0(t) exp(a r)),    H0(t) = sum over event times u <= t of d(u) / sum over at risk at u of exp(a r).
 
 Scores with censored samples weigh by the inverse probability of not being censored before, G, the Kaplan-Meier
-estimate of censoring (IPCW): the concordance of Uno et al. (2011), which does not depend on censoring as Harrell's does;
-the area under the cumulative/dynamic ROC curve at t (Uno et al. 2007); and the Brier score (Graf et al. 1999). Where
-nobody is at risk any longer the estimates end: times beyond the last at which someone is followed are left out.
+estimate of censoring (IPCW): the concordance of Uno et al. (2011), which does not depend on censoring as Harrell's
+does; the area under the cumulative/dynamic ROC curve at t (Uno et al. 2007); and the Brier score (Graf et al. 1999).
+Where nobody is at risk any longer the estimates end: times beyond the last at which someone is followed are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from modalign.data.task import Task
 from modalign.errors import DataError, InputError
 
 
@@ -88,25 +91,84 @@ def breslow_baseline(risk: np.ndarray, time: np.ndarray, event: np.ndarray) -> C
     return Curve(times, np.cumsum(dead / at_risk) * np.exp(-highest), 0.0)
 
 
-def survival_curves(baseline: Curve, risk: np.ndarray, times: Any) -> np.ndarray:
-    """Return S(t | x) of each sample at each of ``times``, (N, T), from the ``breslow_baseline``.
+@dataclass(frozen=True)
+class SurvivalModel:
+    """Survival of single patients, made of log risks: S(t | x) = exp(-H0(t) exp(slope r)).
 
-    >>> survival_curves(Curve(np.array([1.0]), np.array([np.log(2.0)]), 0.0), np.array([0.0, np.log(2.0)]), [0.0, 1.0])
+    Attributes:
+        slope: of the log risks; below 1 where a model that was fitted too closely spreads them too far.
+        baseline: H0 over time.
+        middle: median of the log risks, which divides lower from higher risk.
+        ticks: times of interest: quantiles of the times of events.
+
+    >>> model = SurvivalModel(1.0, Curve(np.array([1.0, 2.0]), np.log([2.0, 4.0]), 0.0), 0.0, (1.0,))
+    >>> model.curves(np.array([0.0, np.log(2.0)]), [0.0, 1.0])
     array([[1.  , 0.5 ],
            [1.  , 0.25]])
+    >>> model.median(np.array([0.0, -9.0]))
+    array([ 1., inf])
     """
-    values: np.ndarray = np.exp(-baseline.at(times) * np.exp(np.asarray(risk, np.float64))[:, None])
-    return values
 
+    slope: float
+    baseline: Curve
+    middle: float
+    ticks: tuple[float, ...]
 
-def median_survival(baseline: Curve, risk: np.ndarray) -> np.ndarray:
-    """Return the first time at which S(t | x) is at most one half, (N,); infinity where it never is.
+    @classmethod
+    def fit(cls, risk: np.ndarray, target: np.ndarray, points: int = 5) -> SurvivalModel:
+        """Fit slope and baseline to samples that the model was not trained on (the validation split).
 
-    >>> median_survival(Curve(np.array([1.0, 2.0]), np.array([0.2, 0.5]), 0.0), np.array([0.0, 1.0]))
-    array([inf,  2.])
-    """
-    below = survival_curves(baseline, risk, baseline.times) <= 0.5
-    return np.where(below.any(1), baseline.times[below.argmax(1)], np.inf)
+        The slope maximizes the partial likelihood (van Houwelingen 2000 recalibrates so); its baseline is Breslow's.
+
+        Args:
+            risk: (N,) or (N, 1) log risks.
+            target: (N, 2) time and event.
+            points: number of ``ticks``.
+
+        Raises:
+            DataError: no event, or risks that are not finite.
+
+        >>> rng = np.random.default_rng(0)
+        >>> risk = rng.normal(size=500)
+        >>> fitted = SurvivalModel.fit(3 * risk, np.stack([rng.exponential(np.exp(-risk)), np.ones(500)], 1))
+        >>> 0.8 < 3 * fitted.slope < 1.2
+        True
+        """
+        from scipy.optimize import minimize_scalar
+
+        risk, (time, event) = np.asarray(risk, np.float64).reshape(len(risk)), np.asarray(target, np.float64).T
+        breslow_baseline(risk, time, event)  # refuses what cannot be fitted
+
+        def loss(slope: float) -> float:
+            rows = torch.from_numpy(slope * risk[:, None]), torch.from_numpy(np.stack([time, event], 1))
+            return float(Task("survival").loss(*rows))
+
+        slope = float(minimize_scalar(loss, bounds=(0.0, 3.0), method="bounded").x) if np.ptp(risk) > 0 else 1.0
+        baseline = breslow_baseline(slope * risk, time, event)
+        ticks = np.unique(np.quantile(time[event > 0], np.linspace(0, 1, points + 2)[1:-1]))
+        return cls(slope, baseline, float(np.median(risk)), tuple(ticks.tolist()))
+
+    def curves(self, risk: np.ndarray, times: Any) -> np.ndarray:
+        """Return S(t | x) of each sample at each of ``times``, (N, T)."""
+        relative = np.exp(self.slope * np.asarray(risk, np.float64).reshape(len(risk), 1))
+        values: np.ndarray = np.exp(-self.baseline.at(times) * relative)
+        return values
+
+    def median(self, risk: np.ndarray) -> np.ndarray:
+        """Return the first time at which S(t | x) is at most one half, (N,); infinity where it never is."""
+        below = self.curves(risk, self.baseline.times) <= 0.5
+        return np.where(below.any(1), self.baseline.times[below.argmax(1)], np.inf)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which ``from_dict`` reads."""
+        curve = {"times": self.baseline.times.tolist(), "hazard": self.baseline.values.tolist()}
+        return {"slope": self.slope, "middle": self.middle, "ticks": list(self.ticks), **curve}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> SurvivalModel:
+        """Return what ``to_dict`` described."""
+        baseline = Curve(np.array(plain["times"]), np.array(plain["hazard"]), 0.0)
+        return cls(plain["slope"], baseline, plain["middle"], tuple(plain["ticks"]))
 
 
 def concordance_ipcw(risk: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: Curve) -> float:
@@ -165,40 +227,40 @@ RISK_GROUPS = ("lower risk", "higher risk")
 
 
 def survival_diagnosis(
-    risk: np.ndarray, target: np.ndarray, train_risk: np.ndarray, train_target: np.ndarray, points: int = 5
+    risk: np.ndarray, target: np.ndarray, model: SurvivalModel, train_target: np.ndarray
 ) -> dict[str, Any]:
-    """Diagnose log risks on held-out samples against the outcomes, with baseline and censoring of the training ones.
+    """Diagnose log risks on held-out samples against the outcomes.
 
     Args:
-        risk: (N,) of held-out samples.
+        risk: (N,) or (N, 1) log risks of held-out samples.
         target: (N, 2) their time and event.
-        train_risk, train_target: the same of training samples.
-        points: times at which calibration and numbers at risk are given: quantiles of the training times of events.
+        model: curves of single patients, fitted to other samples.
+        train_target: (N', 2) of training samples, from which censoring and the curve of everyone are estimated.
 
     Returns:
         Ready for JSON: ``c_uno``; ``times`` (T,) and there ``auc``, ``brier`` and ``brier_reference`` (of the
-        Kaplan-Meier curve, which knows no patient); ``ibs`` and ``ibs_reference``, their integrals over time;
+        Kaplan-Meier curve, which knows no patient); ``ibs`` and ``ibs_reference``, their means over time; ``slope``;
         ``calibration``: ``time``, and of thirds by predicted survival there ``predicted``, ``observed`` (Kaplan-Meier)
         with ``low`` and ``high`` (95 %, log-log) and ``count``; ``groups``: Kaplan-Meier of those below and above the
-        median risk of training, with ``at_risk`` at ``ticks``; ``logrank``, the p value of their difference.
+        middle risk, with ``at_risk`` at 0 and at ``ticks``; ``logrank``, the p value of their difference.
 
     Raises:
-        InputError: shapes disagree, no event in either split, or times that do not overlap.
+        InputError: no event in either split, or times that do not overlap.
 
     >>> rng = np.random.default_rng(0)
-    >>> risk, train = rng.normal(size=(2, 80))
-    >>> outcome = lambda r: np.stack([rng.exponential(np.exp(-r)), rng.random(80) < 0.7], 1)
-    >>> found = survival_diagnosis(risk, outcome(risk), train, outcome(train))
+    >>> risk = rng.normal(size=240)
+    >>> target = np.stack([rng.exponential(np.exp(-risk)), np.ones(240)], 1)
+    >>> model = SurvivalModel.fit(risk[:80], target[:80])
+    >>> found = survival_diagnosis(risk[80:160], target[80:160], model, target[160:])
     >>> found["c_uno"] > 0.6, found["ibs"] < found["ibs_reference"]
     (True, True)
     """
-    risk, train_risk = (np.asarray(r, np.float64).reshape(len(r)) for r in (risk, train_risk))
+    risk = np.asarray(risk, np.float64).reshape(len(risk))
     (time, event), (train_time, train_event) = (np.asarray(t, np.float64).T for t in (target, train_target))
     for name, happened in (("held-out", event), ("training", train_event)):
         if not (happened > 0).any():
             raise InputError(f"no event happened among the {len(happened)} {name} samples: survival cannot be scored")
     censoring, reference = kaplan_meier(train_time, train_event <= 0), kaplan_meier(train_time, train_event)
-    baseline = breslow_baseline(train_risk, train_time, train_event)
     # From the first event on, and no further than both splits are followed: weights end where nobody is left.
     end = min(time.max(), train_time.max())
     grid = np.unique(time[(event > 0) & (time < end) & (censoring.at(time) > 0)])
@@ -207,11 +269,10 @@ def survival_diagnosis(
             f"no held-out event falls before {end:g}, up to where both splits are followed: survival cannot be scored "
             "over time; hold out more samples (data.split)"
         )
-    brier = brier_ipcw(survival_curves(baseline, risk, grid), time, event, censoring, grid)
+    brier = brier_ipcw(model.curves(risk, grid), time, event, censoring, grid)
     plain = brier_ipcw(np.tile(reference.at(grid), (len(risk), 1)), time, event, censoring, grid)
-    ticks = np.unique(np.quantile(train_time[train_event > 0], np.linspace(0, 1, points + 2)[1:-1]))
-    ticks = ticks[ticks < end]
-    high = risk > np.median(train_risk)
+    ticks = np.array([t for t in model.ticks if t < end])
+    high = risk > model.middle
     return {
         "c_uno": concordance_ipcw(risk, time, event, censoring),
         "times": grid.tolist(),
@@ -220,7 +281,8 @@ def survival_diagnosis(
         "brier_reference": plain.tolist(),
         "ibs": _integral(brier, grid),
         "ibs_reference": _integral(plain, grid),
-        "calibration": [_calibrated(baseline, risk, time, event, float(t)) for t in ticks],
+        "slope": model.slope,
+        "calibration": [_calibrated(model, risk, time, event, float(t)) for t in ticks],
         "groups": [
             _group(name, time[rows], event[rows], ticks)
             for name, rows in zip(RISK_GROUPS, (~high, high), strict=True)
@@ -251,9 +313,11 @@ def _group(name: str, time: np.ndarray, event: np.ndarray, ticks: np.ndarray) ->
     }
 
 
-def _calibrated(baseline: Curve, risk: np.ndarray, time: np.ndarray, event: np.ndarray, at: float) -> dict[str, Any]:
+def _calibrated(
+    model: SurvivalModel, risk: np.ndarray, time: np.ndarray, event: np.ndarray, at: float
+) -> dict[str, Any]:
     """Compare predicted survival at a time with what was seen, in thirds."""
-    predicted = survival_curves(baseline, risk, [at])[:, 0]
+    predicted = model.curves(risk, [at])[:, 0]
     rows: dict[str, Any] = {"time": at, "predicted": [], "observed": [], "low": [], "high": [], "count": []}
     for third in np.array_split(np.argsort(predicted, kind="stable"), 3):
         if not len(third):
