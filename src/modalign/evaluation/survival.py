@@ -242,7 +242,7 @@ def survival_diagnosis(
         Kaplan-Meier curve, which knows no patient); ``ibs`` and ``ibs_reference``, their means over time; ``slope``;
         ``calibration``: ``time``, and of thirds by predicted survival there ``predicted``, ``observed`` (Kaplan-Meier)
         with ``low`` and ``high`` (95 %, log-log) and ``count``; ``groups``: Kaplan-Meier of those below and above the
-        middle risk, with ``at_risk`` at 0 and at ``ticks``; ``logrank``, the p value of their difference.
+        middle risk, with ``at_risk`` at ``at_risk_times``; ``logrank``, the p value of their difference.
 
     Raises:
         InputError: no event in either split, or times that do not overlap.
@@ -272,7 +272,7 @@ def survival_diagnosis(
     brier = brier_ipcw(model.curves(risk, grid), time, event, censoring, grid)
     plain = brier_ipcw(np.tile(reference.at(grid), (len(risk), 1)), time, event, censoring, grid)
     ticks = np.array([t for t in model.ticks if t < end])
-    high = risk > model.middle
+    high, even = risk > model.middle, np.linspace(0, time.max(), 6)
     return {
         "c_uno": concordance_ipcw(risk, time, event, censoring),
         "times": grid.tolist(),
@@ -284,11 +284,11 @@ def survival_diagnosis(
         "slope": model.slope,
         "calibration": [_calibrated(model, risk, time, event, float(t)) for t in ticks],
         "groups": [
-            _group(name, time[rows], event[rows], ticks)
+            _group(name, time[rows], event[rows], even)
             for name, rows in zip(RISK_GROUPS, (~high, high), strict=True)
             if rows.any()
         ],
-        "ticks": ticks.tolist(),
+        "at_risk_times": even.tolist(),
         "logrank": _logrank(time, event, high),
     }
 
@@ -298,9 +298,9 @@ def _integral(values: np.ndarray, grid: np.ndarray) -> float:
     return float(np.trapezoid(values, grid) / (grid[-1] - grid[0])) if len(grid) > 1 else float(values[0])
 
 
-def _group(name: str, time: np.ndarray, event: np.ndarray, ticks: np.ndarray) -> dict[str, Any]:
+def _group(name: str, time: np.ndarray, event: np.ndarray, times: np.ndarray) -> dict[str, Any]:
     curve = kaplan_meier(time, event)
-    at_risk = [int((time >= t).sum()) for t in (0.0, *ticks)]
+    at_risk = [int((time >= t).sum()) for t in times]
     events = int((event > 0).sum())
     return {
         "name": name,
