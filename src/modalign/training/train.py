@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
+from modalign.evaluation.survival import SurvivalModel
+from modalign.files import write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
 from modalign.training.build import build_strategy, check_run, check_same_data, restore
@@ -155,6 +158,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
@@ -164,7 +168,10 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = [text] if (text := _constant(trainer, output)) else []
+        if first and name == "valid" and data.task.kind == "survival":
+            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
+    if text := _constant(trainer, output):
+        warnings.append(text)
     if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
@@ -218,6 +225,17 @@ def _whole(data: MultimodalData) -> str:
     parts = data.parts()
     text = "".join(parts[name] for name in ("values", "rows", "labels"))
     return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
+
+
+def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
+    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+    groups = data.sample_groups(data.valid)
+    target = data.valid.target[groups.first].numpy()
+    if not target[:, 1].any():
+        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
+    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
+    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
+    return []
 
 
 def _predictions(
