@@ -45,7 +45,7 @@ def test_weights_of_the_answer_against_loops():
 
 @pytest.mark.parametrize("project", [True, False])
 def test_a_step_against_turns_typed_anew(make_data, make_model, make_stepper, project):
-    """Three modalities with gaps, plain SGD without momentum; two batches, so that the second sees what was taken in."""
+    """Three modalities with gaps, plain SGD without momentum; two batches: the second sees what was taken in."""
     data = make_data((6, 5, 4), missing=0.3)
     batches = data.train.batches(20)
     strategy = Mla(make_model(data), DataInfo.of(data), Mla.Options(project=project))

@@ -12,7 +12,7 @@ import torch
 from modalign.errors import Diverged, InputError
 from modalign.recipes import load_recipe
 from modalign.strategies import strategy_names
-from modalign.training.build import load_with_data, make_spec
+from modalign.training.build import load_with_data, method_spec
 from modalign.training.run import RunFolder
 from modalign.training.train import train
 
@@ -251,18 +251,18 @@ def test_updates_of_encoders_are_counted(small_data, small_recipe, tmp_path, str
 def test_a_method_has_training_settings_of_its_own(small_recipe):
     recipe = small_recipe()
     recipe.strategies = {"infonce": {"weight": 0.1, "training": {"sampler": "balanced", "epochs": "7"}}}
-    own, other = (make_spec(recipe, name, 0) for name in ("infonce", "joint"))
+    own, other = (method_spec(recipe, name, 0) for name in ("infonce", "joint"))
     assert own.options == {"weight": 0.1}
     assert (own.recipe.training.sampler, own.recipe.training.epochs) == ("balanced", 7)
     assert other.recipe.training == recipe.training
     assert own.recipe.strategies == other.recipe.strategies == {}
-    assert make_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
+    assert method_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
     recipe.strategies["infonce"]["training"] = {"samplr": "balanced"}
     with pytest.raises(InputError, match="strategies: infonce: training: 'samplr'; did you mean 'sampler'"):
-        make_spec(recipe, "infonce", 0)
+        method_spec(recipe, "infonce", 0)
 
 
 def test_only_modalign_has_a_balanced_sampler_on_food101():
     recipe = load_recipe("food101")
-    samplers = {name: make_spec(recipe, name, 0).recipe.training.sampler for name in strategy_names()}
+    samplers = {name: method_spec(recipe, name, 0).recipe.training.sampler for name in strategy_names()}
     assert {name for name, sampler in samplers.items() if sampler != "shuffle"} == {"modalign"}
