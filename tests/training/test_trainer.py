@@ -232,15 +232,15 @@ def test_a_finished_run_is_not_run_again(small_data, small_recipe, tmp_path):
     [
         ("joint", {}, [2]),
         ("mla", {}, [2]),
-        ("reconboost", {}, [1, 1, 1, 2]),
-        ("reconboost", {"boost_epochs": 2, "rectify_epochs": 2}, [1, 1, 2, 2]),
+        ("reconboost", {}, [2, 1, 2, 1]),
+        ("reconboost", {"pretrain": 0.0}, [1, 1, 1, 2]),
+        ("reconboost", {"pretrain": 0.0, "boost_epochs": 2, "rectify_epochs": 2}, [1, 1, 2, 2]),
     ],
 )
 def test_updates_of_encoders_are_counted(small_data, small_recipe, tmp_path, strategy, options, epoch):
-    """One for each encoder and optimizer step; over resuming they add up (the third is of a budget too short to enter)."""
-    result = train(
-        small_recipe(epochs=4), strategy, out=tmp_path / "run", data=small_data(), options=options, quiet=True
-    )
+    """One for each encoder and optimizer step (the last case has a budget too short to enter one by one)."""
+    recipe = small_recipe(epochs=4)
+    result = train(recipe, strategy, out=tmp_path / "run", data=small_data(), options=options, quiet=True)
     counted = [record["encoder_updates"] for record in RunFolder(tmp_path / "run").metrics()]
     steps = RunFolder(tmp_path / "run").metrics()[0]["step"]
     wanted = np.cumsum([steps * n for n in (epoch * 4)[:4]]).tolist()

@@ -44,8 +44,8 @@ def method_spec(
         SettingsError: such a setting is unknown or of a wrong type.
 
     >>> recipe = Recipe(strategies={"modalign": {"alpha": 2.0, "training": {"sampler": "balanced"}}})
-    >>> method_spec(recipe, "modalign", 0).recipe.training.sampler, method_spec(recipe, "joint", 0).recipe.training.sampler
-    ('balanced', 'shuffle')
+    >>> [method_spec(recipe, name, 0).recipe.training.sampler for name in ("modalign", "joint")]
+    ['balanced', 'shuffle']
     >>> method_spec(recipe, "joint_long", 0).recipe.training.epochs
     90
     """
