@@ -20,6 +20,8 @@ Choices where paper and code differ, deviations:
   number, take in the turn's own features first, and scale P to norm 1. Here the formula is that of the paper.
 - P only shrinks: after N batches of B samples a direction in which features vary by s^2 is left with about alpha B /
   (alpha B + N s^2) of its gradient. In a long training the head comes to rest and the encoders adapt to it.
+- Measured at the last epoch: AVLetters, 25 epochs, seed 0: .892 with, .885 without; digits, 12 epochs, seeds 0 and 1:
+  .980, .971 with, .976, .973 without. Nothing is told apart.
 - alpha falls from .1 to .01 in each epoch, as in the code.
 - The code takes the entropy over the batch instead of the classes; here it is of each sample, as in the paper.
 - A sample without m adds nothing to L_m or h. Where the widths of the encoders differ, each is mapped to the largest.
