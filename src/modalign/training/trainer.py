@@ -151,8 +151,6 @@ class Trainer:
         sums = torch.tensor([*(state.sums[n] for n in names), state.samples], dtype=torch.float64)
         *totals, samples = self.devices.all_reduce(sums.to(device, precise)).tolist()
         output, target = self.outputs(self.data.valid)
-        if not torch.isfinite(output.logits).all():
-            raise self._diverged(f"the outputs on validation are no longer finite after epoch {state.epoch + 1}")
         self.strategy.calibrate(output, target)
         metrics = self.metrics(self.data.valid, output, quick=True)
         record = {
@@ -191,12 +189,18 @@ class Trainer:
             gather(mine.logits),
             gather(mine.present),
         )
+        if not torch.isfinite(whole.logits).all() or any(torch.isnan(s).any() for s in whole.unimodal.values()):
+            part = "validation" if split is self.data.valid else "the test split"
+            epoch = min(self.state.epoch + 1, self.settings.epochs)
+            raise self._diverged(f"the outputs on {part} are no longer finite after epoch {epoch}")
         return whole, split.target.to(self.devices.device)
 
     def metrics(self, split: Split, output: Output, quick: bool = False) -> dict[str, float]:
         """Return all metrics of the task, or only those that select (``quick``, each epoch)."""
         task, groups = self.data.task, self.data.sample_groups(split)
         scores = groups.scores(task, task.log_probability(self.strategy.predict(output)).cpu())
+        if torch.isnan(scores).any():
+            raise self._diverged(f"the predictions are no numbers after epoch {self.state.epoch + 1}")
         names = [self.metric, "nll"] if quick and task.kind == "classification" else None
         return compute_metrics(task, scores.numpy(), split.target[groups.first].numpy(), names)
 
