@@ -181,7 +181,8 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
             warnings += _survival_curves(run, data, strategy.predict(output).cpu())
     if text := _constant(trainer, output):
         warnings.append(text)
-    if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
+    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
         gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
@@ -198,6 +199,7 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         "trains_unimodal": strategy.trains_unimodal,
         "metrics": metrics,
         "selected_epoch": best["epoch"],
+        "selection": selection,
         "epochs": state.epoch,
         "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
