@@ -108,7 +108,9 @@ class TrainingSettings:
         sampler: ``shuffle``, ``balanced`` (batches of several samples of each of some classes) or ``balanced:COLUMN``;
             every sample still comes once an epoch.
         samples_per_context: samples of a class that come together with the balanced sampler.
-        metric: what selects the epoch on validation; the task's first metric by default.
+        selection: weights that are kept and scored: of the ``last`` epoch, of the epoch that is ``best`` on validation,
+            or the ``average`` of about the last tenth of the training (exponential moving average).
+        metric: what selects the epoch on validation, and what patience looks at; the task's first metric by default.
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
@@ -136,6 +138,7 @@ class TrainingSettings:
     devices: int = 1
     sampler: str = "shuffle"
     samples_per_context: int = 8
+    selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
     patience: int | None = None
     workers: int = 0

@@ -52,7 +52,7 @@ def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
     assert run.done
     assert {p.name for p in run.folder.iterdir()} == {
         "recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "checkpoints",
-        "predictions_valid.npz", "predictions_test.npz", "result.json", "done",
+        "predictions_valid.npz", "predictions_test.npz", "result.json", "done", ".lock",
     }  # fmt: skip
     assert [record["epoch"] for record in run.metrics()] == [0, 1]
     assert {"critic", "task", "task_m0", "task_m1"} == set(run.metrics()[0]["train"])

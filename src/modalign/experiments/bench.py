@@ -134,6 +134,8 @@ class Job:
 
     def work(self) -> str | None:
         """Train; what diverges is a result, not an accident."""
+        with locked(self.folder, wait=0):
+            pass  # busy: another process trains it, and is not waited for here
         try:
             train_spec(self.spec, self.folder, resume=True, data=self.data, objects=self.objects, quiet=True)
         except Diverged as error:
@@ -355,15 +357,18 @@ class _Claimable(Work, Protocol):
         ...
 
     def work(self) -> str | None:
-        """Do it; returns what went wrong."""
+        """Do it; returns what went wrong.
+
+        Raises:
+            Busy: another process is at it.
+        """
         ...
 
 
 def _claimed(job: _Claimable) -> tuple[_Claimable, str | type[Busy] | None]:
     """Do a job, perhaps in a worker, unless another process is at it."""
     try:
-        with locked(job.folder, wait=0):
-            return job, None if job.done else job.work()
+        return job, None if job.done else job.work()
     except Busy:
         return job, Busy
 

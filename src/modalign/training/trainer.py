@@ -59,6 +59,9 @@ class Trainer:
         self.state = State()
         self.windows = math.ceil(len(self.sampler.global_batches()) / self.settings.accumulate)
         self.stepper = EngineStepper(devices, strategy, data, self.settings, spec.seed, self.windows, self.state)
+        self.average = (
+            Average(strategy, self.settings.epochs * self.windows) if self.settings.selection == "average" else None
+        )
         self._pending: list[tuple[dict[str, Tensor], Tensor]] = []  # losses not looked at yet, and their samples
         self._stop = False
         self._saved_at = self._resumed_at = time.monotonic()
@@ -97,6 +100,8 @@ class Trainer:
                 self._pending.append(({name: value.detach() for name, value in losses.items()}, batch.index))
             self._add_losses(len(self._pending) >= _CHECK_EVERY or self.devices.device.type == "cpu")
             stepper.update("main")
+            if self.average is not None:
+                self.average.update()
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
@@ -145,14 +150,21 @@ class Trainer:
 
     def _validate(self) -> None:
         """Compute metrics on validation, select, log and save: what ends an epoch."""
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            record, improved = self._score()
+        self._save()
+        self.display.epoch(record, self.metric, improved)
+        if self.watch is not None:
+            self.watch(record)
+
+    def _score(self) -> tuple[dict[str, Any], bool]:
+        """Score the weights on validation and keep them if they are selected; return the record, and whether."""
         state, device = self.state, self.devices.device
         names = sorted(state.sums)
         precise = torch.float32 if device.type == "mps" else torch.float64
         sums = torch.tensor([*(state.sums[n] for n in names), state.samples], dtype=torch.float64)
         *totals, samples = self.devices.all_reduce(sums.to(device, precise)).tolist()
         output, target = self.outputs(self.data.valid)
-        if not torch.isfinite(output.logits).all():
-            raise self._diverged(f"the outputs on validation are no longer finite after epoch {state.epoch + 1}")
         self.strategy.calibrate(output, target)
         metrics = self.metrics(self.data.valid, output, quick=True)
         record = {
@@ -165,8 +177,9 @@ class Trainer:
             "valid": metrics,
             "log": self.strategy.metrics(),
         }
-        improved = state.best is None or _better(metrics, state.best["metrics"], self.metric)
-        state.stale = 0 if improved else state.stale + 1
+        better = state.top is None or _better(metrics, state.top, self.metric)
+        state.top, state.stale = (metrics, 0) if better else (state.top, state.stale + 1)
+        improved = better or self.settings.selection != "best"
         if improved:
             state.best = {"epoch": state.epoch, "metrics": metrics}
         state.epoch, state.window, state.sums, state.samples = state.epoch + 1, 0, {}, 0
@@ -174,10 +187,7 @@ class Trainer:
             self.run.log(record)
             if improved:
                 self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
-        self._save()
-        self.display.epoch(record, self.metric, improved)
-        if self.watch is not None:
-            self.watch(record)
+        return record, better
 
     def outputs(self, split: Split) -> tuple[Output, Tensor]:
         """Return the strategy's outputs on a whole split in order, with its targets, on all processes."""
@@ -191,12 +201,18 @@ class Trainer:
             gather(mine.logits),
             gather(mine.present),
         )
+        if not torch.isfinite(whole.logits).all() or any(torch.isnan(s).any() for s in whole.unimodal.values()):
+            part = "validation" if split is self.data.valid else "the test split"
+            epoch = min(self.state.epoch + 1, self.settings.epochs)
+            raise self._diverged(f"the outputs on {part} are no longer finite after epoch {epoch}")
         return whole, split.target.to(self.devices.device)
 
     def metrics(self, split: Split, output: Output, quick: bool = False) -> dict[str, float]:
         """Return all metrics of the task, or only those that select (``quick``, each epoch)."""
         task, groups = self.data.task, self.data.sample_groups(split)
         scores = groups.scores(task, task.log_probability(self.strategy.predict(output)).cpu())
+        if torch.isnan(scores).any():
+            raise self._diverged(f"the predictions are no numbers after epoch {self.state.epoch + 1}")
         names = [self.metric, "nll"] if quick and task.kind == "classification" else None
         return compute_metrics(task, scores.numpy(), split.target[groups.first].numpy(), names)
 
@@ -221,6 +237,7 @@ class Trainer:
             "strategy": self.strategy.state_dict(),
             **self.stepper.state_dict(),
             "state": dict(vars(self.state)),
+            "average": self.average.state_dict() if self.average is not None else None,
             "random": self.devices.all_gather(torch.get_rng_state().unsqueeze(0).to(device)).cpu(),
             "cuda_random": torch.cuda.get_rng_state() if device.type == "cuda" else None,
         }
@@ -237,6 +254,8 @@ class Trainer:
         self.strategy.load_state_dict(saved["strategy"])
         self.stepper.load_state_dict(saved)
         vars(self.state).update(saved["state"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         torch.set_rng_state(saved["random"][self.devices.rank].cpu())
         if saved["cuda_random"] is not None and self.devices.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_random"].cpu())
@@ -268,6 +287,59 @@ class Trainer:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+
+class Average:
+    """Exponential moving average of a strategy's weights, and of the statistics of its batch norms.
+
+    An optimizer step counts with weight 1 - d, d rising from 0.1 to 1 - 10 / steps: the average is of about the last
+    tenth of the training.
+
+    Args:
+        strategy: whose weights are averaged.
+        steps: optimizer steps of the whole training.
+    """
+
+    def __init__(self, strategy: Strategy, steps: int) -> None:
+        running = {
+            f"{name}.{kind}": getattr(module, kind)
+            for name, module in strategy.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            for kind in ("running_mean", "running_var")
+            if getattr(module, kind) is not None
+        }
+        self.live = {name: p.data for name, p in strategy.named_parameters()} | running
+        self.mean = {name: value.clone() for name, value in self.live.items()}
+        self.decay, self.count = max(0.0, 1 - 10 / steps), 0
+
+    def update(self) -> None:
+        """Take in the weights after an optimizer step."""
+        self.count += 1
+        decay = min(self.decay, self.count / (9 + self.count))
+        for name, value in self.live.items():
+            self.mean[name].lerp_(value, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average in place of the weights, and them back afterwards."""
+        kept = {name: value.clone() for name, value in self.live.items()}
+        self._write(self.mean)
+        yield
+        self._write(kept)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        for name, value in self.live.items():
+            value.copy_(values[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``load_state_dict`` takes."""
+        return {"mean": self.mean, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.count = state["count"]
+        for name, value in self.mean.items():
+            value.copy_(state["mean"][name])
 
 
 def _better(new: dict[str, float], old: dict[str, float], metric: str) -> bool:
