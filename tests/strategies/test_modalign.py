@@ -38,7 +38,7 @@ def encoder_gradients(strategy) -> dict[str, torch.Tensor]:
 def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, torch.Tensor]:
     """Algorithm 1 with plain autograd on a copy: every pair of the batch scored, masked by context."""
     strategy = copy.deepcopy(strategy)
-    model, critic = strategy.model, strategy.alignment.critics[0]
+    model, critics = strategy.model, strategy.alignment
     z = [model.encoders[m](model.standardize[m](batch.inputs[m])) for m in model.modalities]
     positive, negative = pair_masks(batch.target)
     weight = negative / negative.sum(1, keepdim=True)  # negatives of one sample weigh one together
@@ -47,10 +47,11 @@ def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, tor
     means = [torch.stack([part[batch.target == y].mean(0) for y in batch.target]).detach() for part in z]
 
     def objective(features):
-        left, right = (part - mean for part, mean in zip(features, means, strict=True))
-        return conditional_nce(critic(left, right, batch.target), positive, weight) / (1 + ratio)
+        centered = torch.stack([part - mean for part, mean in zip(features, means, strict=True)])
+        left, right = critics.shared.embed(centered)
+        return conditional_nce(critics.critic(0)(left, right, batch.target), positive, weight) / (1 + ratio)
 
-    optimizer = torch.optim.SGD(critic.parameters(), lr=critic_lr, momentum=0.9)
+    optimizer = torch.optim.SGD(critics.parameters(), lr=critic_lr, momentum=0.9)
     (-objective([part.detach() for part in z])).backward()
     optimizer.step()
     model.zero_grad()
@@ -91,10 +92,10 @@ def test_the_critic_moves_before_the_encoders_see_it(build):
     stepper_update, stepper_from = stepper.update, stepper.backward_from
     stepper.update = lambda group: (order.append(f"update {group}"), stepper_update(group))
     stepper.backward_from = lambda *a: (order.append("encoders"), stepper_from(*a))
-    before = {k: v.clone() for k, v in strategy.alignment.critics.state_dict().items()}
+    before = {k: v.clone() for k, v in strategy.alignment.shared.state_dict().items()}
     strategy.step(batch, stepper)
     assert order == ["update critic", "encoders"]
-    assert any(not torch.equal(before[k], v) for k, v in strategy.alignment.critics.state_dict().items())
+    assert any(not torch.equal(before[k], v) for k, v in strategy.alignment.shared.state_dict().items())
 
 
 @pytest.mark.parametrize(("rho", "share"), [(1e-3, 1.0), (1e6, 0.0)])
@@ -191,8 +192,8 @@ def test_lambda_is_about_the_label_whatever_pulls(build):
     """With another T for the pull, a second critic, on detached features, estimates I(Z1;Z2|Y)."""
     strategy, stepper, batch = build(context="none")
     assert strategy.label_critic is not None
-    assert strategy.alignment.critics[0].context is None
-    assert strategy.label_critic.critics[0].context is not None
+    assert strategy.alignment.shared.context is None
+    assert strategy.label_critic.shared.context is not None
     losses = strategy.step(batch, stepper)
     assert {"critic", "critic_label"} <= losses.keys()
 
@@ -224,10 +225,10 @@ def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
     strategy.on_epoch_start(stepper)
     strategy.step(batch, stepper)
     assert strategy.alignment.memory.pair(0, 1).left_valid.any()
-    assert all(table.seen.any() for table in strategy.alignment.means.tables)
+    assert strategy.alignment.means.seen.any()
     strategy.on_epoch_start(stepper)
     assert not strategy.alignment.memory.pair(0, 1).left_valid.any()
-    assert not any(table.seen.any() for table in strategy.alignment.means.tables)
+    assert not strategy.alignment.means.seen.any()
 
 
 def test_words_of_the_first_version_are_translated_or_refused():

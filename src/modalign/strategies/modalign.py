@@ -41,14 +41,14 @@ from modalign.information.critics import (
     FixedContext,
     LearnedContext,
 )
-from modalign.information.margin import gradient_scale, ramp, squared_norms
+from modalign.information.margin import gradient_scale, ramp
 from modalign.information.objectives import checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
-from modalign.strategies.pair_critics import Features, PairCritics
+from modalign.strategies.pair_critics import Features, PairCritics, stacked
 
 _CLUSTERED = 4096  # samples on which clusters are found
 
@@ -87,9 +87,9 @@ class ModAlignOptions:
     ramp: float = 0.3
     prior: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: int = 128
+    critic_width: int = 64
     memory: int = 16
-    memory_minimum: int = 8
+    memory_minimum: int = 4
 
     # Options of version 0.1 that are gone, and what to use.
     removed: ClassVar[dict[str, str]] = {
@@ -142,63 +142,51 @@ class ModAlign(Strategy):
         options = self.options
         features = self.model.encode(batch)  # the only forward pass of the encoders
         # The graph is cut at z: what task and pull ask of it is seen, and bounded, before the encoders hear of it.
-        leaves = {m: z.detach().requires_grad_() for m, z in features.items()}
+        z = stacked(features).detach().requires_grad_()
+        leaves = {m: z[:, i, : part.shape[1]] for i, (m, part) in enumerate(features.items())}
         output = self.model.heads(leaves, batch.present)
         losses = {"task": self.task.loss(output.logits, batch.target)} | unimodal_losses(self.task, output, batch)
         heads = sum(value for name, value in losses.items() if name != "task")
         stepper.backward(losses["task"] + options.eta * heads)
-        gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves.values()]
+        gradient = torch.zeros_like(z) if z.grad is None else z.grad
 
-        everywhere = {m: stepper.all_gather(z) for m, z in leaves.items()}
+        everywhere = stepper.all_gather(z).transpose(0, 1)
         present = stepper.all_gather(batch.present)
         label = self.info.target_bins(stepper.all_gather(batch.target))
         context = self._context(batch, output, stepper)
-        losses |= self._update_critics(everywhere, present, context, label, stepper)
-        if self.alignment is not None:
-            live = {m: stepper.all_gather(z, grad=True) for m, z in leaves.items()}
-            pulled = self._bounded_pull(live, leaves, present, context, gradients, stepper)
-            gradients = [g + p for g, p in zip(gradients, pulled, strict=True)]
-        stepper.backward_from(list(features.values()), gradients)
-        for critics, given in ((self.alignment, context), (self.label_critic, label)):
-            if critics is not None:
-                critics.remember(everywhere, present, given)
-        return losses
-
-    def _update_critics(
-        self, features: Features, present: Tensor, context: Tensor | None, label: Tensor, stepper: Stepper
-    ) -> dict[str, Tensor]:
-        """Ascend L_NCE over h on detached features, before the encoders see h."""
-        losses = {}
+        # Step 2: h ascends on detached features.
+        plans, terms = {}, {}
         for name, critics, given in (("critic", self.alignment, context), ("critic_label", self.label_critic, label)):
             if critics is not None:
-                losses[name] = -critics.objective(critics(features, present, given, training=True))
-        if losses:
-            stepper.backward(torch.stack(list(losses.values())).sum())
+                plans[name] = critics.observe(everywhere, present, given)
+                terms[name] = -critics(everywhere, present, given, plans[name]).objective
+        if terms:
+            stepper.backward(sum(terms.values(), torch.zeros((), device=z.device)))
             stepper.update("critic")
-        return losses
+        # Step 3: the encoders descend against the updated h.
+        if self.alignment is not None:
+            live = stepper.all_gather(z, grad=True).transpose(0, 1)
+            scored = self.alignment(live, present, context, plans["critic"])
+            gradient = gradient + self._bounded_pull(scored.objective, z, gradient, stepper)
+            self.alignment.remember(scored.keys, present, context)
+        if self.label_critic is not None and self.label_critic.memory is not None:
+            self.label_critic.remember(self.label_critic.keys(everywhere, label), present, label)
+        parts = [gradient[:, i, : part.shape[1]].to(part.dtype) for i, part in enumerate(features.values())]
+        stepper.backward_from(list(features.values()), parts)
+        return losses | terms
 
-    def _bounded_pull(
-        self,
-        live: Features,
-        leaves: Features,
-        present: Tensor,
-        context: Tensor | None,
-        task: list[Tensor],
-        stepper: Stepper,
-    ) -> list[Tensor]:
-        """The gradient of -alpha L_NCE / (1+r) at this process's features, within the margin."""
-        assert self.alignment is not None
+    def _bounded_pull(self, objective: Tensor, z: Tensor, task: Tensor, stepper: Stepper) -> Tensor:
+        """The gradient of -alpha L_NCE / (1+r) at this process's features z (N, M, D), within the margin."""
         options = self.options
         weight = options.alpha * ramp(stepper.progress, options.ramp)
-        loss = -weight * self.alignment.objective(self.alignment(live, present, context))
-        pull = stepper.gradients(loss, list(leaves.values()))
+        (pull,) = stepper.gradients(-weight * objective, [z])
         self.steps += 1
         if options.margin == "none":
             return pull
-        norms = stepper.all_reduce(torch.stack([squared_norms(task), squared_norms(pull)]))
+        norms = stepper.all_reduce(torch.stack([task, pull]).square().sum((1, 3)))  # (2, M)
         scales = gradient_scale(norms[0], norms[1], options.rho)
-        self.bound += (scales < 1).float()
-        return [scale.to(g.dtype) * g for scale, g in zip(scales, pull, strict=True)]
+        self.bound += scales < 1
+        return scales[:, None] * pull
 
     def predict(self, output: Output) -> Tensor:
         """log p = lambda log p_J + (1-lambda) times the product of experts; p_J alone without the prior."""
