@@ -17,6 +17,7 @@ from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.evaluation.metrics import compute_metrics
+from modalign.evaluation.survival import SurvivalModel
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies import Strategy, load_strategy, make_options
 from modalign.training.optimizers import make_optimizers
@@ -121,12 +122,14 @@ class Trained:
         spec: what determined the run.
         info: what its data was.
         inputs: how raw rows become inputs (``data.load.describe_inputs``).
+        survival: how log risks become survival curves; None for other tasks.
     """
 
     strategy: Strategy
     spec: RunSpec
     info: DataInfo
     inputs: dict[str, Any]
+    survival: SurvivalModel | None = None
 
 
 def load_trained(
@@ -158,7 +161,9 @@ def load_trained(
     info = DataInfo.from_dict(about["info"])
     strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
     restore(strategy, state, folder)
-    return Trained(strategy.eval(), spec, info, about["inputs"])
+    fitted = (run.folder / "survival.json").exists()
+    survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
+    return Trained(strategy.eval(), spec, info, about["inputs"], survival)
 
 
 def load_with_data(

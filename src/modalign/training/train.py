@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
 from modalign.errors import RunFolderError
+from modalign.evaluation.survival import SurvivalModel
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
 from modalign.training.build import build_strategy, check_run, restore
@@ -23,7 +25,7 @@ from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_
 from modalign.training.memory import PeakMemory
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
-from modalign.training.run import RunFolder, RunSpec
+from modalign.training.run import RunFolder, RunSpec, write_whole
 from modalign.training.trainer import Trainer
 
 
@@ -154,6 +156,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
@@ -163,7 +166,8 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = []
+        if first and name == "valid" and data.task.kind == "survival":
+            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
     if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
@@ -195,6 +199,17 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
+    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+    groups = data.sample_groups(data.valid)
+    target = data.valid.target[groups.first].numpy()
+    if not target[:, 1].any():
+        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
+    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
+    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
+    return []
 
 
 def _predictions(
