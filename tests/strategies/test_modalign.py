@@ -13,6 +13,7 @@ from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.information import conditional_nce, pair_masks
 from modalign.models.readout import context_aware_readout
+from modalign.strategies.base import Stepper
 from modalign.strategies.joint_unimodal import JointUnimodal, JointUnimodalOptions
 from modalign.strategies.modalign import ModAlign, ModAlignOptions
 
@@ -151,6 +152,8 @@ def test_alpha_is_ramped_up(build):
         {"objective": "nce2"},
         {"objective": "infonce"},
         {"margin": "none"},
+        {"margin": "hinge"},
+        {"margin": "both"},
         {"context": "none"},
         {"context": "predicted"},
         {"context": "cluster", "clusters": 3},
@@ -234,10 +237,43 @@ def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
 def test_words_of_the_first_version_are_translated_or_refused():
     with pytest.warns(DeprecationWarning, match="'two' is called 'nce2'"):
         assert ModAlignOptions(objective="two") == ModAlignOptions(objective="nce2")
-    for margin in ("log_odds", "hinge"):
-        with pytest.raises(InputError, match=f"'{margin}' is gone; use 'gradient'"):
-            ModAlignOptions(margin=margin)
+    with pytest.raises(InputError, match="'log_odds' is gone; use 'gradient'"):
+        ModAlignOptions(margin="log_odds")
     with pytest.raises(InputError, match="unknown margin 'gradent'; did you mean 'gradient'"):
         ModAlignOptions(margin="gradent")
     with pytest.raises(InputError, match="unknown objective 'nce5'"):
         ModAlignOptions(objective="nce5")
+
+
+def test_hinge_protects_what_one_modality_alone_knows(make_model, make_stepper):
+    """The label is in a's last column; what both modalities share says nothing of it, and alignment is all for that."""
+    from modalign.data.tables.arrays import from_arrays
+
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (600,), generator=generator)
+    shared = torch.randn(600, 3, generator=generator)
+    own = 2.0 * y[:, None] - 1 + 0.5 * torch.randn(600, 1, generator=generator)
+    b = shared + 0.1 * torch.randn(600, 3, generator=generator)
+    data = from_arrays({"a": torch.cat([shared, own], 1).numpy(), "b": b.numpy(), "y": y.numpy()})
+    lost = {}
+    for margin in ("none", "hinge"):
+        options = ModAlignOptions(margin=margin, alpha=30.0, eta=0.0, context="none", memory=0)
+        strategy = ModAlign(make_model(data, width=4), DataInfo.of(data), options)
+        stepper = Stepper(
+            strategy, data.train, epochs=25, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), batch_size=64
+        )
+        log = stepper.fit()
+        lost[margin] = sum(losses["task_a"] for losses in log[-20:]) / 20
+    assert lost["none"] > 0.6  # log 2 = 0.69: nothing is left
+    assert lost["hinge"] < 0.5
+    assert any(losses["hinge"] > 0 for losses in log)
+
+
+def test_hinge_adds_nothing_while_nothing_is_lost(build):
+    strategy, stepper, batch = build(margin="hinge", progress=0.0)
+    plain, plain_stepper, _ = build(objective="none")
+    losses = strategy.step(batch, stepper)
+    plain.step(batch, plain_stepper)
+    assert losses["hinge"] == 0
+    for found, expected in zip(encoder_gradients(strategy).values(), encoder_gradients(plain).values(), strict=True):
+        torch.testing.assert_close(found, expected)

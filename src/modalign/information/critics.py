@@ -204,7 +204,7 @@ class SeparableCritics(nn.Module):
     """Separable critics of all pairs of M modalities with shared perceptrons g_m: M embeddings for M(M-1)/2 pairs.
 
     Of the pair (a, b): s = <g_a(z_a) * w_ab,T, g_b(z_b)> + b_ab,T, with w = 1 and b = 0 at the start, when critics
-    do not depend on T. Weights of all modalities, and of all pairs, lie in one tensor, so that one product serves them all.
+    do not depend on T. Weights of all modalities, and of all pairs, lie in one tensor: one product serves them all.
 
     Args:
         dims: D_m of each modality; features are padded with zeros to the largest, D.

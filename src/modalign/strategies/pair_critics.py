@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from modalign.estimators.calibration import calibrated_information
 from modalign.information.centering import ContextMeans
 from modalign.information.critics import ContextEmbedding, Critic, SeparableCritics, make_critic
-from modalign.information.objectives import checked_form, full_precision
+from modalign.information.objectives import Form, checked_form, full_precision
 from modalign.information.pairs import Kernel, score_pairs
 from modalign.information.queue import FeatureMemory
 
@@ -256,7 +256,7 @@ class PairCritics(nn.Module):
             negative.append(critic.diagonal(left[:, None], right[partner]))
         there = present.T[self.first] & present.T[self.second]
         valid = valid & there[..., None] & there[:, partner]
-        form = "nce2" if self.form == "nce2" else "nce3"
+        form: Form = "nce2" if self.form == "nce2" else "nce3"
         self.estimates.copy_(calibrated_information(torch.stack(positive), torch.stack(negative), valid, form))
 
     @torch.no_grad()
