@@ -186,6 +186,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         "metrics": metrics,
         "selected_epoch": best["epoch"],
         "epochs": state.epoch,
+        "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),

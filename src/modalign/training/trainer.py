@@ -93,8 +93,6 @@ class Trainer:
                 self._pending.append(({name: value.detach() for name, value in losses.items()}, batch.index))
             self._add_losses(len(self._pending) >= _CHECK_EVERY or self.devices.device.type == "cpu")
             stepper.update("main")
-            if stepper.scaler.is_enabled():
-                stepper.scaler.update()
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
@@ -156,6 +154,7 @@ class Trainer:
         record = {
             "epoch": state.epoch,
             "step": state.step,
+            "encoder_updates": state.encoder_updates,
             "lr": learning_rate(self.settings, self.stepper.progress),
             "seconds": round(self.seconds, 3),
             "train": {name: total / samples for name, total in zip(names, totals, strict=True)},
