@@ -32,6 +32,6 @@ __all__ = [
     "BilinearCritic", "ContextEmbedding", "ContextMeans", "ContextSource", "ContinuousContext", "Critic",
     "FeatureMemory", "FixedContext", "Form", "Guarded", "LearnedContext", "LossHinge", "MLPCritic", "PairResult",
     "PairSums", "RecentFeatures", "SeparableCritic", "SeparableCritics", "conditional_nce", "donsker_varadhan",
-    "gradient_scale", "guarded_gradients", "info_nce", "information", "make_critic", "pair_masks", "pointwise_information",
-    "ramp", "same_context", "score_pairs", "squared_norms", "two_term_nce",
+    "gradient_scale", "guarded_gradients", "info_nce", "information", "make_critic", "pair_masks",
+    "pointwise_information", "ramp", "same_context", "score_pairs", "squared_norms", "two_term_nce",
 ]  # fmt: skip
