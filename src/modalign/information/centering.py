@@ -30,13 +30,15 @@ class ContextMeans(nn.Module):
     """
 
     mean: Tensor
-    seen: Tensor
+    share: Tensor
+    codes: Tensor
 
     def __init__(self, contexts: int | None, modalities: int, dim: int) -> None:
         super().__init__()
         self.discrete = contexts is not None
         self.register_buffer("mean", torch.zeros(modalities, contexts or 1, dim))  # zero until seen
-        self.register_buffer("seen", torch.zeros(modalities, contexts or 1, dtype=torch.bool))
+        self.register_buffer("share", torch.ones(modalities, contexts or 1, 1))  # of the next batch: all at first
+        self.register_buffer("codes", torch.arange(contexts or 1), persistent=False)
 
     @torch.no_grad()
     def observe(self, features: Tensor, context: Tensor | None, present: Tensor | None = None) -> None:
@@ -47,19 +49,15 @@ class ContextMeans(nn.Module):
             context: (N,) int64 in [0, C); not looked at where there is one mean.
             present: (N, M) bool, which features exist; all by default.
         """
-        everyone = features.new_ones(features.shape[:2], dtype=self.mean.dtype)
-        there = everyone if present is None else present.T.to(everyone.dtype)
+        if present is None:
+            present = torch.ones_like(features[..., 0].T, dtype=torch.bool)
+        there = present.T.to(self.mean.dtype)[:, None]
         if self.discrete and context is not None:
-            codes = torch.arange(self.mean.shape[1], device=context.device)
-            there = there[:, None] * (codes[:, None] == context)  # (M, C, N)
-        else:
-            there = there[:, None]
-        count = there.sum(-1)
-        now = count > 0
-        batch = there @ features.to(there.dtype) / count.clamp(min=1)[..., None]
-        share = torch.where(self.seen, _SHARE, 1.0).to(batch.dtype) * now
-        self.mean.lerp_(batch, share[..., None])
-        self.seen |= now
+            there = there * (self.codes[:, None] == context)  # (M, C, N)
+        count = there.sum(-1, keepdim=True)
+        batch = there @ features.to(there.dtype) / count.clamp(min=1)
+        self.mean.lerp_(batch, (count > 0) * self.share)
+        self.share.masked_fill_(count > 0, _SHARE)
 
     def forward(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Return ``features`` (M, N, D) less the mean of their context; gradients pass, the means have none."""
@@ -69,4 +67,4 @@ class ContextMeans(nn.Module):
     def forget(self) -> None:
         """Start anew, where codes have come to mean something else (clusters found again)."""
         self.mean.zero_()
-        self.seen.zero_()
+        self.share.fill_(1.0)

@@ -173,7 +173,7 @@ class ModAlign(Strategy):
                 plans[name] = critics.observe(everywhere, present, given)
                 terms[name] = -critics(everywhere, present, given, plans[name]).objective
         if terms:
-            stepper.backward(sum(terms.values(), torch.zeros((), device=z.device)))
+            stepper.backward(torch.stack(list(terms.values())).sum())
             stepper.update("critic")
         # Step 3: the encoders descend against the updated h.
         if self.alignment is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class PairCritics(nn.Module):
     first: Tensor
     second: Tensor
     order: Tensor
+    home: Tensor
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class PairCritics(nn.Module):
         self.register_buffer("second", ends[1].contiguous(), persistent=False)
         # Anchors of both sides, (2P,), by the modality that they are compared with.
         self.register_buffer("order", ends.flip(0).flatten().argsort(stable=True), persistent=False)
+        self.register_buffer("home", ends.flatten().argsort(stable=True), persistent=False)
         self.register_buffer("ratio", torch.zeros(()))
         self.register_buffer("estimates", torch.zeros(len(self.pairs)))
 
@@ -161,30 +163,26 @@ class PairCritics(nn.Module):
             result = score_pairs(critic, z1, z2, given, form=self.form, kernel=self.kernel, memory=memory)
             objectives.append(result.objective / (1 + result.ratio))
             ratios.append(result.ratio)
-        if not keys.requires_grad:
-            self._follow(torch.stack(ratios).detach())
+        self._follow(torch.stack(ratios))
         return torch.stack(objectives).mean()
 
+    @torch.no_grad()
     def _follow(self, ratio: Tensor) -> None:
+        """Move the running mean of r."""
         latest = ratio.mean()
         self.ratio.copy_(torch.where(self.ratio > 0, torch.lerp(latest, self.ratio, _DECAY), latest))
 
     def _at_once(self, keys: Tensor, context: Tensor | None, plan: Plan) -> Tensor:
-        """The same in one product for all pairs, under the weights of ``plan``.
-
-        With log h(s) = s - softplus(s) and log(1-h(s)) = -softplus(s) the objective is a weighted sum of both.
-        """
+        """The same in one product for all pairs, under the weights of ``plan``."""
         assert self.shared is not None
-        first, second = keys[self.first], keys[self.second]
         gain, offset = self.shared.modulate(context)
-        anchor = first * gain
-        scores = torch.baddbmm(offset[..., None], anchor, second.mT)  # [p, i, j]: z_a of i, z_b of j, T of i
-        value = _dot(plan.positive, scores.diagonal(dim1=1, dim2=2)) - _dot(plan.weight, F.softplus(scores))
+        value: Tensor = _WeighedScores.apply(keys, gain, offset, *plan[:2], self.first, self.second, self.home)
         if plan.recent is not None and plan.rows is not None:
             # Anchors by the modality that they are compared with: what is remembered of it is fetched once.
-            query = torch.cat([anchor, second * gain])[self.order][:, plan.rows]
-            query = query.unflatten(0, (len(keys), -1)).permute(0, 2, 1, 3)  # (M, n, M - 1, K)
-            shift = offset.expand(-1, len(context))[:, plan.rows].repeat(2, 1)[self.order]  # type: ignore[arg-type]
+            gain = gain.expand(-1, keys.shape[1], -1)[:, plan.rows].repeat(2, 1, 1)
+            query = keys[:, plan.rows][torch.cat([self.first, self.second])] * gain
+            query = query[self.order].unflatten(0, (len(keys), -1)).transpose(1, 2)  # (M, n, M - 1, K)
+            shift = offset.expand(-1, keys.shape[1])[:, plan.rows].repeat(2, 1)[self.order]
             shift = shift.unflatten(0, (len(keys), -1)).transpose(1, 2)[..., None]
             value = value - _dot(plan.recent_weight, F.softplus(query @ plan.recent.mT + shift))
         return value
@@ -202,30 +200,33 @@ class PairCritics(nn.Module):
         there = (present.T[self.first] & present.T[self.second]).to(dtype)  # (P, N)
         near = near.to(dtype) * there[:, None, :] * there[:, :, None]
         inside = near.sum(-1)
-        count, few, filled = inside[None], None, None
+        count, few = inside[None], None
         if self.memory is not None and context is not None:
             few = there * (inside < self.memory.minimum)
-            filled = self.memory.pushed.clamp(max=self.memory.size)[:, context].to(dtype)  # (M, N)
-            count = count + few * torch.stack([filled[self.second], filled[self.first]])
-        count = count.expand(2, -1, -1)
+            if few.device.type != "cpu" or few.any():  # not worth a wait for an accelerator
+                filled = self.memory.pushed.clamp(max=self.memory.size)[:, context].to(dtype)  # (M, N)
+                count = count + few * torch.stack([filled[self.second], filled[self.first]])
+        # Of one side, or of two that the memory makes different.
         used = (count > 0) * there
         anchors = used.sum((0, 2)).clamp(min=1)
         ratio = count.sum((0, 2)) / anchors
-        share = used / anchors[:, None]  # of each anchor, (2, P, N)
-        each = share / count.clamp(min=1) * (ratio / (1 + ratio))[:, None] / len(there)  # of each of its negatives
-        positive = share.sum(0) / len(there)
+        share = used / (anchors * len(there))[:, None]  # of each anchor, (S, P, N)
+        each = share / count.clamp(min=1) * (ratio / (1 + ratio))[:, None]  # of each of its negatives
+        positive = share.sum(0)
         if self.form == "nce2":
             positive = positive / (1 + ratio)[:, None]
-        weight = near * (each[0][:, :, None] + each[1][:, None, :])
+        weight = near * each[0][:, :, None]
+        if len(count) == 1:
+            weight.diagonal(dim1=1, dim2=2).add_(positive)
+            return Plan(positive, weight, ratio)
+        weight += near * each[1][:, None, :]
         weight.diagonal(dim1=1, dim2=2).add_(positive)
         plan = Plan(positive, weight, ratio)
-        if few is None or not (few.is_cuda or few.any()):  # not worth a wait for the accelerator
-            return plan
         assert self.memory is not None
         assert context is not None
-        assert filled is not None
-        anyone = few.amax(0)
-        rows = anyone.nonzero().squeeze(1) if not few.is_cuda else torch.arange(few.shape[1], device=few.device)
+        assert few is not None
+        everyone = torch.arange(few.shape[1], device=few.device)
+        rows = few.amax(0).nonzero().squeeze(1) if few.device.type == "cpu" else everyone
         slots = torch.arange(self.memory.size, device=few.device) < filled[:, rows, None]  # (M, n, size)
         weights = (each * few).flatten(0, 1)[self.order][:, rows].unflatten(0, (len(filled), -1)).transpose(1, 2)
         recent = self.memory.bank[:, context[rows]]
@@ -301,6 +302,37 @@ def stacked(features: Features) -> Tensor:
     largest = max(z.shape[1] for z in features.values())
     parts = [full_precision(z) for z in features.values()]
     return torch.stack([z if z.shape[1] == largest else F.pad(z, (0, largest - z.shape[1])) for z in parts], 1)
+
+
+class _WeighedScores(torch.autograd.Function):
+    """The objective of all pairs, sum positive_i s_ii - sum weight_ij softplus(s_ij), with its gradient by hand.
+
+    For log h(s) = s - softplus(s) and log(1-h(s)) = -softplus(s). Where tensors are small the time is that of the
+    calls, and autograd would make three times as many.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, keys: Tensor, gain: Tensor, offset: Tensor, positive: Tensor, weight: Tensor, *ends: Tensor
+    ) -> Tensor:
+        first, second, home = ends  # modalities of each pair, and where among all these each modality is
+        left, right = keys[first], keys[second]
+        anchor = left * gain
+        scores = torch.baddbmm(offset[..., None], anchor, right.mT)  # [p, i, j]: z_a of i, z_b of j, T of i
+        ctx.save_for_backward(keys, gain, offset, home, positive, weight, left, right, anchor, scores)
+        return _dot(positive, scores.diagonal(dim1=1, dim2=2)) - _dot(weight, F.softplus(scores))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        keys, gain, offset, home, positive, weight, left, right, anchor, scores = ctx.saved_tensors
+        slope = scores.sigmoid().mul_(weight).neg_()
+        slope.diagonal(dim1=1, dim2=2).add_(positive)
+        slope.mul_(gradient)
+        at_anchor = torch.bmm(slope, right)
+        ends = torch.cat([at_anchor * gain, torch.bmm(slope.mT, anchor)])
+        at_keys = ends[home].unflatten(0, (len(keys), -1)).sum(1)  # the M - 1 ends of each modality
+        at_gain = (at_anchor * left).sum_to_size(gain.shape)
+        return at_keys, at_gain, slope.sum(-1).sum_to_size(offset.shape), None, None, None, None, None
 
 
 def _dot(weight: Tensor | None, values: Tensor) -> Tensor:
