@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.media.decoders import token_reader
-from modalign.data.media.folder import StoredArray, file_digest, read_meta
+from modalign.data.media.folder import StoredArray, read_meta
 from modalign.data.tables.arrays import ArraySplit
 from modalign.data.tables.words import UNKNOWN
 from modalign.errors import DataError, unknown
@@ -25,11 +25,12 @@ from modalign.evaluation.contributions import Example, Extremes, contrasting, ex
 from modalign.evaluation.diagnosis import evaluate_model, plain
 from modalign.evaluation.pairs import Reference
 from modalign.evaluation.survival import SurvivalModel, survival_diagnosis
+from modalign.files import file_digest, write_whole
 from modalign.strategies import Strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
-from modalign.training.run import RunFolder, write_whole
+from modalign.training.run import RunFolder
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
+from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.runs import RunRecord, read_runs
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
@@ -66,7 +67,8 @@ def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how
                 print(f"{record.path}: left out ({error})", end="\n\n")
             continue
         print(summarize(record, found.result))
-        folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
+        own = folder_name(f"{record.dataset}-{record.strategy}-seed{record.seed}")
+        folder = record.path if out is None else Path(out) / own
         written = write_evaluation_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
     if len(refused) == len(done):
@@ -221,7 +223,7 @@ def write_evaluation_figures(
         drawn["reliability"] = reliability(found["calibration"], title, of).figure
     if extremes is not None:
         drawn["examples"] = example_grid(extremes.groups, extremes.kinds)
-    return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
+    return [path for name, figure in drawn.items() for path in save(figure, folder / folder_name(name))]
 
 
 def units(found: dict[str, Any]) -> str:

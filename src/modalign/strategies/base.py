@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -39,7 +39,9 @@ class Strategy(nn.Module):
     Class attributes:
         title: the name in tables, as in the literature.
         Options: frozen dataclass of the method's options; its docstring describes each (shown by the command line).
-        main_option: the one setting that ``--tune`` searches beside the learning rate, and the values tried.
+        space: options that ``bench --tune`` searches beside the learning rate: name to a range (low, high), log-uniform
+            where it does not reach zero, or to a list of choices; all are drawn jointly.
+        main_option: a short form of ``space``: one option and values, whose range is searched.
         minimum_modalities: 2 for methods that relate modalities.
         tasks: kinds of task the method is defined for.
         trains_unimodal: whether the heads of single modalities are trained, so that their scores mean something.
@@ -67,6 +69,7 @@ class Strategy(nn.Module):
 
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    space: ClassVar[Mapping[str, tuple[float, float] | list[Any]]] = {}
     main_option: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     minimum_modalities: ClassVar[int] = 1
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")

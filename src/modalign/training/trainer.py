@@ -6,7 +6,8 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Trainer:
         spec: what determines the run.
         run: where it is kept.
         display: what a person sees.
+        watch: sees the record of each epoch; what it raises ends the training.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Trainer:
         spec: RunSpec,
         run: RunFolder,
         display: Display,
+        watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        self.watch = watch
         self.devices, self.strategy, self.data, self.run, self.display = devices, strategy, data, run, display
         self.spec, self.settings = spec, spec.recipe.training
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
@@ -172,6 +176,8 @@ class Trainer:
                 self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
         self._save()
         self.display.epoch(record, self.metric, improved)
+        if self.watch is not None:
+            self.watch(record)
 
     def outputs(self, split: Split) -> tuple[Output, Tensor]:
         """Return the strategy's outputs on a whole split in order, with its targets, on all processes."""
