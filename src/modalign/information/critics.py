@@ -263,14 +263,14 @@ class _Unit(torch.autograd.Function):
     """Rows of length one, as ``F.normalize``, in a third of autograd's calls."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
         unit = x / length
         ctx.save_for_backward(unit, length)
         return unit
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, length = ctx.saved_tensors
         along = (gradient * unit).sum(-1, keepdim=True)
         return torch.addcmul(gradient, unit, along, value=-1).div_(length)

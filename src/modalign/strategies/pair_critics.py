@@ -312,7 +312,7 @@ class _WeighedScores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, keys: Tensor, gain: Tensor, offset: Tensor, positive: Tensor, weight: Tensor, *ends: Tensor
     ) -> Tensor:
         first, second, home = ends  # modalities of each pair, and where among all these each modality is
@@ -323,7 +323,7 @@ class _WeighedScores(torch.autograd.Function):
         return _dot(positive, scores.diagonal(dim1=1, dim2=2)) - _dot(weight, F.softplus(scores))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         keys, gain, offset, home, positive, weight, left, right, anchor, scores = ctx.saved_tensors
         slope = scores.sigmoid().mul_(weight).neg_()
         slope.diagonal(dim1=1, dim2=2).add_(positive)
