@@ -37,7 +37,7 @@ def train_all(devices: Devices, cases: list, folder: str) -> None:
     for name, strategy, options, data, recipe in cases:
         spec = RunSpec(strategy, 0, recipe, options)
         built = build_strategy(spec, DataInfo.of(data), data.train)
-        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True)
+        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True, None)
 
 
 def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
