@@ -277,7 +277,7 @@ def estimate(
         y: .npy file with as many rows.
         given: .npy file with the context T: integers or strings (discrete), or numbers.
         method: nce3, nce2, infonce, mine, nwj, smile, ksg, latent, or auto, which chooses by held-out likelihood.
-        critic: separable, bilinear, mlp or mixture, for the neural methods; the better of separable and mixture otherwise.
+        critic: separable, bilinear, mlp or mixture, for neural methods; else the better of separable and mixture.
         seed: Seed of initial weights and of the division of the samples.
         json: Print one line of JSON.
     """

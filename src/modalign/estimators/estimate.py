@@ -2,7 +2,8 @@
 
 Neural methods train a critic (``ratio``) on one part of the samples, stop and calibrate it on a second, and are
 evaluated on a third that it has not seen; by cross-fitting every sample serves once for evaluation. What a critic
-has not learned is missing from every neural estimate, and no standard error knows of it. Nearest neighbors train nothing, or the codes that they are applied to
+has not learned is missing from every neural estimate, and no standard error knows of it; ``docs/results/estimators.md``
+has how much it was where the truth is known. Nearest neighbors train nothing, or the codes that they are applied to
 (``latent``). No method serves for all; ``auto`` lets samples that none was fitted to decide.
 """
 

@@ -1,7 +1,7 @@
 """Codes of few dimensions under which nearest neighbors see what two variables of many dimensions share.
 
 Encoders of x and of y make codes from which decoders predict the other variable and, with a small weight, the variable
-itself; ``ksg`` then measures the codes of samples that no encoder was trained on. Source of the idea: Gowri, Lun, Klein and
+itself; ``ksg`` then measures the codes of samples that no encoder was trained on. The idea is of Gowri, Lun, Klein and
 Yin, "Approximating mutual information of high-dimensional variables using learned representations" (NeurIPS 2024).
 They weigh both predictions alike; here what one variable has by itself, which costs nearest neighbors precision,
 weighs ``ITSELF``. Given T, encoders and decoders see T, and codes are compared given T.
@@ -34,7 +34,7 @@ class CrossPredictor(nn.Module):
     Args:
         dims: (F, G).
         t_features: how many numbers describe T; 0 for none.
-        codes: dimensions of either code; fewer where a side has fewer features.
+        codes: dimensions of either code.
 
     >>> x, y = CrossPredictor((5, 6), t_features=0).codes(torch.zeros(3, 5), torch.zeros(3, 6), torch.zeros(3, 0))
     >>> x.shape, y.shape

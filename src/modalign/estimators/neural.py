@@ -47,7 +47,8 @@ class Prepared:
         codes: (n,) contexts.
         t: (n, H) continuous context, or None.
 
-    >>> len(Prepared(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4, 3), np.zeros(4, int), None))
+    >>> two = torch.zeros(4, 2)
+    >>> len(Prepared(two, two, two, two, np.zeros(4, int), None))
     4
     """
 
