@@ -98,6 +98,7 @@ class TrainingSettings:
             every sample still comes once an epoch.
         samples_per_context: samples of a class that come together with the balanced sampler.
         metric: what selects the epoch on validation; the task's first metric by default.
+        temperature: divide the scores of classes by a temperature fitted to validation, for every method alike.
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
@@ -126,6 +127,7 @@ class TrainingSettings:
     sampler: str = "shuffle"
     samples_per_context: int = 8
     metric: str | None = None
+    temperature: bool = True
     patience: int | None = None
     workers: int = 0
     checkpoint_minutes: float = 10.0
