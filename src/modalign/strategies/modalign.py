@@ -51,7 +51,7 @@ from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics
 
 _CLUSTERED = 4096  # samples on which clusters are found
-_START = 0.4, 0.4, 0.3  # weights of the pool before the fit: joint head, unimodal heads together, critics
+_START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,11 @@ class ModAlign(Strategy):
             self.weights.copy_(fit_weights(self._voices(output), target, self.start, self.task, self.log_prior))
             if self._about_label is not None:
                 self._about_label.estimate(output.features, output.present, target)
+
+    def fit_temperature(self, output: Output, target: Tensor) -> None:
+        """Fit none to the pool: the sum of its weights is one already."""
+        if not self.options.prior:
+            super().fit_temperature(output, target)
 
     def _voices(self, output: Output) -> Tensor:
         """What joint head, unimodal heads and, for classes, critics say: (B, K, C)."""

@@ -7,8 +7,8 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Trainer:
         spec: what determines the run.
         run: where it is kept.
         display: what a person sees.
+        watch: sees the record of each epoch; what it raises ends the training.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Trainer:
         spec: RunSpec,
         run: RunFolder,
         display: Display,
+        watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        self.watch = watch
         self.devices, self.strategy, self.data, self.run, self.display = devices, strategy, data, run, display
         self.spec, self.settings = spec, spec.recipe.training
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
@@ -98,8 +101,6 @@ class Trainer:
                 self._pending.append(({name: value.detach() for name, value in losses.items()}, batch.index))
             self._add_losses(len(self._pending) >= _CHECK_EVERY or self.devices.device.type == "cpu")
             stepper.update("main")
-            if stepper.scaler.is_enabled():
-                stepper.scaler.update()
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
@@ -161,6 +162,7 @@ class Trainer:
         record = {
             "epoch": state.epoch,
             "step": state.step,
+            "encoder_updates": state.encoder_updates,
             "lr": learning_rate(self.settings, self.stepper.progress),
             "seconds": round(self.seconds, 3),
             "train": {name: total / samples for name, total in zip(names, totals, strict=True)},
@@ -178,6 +180,8 @@ class Trainer:
                 self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
         self._save()
         self.display.epoch(record, self.metric, improved)
+        if self.watch is not None:
+            self.watch(record)
 
     def calibrate(self, output: Output, target: Tensor) -> None:
         """Fit what a method and the temperature take from held-out samples, given the outputs on all of validation."""
