@@ -151,7 +151,9 @@ def _likelihood(task: Task, voices: Tensor, target: Tensor, log_prior: Tensor | 
         return lambda weights: functional.nll_loss(pool(voices, weights, log_prior), target, reduction="sum")
     if task.kind == "survival":
         return lambda weights: task.loss(pool(voices, weights), target, "sum")
-    return lambda weights: len(target) / 2 * (pool(voices, weights).squeeze(1) - target).square().mean().clamp(min=1e-30).log()
+    return lambda weights: (
+        len(target) / 2 * (pool(voices, weights).squeeze(1) - target).square().mean().clamp(min=1e-30).log()
+    )
 
 
 def product_of_experts(
