@@ -141,7 +141,7 @@ def fit_weights(
         return total
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     return (prior + change.detach()).exp().float()
 
 

@@ -21,8 +21,8 @@ one-dimensional integral, and J(d) = 2 i(d) - i(sqrt(2) d) for what two looks at
     I(X_m; Y)       = i(redundant) + i(unique)
     I(X_1, X_2; Y)  = i(sqrt(2) redundant) + 2 i(unique) + J(synergy)                               [M = 2]
 
-The bits of the label are independent given the data, so the best guess of Y is that of each of them. With Phi the normal
-distribution function it is right with probability
+The bits of the label are independent given the data, so the best guess of Y is that of each of them. With Phi the
+normal distribution function it is right with probability
 
     Phi(sqrt(M) redundant) * Phi(unique)^M * [1 + (2 Phi(synergy) - 1)^M] / 2
 
