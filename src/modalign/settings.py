@@ -111,6 +111,7 @@ class TrainingSettings:
         selection: weights that are kept and scored: of the ``last`` epoch, of the epoch that is ``best`` on validation,
             or the ``average`` of about the last tenth of the training (exponential moving average).
         metric: what selects the epoch on validation, and what patience looks at; the task's first metric by default.
+        temperature: divide the scores of classes by a temperature fitted to validation, for every method alike.
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
@@ -140,6 +141,7 @@ class TrainingSettings:
     samples_per_context: int = 8
     selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
+    temperature: bool = True
     patience: int | None = None
     workers: int = 0
     checkpoint_minutes: float = 10.0

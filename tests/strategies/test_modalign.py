@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from modalign.data.batch import Output
 from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.information import conditional_nce, pair_masks
-from modalign.models.readout import context_aware_readout
+from modalign.models.readout import evidence, pool
 from modalign.strategies.base import Stepper
 from modalign.strategies.joint_unimodal import JointUnimodal, JointUnimodalOptions
 from modalign.strategies.modalign import ModAlign, ModAlignOptions
@@ -168,19 +169,47 @@ def test_every_part_trains(check_trains, options):
     check_trains(ModAlign, **options)
 
 
-def test_readout_is_the_context_aware_prior_and_its_strength_is_kept(build):
-    strategy, _, batch = build()
+def test_the_answer_is_the_pool_and_its_weights_are_fitted_and_kept(build):
+    strategy, stepper, batch = build()
+    strategy.step(batch, stepper)
+    before = strategy.weights.clone()
     with torch.no_grad():
         output = strategy(batch)
         strategy.calibrate(output, batch.target)
-        information = strategy.alignment.information()["a", "b"]
-        strength = 1 - torch.exp(-torch.tensor(max(0.0, information)))
-        torch.testing.assert_close(strategy.strength, strength)
-        expected = context_aware_readout(output.logits, output.unimodal, output.present, strength, strategy.log_prior)
+        scores = strategy.alignment.every_context(output.features, output.present)
+        assert scores.shape == (24, 1, 3)
+        voices = evidence(output.logits, output.unimodal, output.present, strategy.log_prior, scores)
+        expected = pool(voices, strategy.weights, strategy.log_prior)
         torch.testing.assert_close(strategy.predict(output), expected)
+    assert (strategy.weights - before).abs().min() > 1e-4
+    logged = strategy.metrics()
+    names = ("joint", "a", "b", "critic")
+    assert [logged[f"weight_{name}"] for name in names] == pytest.approx(strategy.weights.tolist())
     again, _, _ = build()
     again.load_state_dict(strategy.state_dict())
     torch.testing.assert_close(again.predict(output), expected)
+
+
+def test_with_true_densities_the_answer_is_the_exact_posterior(build):
+    """Classes are Gaussians whose modalities correlate by class: no head sees that, and the critic says all of it."""
+    from torch.distributions import MultivariateNormal, Normal
+
+    strategy, _, _ = build()
+    torch.manual_seed(0)
+    prior, r = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.9, -0.8, 0.3]).double()
+    mean = torch.tensor([[0.0, 0.2], [0.3, 0.0], [-0.5, 0.5]]).double()
+    covariance = torch.stack([torch.ones(3).double(), r, r, torch.ones(3).double()], 1).view(3, 2, 2)
+    z = torch.randn(50, 2).double()
+    both = MultivariateNormal(mean, covariance).log_prob(z.unsqueeze(1))  # (50, 3)
+    alone = [Normal(mean[:, m], 1.0).log_prob(z[:, m : m + 1]) for m in range(2)]
+    strategy.alignment.every_context = lambda features, present: (both - alone[0] - alone[1]).unsqueeze(1)
+    strategy.log_prior, strategy.weights = prior.log(), torch.tensor([0.0, 1.0, 1.0, 1.0]).double()
+    heads = {m: one + prior.log() for m, one in zip("ab", alone, strict=True)}
+    output = Output({}, heads, torch.randn(50, 3).double(), torch.ones(50, 2, dtype=torch.bool))
+    exact = (both + prior.log()).log_softmax(1)
+    torch.testing.assert_close(strategy.predict(output), exact, rtol=0, atol=1e-6)
+    strategy.weights[3] = 0.0
+    assert (strategy.predict(output) - exact).abs().max() > 1
 
 
 def test_without_the_prior_the_joint_head_decides(build):
@@ -188,11 +217,11 @@ def test_without_the_prior_the_joint_head_decides(build):
     output = strategy(batch)
     strategy.calibrate(output, batch.target)
     assert strategy.predict(output) is output.logits
-    assert "lambda" not in strategy.metrics()
+    assert not any(name.startswith("weight") for name in strategy.metrics())
 
 
-def test_lambda_is_about_the_label_whatever_pulls(build):
-    """With another T for the pull, a second critic, on detached features, estimates I(Z1;Z2|Y)."""
+def test_the_pool_asks_about_the_label_whatever_pulls(build):
+    """With another T for the pull, a second critic, on detached features, is given the label."""
     strategy, stepper, batch = build(context="none")
     assert strategy.label_critic is not None
     assert strategy.alignment.shared.context is None

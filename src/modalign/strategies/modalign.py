@@ -12,12 +12,12 @@ gives margin, prior and overall loss in words. What is printed and what is ours:
 - Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
 - Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there, or a hinge holds the loss
   of each modality's own head at the best it had reached: ``information.margin``.
-- Context-aware prior (ours, lambda a rule of thumb): log p = lambda log p_J + (1-lambda) [product of experts], with
-  lambda = 1 - exp(-I(Z1;Z2|Y)) estimated on validation features once an epoch: ``models.readout``.
+- Context-aware prior and fusion operator E_h (ours, from Bayes' rule): the class posterior is the product of the
+  unimodal posteriors times the density ratio given the class, which is what h(z1, z2, T = class) estimates. Answers are
+  a log-opinion pool of joint head, unimodal heads and critics, its weights fitted to validation: ``models.readout``.
 
-For M > 2 every pair of modalities has its critic; the objective is their mean, and I in lambda is the heaviest spanning
-tree of the pairs' estimates, a lower bound on the conditional total correlation. Labels that are not classes
-(regression, survival) serve as context by their quantile.
+For M > 2 every pair of modalities has its critic; the objective is their mean. Labels that are not classes (regression,
+survival) serve as context by their quantile; their pool is a mean of the heads' scores with fitted weights, no critic.
 
 Cost per step over joint training: the critics', twice on the features of the batch; the encoders run once forward, once
 backward.
@@ -46,13 +46,14 @@ from modalign.information.margin import LossHinge, gradient_scale, ramp
 from modalign.information.objectives import checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
-from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
+from modalign.models.readout import class_log_prior, evidence, fit_weights, pool
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics, stacked
 
 _MARGINS = ("gradient", "hinge", "both", "none")
 _CLUSTERED = 4096  # samples on which clusters are found
+_START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ModAlignOptions:
         rho: bound of ``gradient``: largest ratio of the pull to the task's gradient at the features.
         hinge: weight of ``hinge``.
         ramp: share of training over which alpha rises from zero; under ``hinge`` it stays zero for as long before.
-        prior: read out with the context-aware prior; the joint head alone otherwise.
+        prior: answer with the pool of joint head, unimodal heads and critics; the joint head alone otherwise.
         critic: ``separable``, ``bilinear`` or ``mlp``.
         critic_width: K, width of the critic.
         memory: recent features kept of each context as further negatives; 0 for none.
@@ -122,7 +123,7 @@ class ModAlign(Strategy):
     trains_unimodal = True
     options: ModAlignOptions
     log_prior: Tensor | None
-    strength: Tensor
+    weights: Tensor
     bound: Tensor
     lost: Tensor
     steps: Tensor
@@ -134,12 +135,13 @@ class ModAlign(Strategy):
         self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
         self.clustered = min(1.0, _CLUSTERED / info.samples)
         self.alignment = self._critics(info, self.context.kind) if options.objective != "none" else None
-        # lambda needs I(Z1;Z2|Y) whatever T pulls; where T is the label one critic serves both.
+        # The pool asks h about classes whatever T pulls; where T is the label one critic serves both.
         shared = self.alignment is not None and options.context == "label"
-        self.label_critic = self._critics(info, "label") if options.prior and not shared else None
         classify = self.task.kind == "classification"
+        self.label_critic = self._critics(info, "label") if options.prior and classify and not shared else None
         self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
-        self.register_buffer("strength", torch.ones(()))
+        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * (classify and options.prior)
+        self.register_buffer("weights", torch.tensor(self.start))
         self.bounded = options.margin in ("gradient", "both") and self.alignment is not None
         hinged = options.margin in ("hinge", "both") and self.alignment is not None
         self.hinge = LossHinge(modalities) if hinged else None
@@ -211,22 +213,35 @@ class ModAlign(Strategy):
         return scales[:, None] * pull
 
     def predict(self, output: Output) -> Tensor:
-        """log p = lambda log p_J + (1-lambda) times the product of experts; p_J alone without the prior."""
+        """The pool of joint head, unimodal heads and critics; the joint head alone without the prior."""
         if not self.options.prior:
             return output.logits
-        return context_aware_readout(output.logits, output.unimodal, output.present, self.strength, self.log_prior)
+        return pool(self._voices(output), self.weights, self.log_prior)
 
     @torch.no_grad()
     def calibrate(self, output: Output, target: Tensor) -> None:
-        """lambda from the information between the modalities given the label, on held-out features."""
+        """Fit the weights of the pool, and estimate information given the label, on held-out features."""
+        if self.options.prior:
+            self.weights.copy_(fit_weights(self._voices(output), target, self.start, self.task, self.log_prior))
+            if self._about_label is not None:
+                self._about_label.estimate(output.features, output.present, target)
+
+    def fit_temperature(self, output: Output, target: Tensor) -> None:
+        """Fit none to the pool: the sum of its weights is one already."""
+        if not self.options.prior:
+            super().fit_temperature(output, target)
+
+    def _voices(self, output: Output) -> Tensor:
+        """What joint head, unimodal heads and, for classes, critics say: (B, K, C)."""
         critics = self._about_label
-        if self.options.prior and critics is not None:
-            critics.estimate(output.features, output.present, self.info.target_bins(target))
-            self.strength.copy_(fusion_strength(total_correlation_bound(critics.information())))
+        scores = None if critics is None else critics.every_context(output.features, output.present)
+        return evidence(output.logits, output.unimodal, output.present, self.log_prior, scores)
 
     @property
     def _about_label(self) -> PairCritics | None:
-        """The critics whose context is the label, on which lambda rests."""
+        """The critics whose context is the label, which the pool asks about every class; None for other tasks."""
+        if not self.options.prior or self.task.kind != "classification":
+            return None
         return self.label_critic if self.label_critic is not None else self.alignment
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -243,14 +258,14 @@ class ModAlign(Strategy):
             self._find_clusters(stepper)
 
     def metrics(self) -> dict[str, float]:
-        """lambda, the information it rests on, and how often the margin bound, by modality."""
-        values = {"lambda": float(self.strength)} if self.options.prior else {}
+        """Weights of the pool, information given the label, and how often the margin bound, by modality."""
+        names = ["joint", *self.model.modalities, "critic"] if self.options.prior else []
+        values = {f"weight_{name}": float(w) for name, w in zip(names, self.weights, strict=False)}
         for name, critics in (("pull", self.alignment), ("label", self.label_critic)):
             if critics is not None:
                 values |= {f"ratio_{name}": float(critics.ratio)}
-        critics = self._about_label
-        if self.options.prior and critics is not None:
-            values |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
+        if self._about_label is not None:
+            values |= {f"information_{a}_{b}": value for (a, b), value in self._about_label.information().items()}
         for name, given, counts in (("margin", self.bounded, self.bound), ("hinge", self.hinge is not None, self.lost)):
             if given:
                 share = (counts / self.steps.clamp(min=1)).tolist()

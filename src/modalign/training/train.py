@@ -29,7 +29,7 @@ from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.trainer import Trainer
+from modalign.training.trainer import Trainer, divide_validation
 
 
 def train(
@@ -134,6 +134,7 @@ def _train(
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    data = replace(data, notes=[*data.notes, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
@@ -258,7 +259,7 @@ def _predictions(
     return {
         "ids": np.asarray([str(name) for name in split.ids]),
         "target": target.cpu().numpy(),
-        "scores": task.log_probability(strategy.predict(output)).cpu().numpy(),
+        "scores": strategy.log_probability(output).cpu().numpy(),
         "joint": task.log_probability(output.logits).cpu().numpy(),
         "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
         "present": output.present.cpu().numpy(),
