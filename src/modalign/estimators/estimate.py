@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -456,7 +456,8 @@ def _fit(
     coordinates: list[Coordinates], name: str, method: Method, critic: str, random: np.random.Generator
 ) -> tuple[Ratio, list[Prepared], str]:
     """Return the critic, the parts in its coordinates, and its name: of several the best on the second part."""
-    objective, form = method.objective or method.value, cast(Form, "nce2" if name == "nce2" else "nce3")
+    objective = method.objective or method.value
+    form: Form = "nce2" if name == "nce2" else "nce3"
     fitted = []
     for each in BEST if critic == "best" else (critic,):
         trainer = method.trainer() if method.trainer else objective
@@ -619,9 +620,9 @@ def _refuse_copies(samples: Samples) -> None:
             ranks = rankdata(column)
             seen |= {r.tobytes(): j for r in (ranks, len(column) + 1 - ranks)}
     for i, column in enumerate(samples.y.T):
-        if (j := seen.get(rankdata(column).tobytes())) is not None:
+        if (same := seen.get(rankdata(column).tobytes())) is not None:
             raise InputError(
-                f"feature {j} of x and feature {i} of y order the samples alike, so that one determines the other, and "
+                f"feature {same} of x and feature {i} of y order the samples alike, so that one determines the other, and "
                 "continuous variables then share infinitely many nats. Leave one out, or round to what is meant."
             )
 

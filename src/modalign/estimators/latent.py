@@ -106,7 +106,8 @@ def learned_codes(parts: list[Prepared], random: np.random.Generator) -> tuple[l
         optimizer.step()
     net.load_state_dict(best)
     with torch.no_grad():
-        return [tuple(np.float64(code.numpy()) for code in net.codes(*part)) for part in seen], predicted
+        codes = [net.codes(*part) for part in seen]
+    return [(a.double().numpy(), b.double().numpy()) for a, b in codes], predicted
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Module:

@@ -110,8 +110,8 @@ def prepare(samples: Samples, *parts: Codes) -> list[Coordinates]:
         canonical = CanonicalByContext(xs[0], ys[0], codes[first], contexts, own)
         prepared = []
         for x, y, p in zip(xs, ys, parts, strict=True):
-            tensors = [torch.as_tensor(v, dtype=torch.float32) for v in (*canonical(x, y, codes[p]), x, y)]
-            prepared.append(Prepared(*tensors, codes[p], None if scaled_t is None else scaled_t[p]))
+            a, b, c, d = (torch.as_tensor(v, dtype=torch.float32) for v in (*canonical(x, y, codes[p]), x, y))
+            prepared.append(Prepared(a, b, c, d, codes[p], None if scaled_t is None else scaled_t[p]))
         found.append(Coordinates(prepared, canonical.correlations))
     return found
 
@@ -167,7 +167,8 @@ class LogRatio(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, given: Tensor) -> Tensor:
         """Return all pairs (n, n): entry (i, j) scores (x_i, y_j, T_i)."""
-        coefficients, turned = self.coefficients.expand(len(x), -1), 0.0
+        coefficients = self.coefficients.expand(len(x), -1)
+        turned: Tensor | float = 0.0
         if self.by_context is not None:
             coefficients = coefficients + self.by_context[given]
         if self.continuous is not None:
@@ -276,7 +277,8 @@ def fit_log_ratio(
         live, best_parts = starts[chosen], coordinates[chosen].parts
     train, valid, *_ = best_parts
     mean = copy.deepcopy(live)
-    slow, fast = list(mean.parameters()), list(live.parameters())
+    slow: list[Tensor] = [*mean.parameters()]
+    fast: list[Tensor] = [*live.parameters()]
     best, best_value, waited = copy.deepcopy(mean.state_dict()), -math.inf, 0
     rate = 5e-3 if critic == "mixture" else 2e-3
     optimizer = torch.optim.AdamW(fast, lr=rate, weight_decay=1e-2, fused=True)

@@ -223,7 +223,7 @@ def write_beside(axis: Axes, text: str, x: float, y: float, size: float) -> None
 
 
 def alignment(runs: Sequence[RunRecord]) -> Captioned:
-    """Draw what ModAlign did by epoch: the weights of its pool, and in which share of the steps each margin held the pull back.
+    """Draw what ModAlign did by epoch: the weights of its pool, and the share of steps in which each margin acted.
 
     Args:
         runs: records of the method, one a seed; bands are the range over seeds.
@@ -242,11 +242,14 @@ def alignment(runs: Sequence[RunRecord]) -> Captioned:
         right.set(xlabel="epoch", title="Steps in which the margin acted (%)", ylim=(-3, 103))
         if names:
             right.legend()
-    alt = "The weights of joint head, single heads and critic in the prediction, and the share of steps in which the margin of each modality acted, by epoch."
+    alt = (
+        "The weights of joint head, single heads and critic in the prediction, and the share of steps in which the "
+        "margin of each modality acted, by epoch."
+    )
     note = (
         f"Means over {plural(len(runs), 'seed')}; bands are the range. The weights of what is pooled "
-        "are fitted to validation: joint head, single heads, and the critic asked about every class. The margin acts in a step where the pull "
-        "on a modality exceeds what it allows, by default 0.3 times the task's gradient."
+        "are fitted to validation: joint head, single heads, and the critic asked about every class. The margin acts "
+        "in a step where the pull on a modality exceeds what it allows, by default 0.3 times the task's gradient."
     )
     return Captioned("alignment", "What ModAlign did in training", alt, figure, note)
 
