@@ -622,7 +622,7 @@ def _refuse_copies(samples: Samples) -> None:
     for i, column in enumerate(samples.y.T):
         if (same := seen.get(rankdata(column).tobytes())) is not None:
             raise InputError(
-                f"feature {same} of x and feature {i} of y order the samples alike, so that one determines the other, and "
+                f"feature {same} of x and feature {i} of y order the samples alike, so that one determines the other; "
                 "continuous variables then share infinitely many nats. Leave one out, or round to what is meant."
             )
 
