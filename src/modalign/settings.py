@@ -20,6 +20,8 @@ class DataSettings:
         group: column whose values must not be divided between splits (patient, speaker, video).
         kinds: modality name to ``vector``, ``sequence``, ``image``, ``clip`` or ``text`` where the shape is ambiguous.
         columns: further columns to load as possible contexts T.
+        conditions: modality name to columns or arrays that are known at prediction too and tell how far that modality
+            is to be trusted in a sample (detected events, a quality score); the fusion ``context`` reads them.
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
         options: arguments of the data set's own ``load`` function.
@@ -40,6 +42,7 @@ class DataSettings:
     group: str | None = None
     kinds: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
+    conditions: dict[str, list[str]] = field(default_factory=dict)
     valid_fraction: float = 0.15
     split_seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)

@@ -118,6 +118,7 @@ class MultimodalData:
         train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
+        group: name of the column whose values no split divides, if there is one.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
     >>> from modalign.data.load import load_data
@@ -135,6 +136,7 @@ class MultimodalData:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
+    group: str | None = None
 
     def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.
