@@ -61,7 +61,8 @@ class ModelSettings:
 
     Args:
         width: number of features D of each encoder, unless the encoder says otherwise.
-        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
+        fusion: ``auto`` (what the method asks for: ``context`` for ModAlign where the data has conditions, else
+            ``concat``), ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
             own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
         encoders: modality name to encoder settings (``name`` and its arguments, or ``class_path`` and
             ``init_args`` of a module of one's own); by kind where absent.
@@ -69,11 +70,11 @@ class ModelSettings:
         dropout: dropout on the features before the heads.
 
     >>> ModelSettings(width=32, encoders={"image": {"name": "conv"}}).fusion
-    'concat'
+    'auto'
     """
 
     width: int = 64
-    fusion: str = "concat"
+    fusion: str = "auto"
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion_options: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0

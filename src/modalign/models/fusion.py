@@ -202,55 +202,47 @@ class AttentionFusion(Fusion):
 
 
 class ContextFusion(Fusion):
-    """EXPERIMENT"""
+    """ModAlign's context-aware fusion: modality-specific conditions guide how each modality is used.
+
+    The condition c_m of a modality is [p; log C - H(p); k]: the posterior p = p(y | z_m) of its own head, without
+    gradient, so that the fusion cannot be bought by making a head overconfident; the information in nats that the
+    head claims to have about y; and what else is known of the modality (``Batch.conditions``, such as detected events
+    or a quality score). It modulates the features (FiLM, Perez et al. 2018); fused are all of them side by side:
+
+        (1 + gamma_m) z_m + beta_m,     (gamma_m, beta_m) = c_m V_m,     V_m = 0 at the start,
+
+    so that training starts from ``concat``, with the same initial network, and a condition that is not known (zeros)
+    modulates nothing. Use it with a strategy that trains the unimodal heads: the posterior of an untrained head is no
+    condition. The paper describes this fusion in words only; the formula is ours.
+
+    Args:
+        dims, width: as everywhere; the width is the sum of the D_m.
+        outputs: number of classes C.
+        conditions: modality name to the number K of its further conditions.
+    """
 
     uses_conditions = True
 
-    def __init__(self, dims, width, *, outputs, conditions=None, form="own"):
-        super().__init__(dims, sum(dims.values()) if form in ("own", "all", "scale", "scaleall") else width)
-        self.outputs, self.form = outputs, form
-        given = {m: outputs + 1 + (conditions or {}).get(m, 0) for m in dims}
-        self.given = given
-        if form in ("own", "all", "scale", "scaleall"):
-            rows = {m: sum(given.values()) if form in ("all", "scaleall") else given[m] for m in dims}
-            f = 1 if "scale" in form else 2
-            self.modulations = nn.ParameterDict({m: nn.Parameter(torch.zeros(rows[m], f * d)) for m, d in dims.items()})
-        else:
-            self.projections = self._projections()
-            self.guides = nn.ParameterDict()
-            for name in dims:
-                w = torch.zeros(given[name], width)
-                w[outputs] = 1.0
-                self.guides[name] = nn.Parameter(w)
-            if form == "gatesfilm":
-                self.modulations = nn.ParameterDict({m: nn.Parameter(torch.zeros(given[m], 2 * width)) for m in dims})
+    def __init__(
+        self, dims: Mapping[str, int], width: int, *, outputs: int, conditions: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(dims, sum(dims.values()))
+        self.outputs = outputs
+        rows = {m: outputs + 1 + (conditions or {}).get(m, 0) for m in dims}
+        self.modulations = nn.ParameterDict({m: nn.Parameter(torch.zeros(rows[m], 2 * d)) for m, d in dims.items()})
 
-    def forward(self, features, present, conditions=None):
-        masked = self._masked(features, present)
-        if conditions is None:
-            conditions = {m: masked[0].new_zeros(len(present), n - 1) for m, n in self.given.items()}
-            with_info = {m: masked[0].new_zeros(len(present), n) for m, n in self.given.items()}
-        else:
-            with_info = {m: _with_information(c.detach(), self.outputs) * present[:, k, None] for k, (m, c) in enumerate(conditions.items())}
-        if self.form in ("own", "all", "scale", "scaleall"):
-            every = torch.cat(list(with_info.values()), 1)
-            out = []
-            for k, (m, z) in enumerate(zip(self.dims, masked, strict=True)):
-                c = every if self.form in ("all", "scaleall") else with_info[m]
-                said = c.to(z.dtype) @ self.modulations[m].to(z.dtype)
-                if "scale" in self.form:
-                    out.append((1 + said) * z)
-                else:
-                    g, b = said.chunk(2, 1)
-                    out.append(((1 + g) * z + b) * present[:, k, None])
-            return torch.cat(out, 1)
-        hidden = torch.stack([p(z) for p, z in zip(self.projections.values(), masked, strict=True)], 1)
-        gates = torch.stack([with_info[m] @ self.guides[m] for m in self.dims], 1)
-        if self.form == "gatesfilm":
-            said = torch.stack([with_info[m] @ self.modulations[m] for m in self.dims], 1)
-            g, b = said.chunk(2, 2)
-            hidden = (1 + g) * hidden + b
-        return (mixture_weights(gates, present) * hidden).sum(1)
+    def forward(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Fused features (B, sum of D_m)."""
+        fused = []
+        for k, (m, z) in enumerate(zip(self.dims, self._masked(features, present), strict=True)):
+            if conditions is not None:
+                known = _with_information(conditions[m].detach(), self.outputs).to(z.dtype)
+                gamma, beta = (known @ self.modulations[m].to(z.dtype)).chunk(2, 1)
+                z = ((1 + gamma) * z + beta) * present[:, k, None]
+            fused.append(z)
+        return torch.cat(fused, 1)
 
 
 def _with_information(condition: Tensor, outputs: int) -> Tensor:

@@ -110,7 +110,7 @@ class MultimodalModel(nn.Module):
         }
         dims = {name: int(encoder.width) for name, encoder in built.items()}  # type: ignore[arg-type]
         if fusion is None:
-            name = "concat" if settings.fusion == "auto" else settings.fusion
+            name = "concat" if settings.fusion == "auto" else settings.fusion  # a strategy may ask for another
             known = {m: modality.conditions for m, modality in modalities.items()}
             fused = build_fusion(name, dims, settings.width, outputs, settings.fusion_options, known)
         else:

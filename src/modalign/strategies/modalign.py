@@ -145,6 +145,12 @@ class ModAlign(Strategy):
         self.register_buffer("bound", torch.zeros(modalities))
         self.register_buffer("steps", torch.zeros(()))
 
+    @classmethod
+    def default_fusion(cls, info: DataInfo, options: ModAlignOptions) -> str:
+        """``context`` where the data has conditions; their use goes with the prior, and needs trained heads."""
+        told = any(modality.conditions for modality in info.modalities.values())
+        return "context" if told and options.prior and options.eta > 0 else "concat"
+
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """One step of Algorithm 1."""
         options = self.options
