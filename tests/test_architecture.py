@@ -10,7 +10,7 @@ from pathlib import Path
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = [
     {"errors", "settings"},
-    {"classes"},
+    {"classes", "files"},
     {"information", "data", "recipes"},
     {"estimators", "models"},
     {"strategies", "evaluation"},

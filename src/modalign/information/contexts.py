@@ -70,13 +70,13 @@ class ContextSource(nn.Module):
     centers: Tensor
     cells: Tensor
 
-    def __init__(
-        self, source: str = "none", contexts: int = 0, features: int = 0, cells: Tensor | None = None
-    ) -> None:
+    def __init__(self, source: str = "none", contexts: int = 0, features: int = 0, cells: Tensor | None = None) -> None:
         super().__init__()
         self.parts = tuple(ContextSource(part.strip()) for part in source.split("*")) if "*" in source else ()
         if self.parts and sorted(part.kind for part in self.parts) != ["column", "label"]:
-            raise InputError(f"context {source!r} is no product of the label and one column; expected label*column:NAME")
+            raise InputError(
+                f"context {source!r} is no product of the label and one column; expected label*column:NAME"
+            )
         self.kind, _, self.column = ("product", "", "") if self.parts else source.partition(":")
         plain = {name.partition(":")[0]: ":" in name for name in SOURCES if "*" not in name}
         if not self.parts and (self.kind not in plain or plain[self.kind] != bool(self.column)):

@@ -15,8 +15,9 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
+from modalign.evaluation.survival import SurvivalModel
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies import Strategy, load_strategy, make_options
 from modalign.training.optimizers import make_optimizers
@@ -48,13 +49,13 @@ def build_strategy(
     given = objects.strategy if objects.strategy is not None else spec.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given)
     if len(info.modalities) < kind.minimum_modalities:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} relates modalities and needs at least {kind.minimum_modalities}; "
             f"data set {info.name!r} has {len(info.modalities)} ({', '.join(info.modalities)}). "
             "Use unimodal or joint, or give more --modalities"
         )
     if info.task.kind not in kind.tasks:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} is defined for {', '.join(kind.tasks)}; "
             f"data set {info.name!r} is {info.task.kind}"
         )
@@ -124,12 +125,14 @@ class Trained:
         spec: what determined the run.
         info: what its data was.
         inputs: how raw rows become inputs (``data.load.describe_inputs``).
+        survival: how log risks become survival curves; None for other tasks.
     """
 
     strategy: Strategy
     spec: RunSpec
     info: DataInfo
     inputs: dict[str, Any]
+    survival: SurvivalModel | None = None
 
 
 def load_trained(
@@ -161,7 +164,9 @@ def load_trained(
     info = DataInfo.from_dict(about["info"])
     strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
     restore(strategy, state, folder)
-    return Trained(strategy.eval(), spec, info, about["inputs"])
+    fitted = (run.folder / "survival.json").exists()
+    survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
+    return Trained(strategy.eval(), spec, info, about["inputs"], survival)
 
 
 def load_with_data(
@@ -188,13 +193,27 @@ def load_with_data(
     if data is None and own and not trust_code:
         raise untrusted(folder, own)
     data = load_data(trained.spec.recipe.data) if data is None else data
-    before = run.about("environment.json")["fingerprint"]
-    if data.fingerprint != before:
-        raise RunFolderError(
-            f"the data of {folder} has changed since: fingerprint {data.fingerprint[:12] or 'none'}, it was "
-            f"{before[:12] or 'none'}. Give the data that it was trained on, or train again"
-        )
+    check_same_data(run, data)
     return trained.strategy, data, trained.spec
+
+
+def check_same_data(run: RunFolder, data: MultimodalData) -> None:
+    """See that data are those that a run was, or is being, trained on.
+
+    Raises:
+        RunFolderError: they are others; the message says what of them has changed.
+    """
+    before, told = run.about("environment.json").get("fingerprint"), run.about("data.json").get("parts")
+    if before == data.fingerprint:
+        return
+    now, old = data.parts(), told if isinstance(told, dict) else {}
+    changed = [name for name, value in now.items() if old and old.get(name) != value]
+    what = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or "the way it is read"
+    raise RunFolderError(
+        f"the data of {run.folder} has changed since it was trained: {what} differ (fingerprint "
+        f"{data.fingerprint[:12] or 'none'}, it was {str(before)[:12] or 'none'}). Give it the data that it began "
+        "with, or train again into another folder"
+    )
 
 
 def untrusted(folder: str | Path, name: str) -> RunFolderError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,11 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
-from modalign.errors import RunFolderError
+from modalign.evaluation.survival import SurvivalModel
+from modalign.files import write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import PeakMemory
@@ -78,20 +82,16 @@ def train_spec(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete."""
+    """Train as ``train`` does, with settings that are complete; ``watch`` sees the record of each epoch."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
-    if resume and run.done and data is None:
-        return run.result()
     loaded = load_data(spec.recipe.data) if data is None else data
-    if run.resumable and (before := run.about("environment.json")["fingerprint"]) != loaded.fingerprint:
-        raise RunFolderError(
-            f"{out} holds a run on other data: fingerprint {before[:12] or 'none'}, now {loaded.fingerprint[:12]}. "
-            "Resume with the data it began with, or choose another out"
-        )
+    if run.resumable:
+        check_same_data(run, loaded)
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
@@ -101,7 +101,9 @@ def train_spec(
     check_run(spec, loaded, strategy)
     # Processes to be spawned read the data themselves; here it is at hand and not read twice.
     given = data if devices.spawns else loaded
-    result: dict[str, Any] = devices.launch(_train, spec, strategy, objects, given, data is not None, out, test, quiet)
+    result: dict[str, Any] = devices.launch(
+        _train, spec, strategy, objects, given, data is not None, out, test, quiet, watch
+    )
     return result
 
 
@@ -115,6 +117,7 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
+    watch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Train in each process."""
     memory = PeakMemory(devices.device)
@@ -130,6 +133,7 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
+                "parts": data.parts(),
             },
             "network.json": strategy.model.networks(),
         }
@@ -142,7 +146,7 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    trainer = Trainer(devices, strategy, data, spec, run, display)
+    trainer = Trainer(devices, strategy, data, spec, run, display, watch)
     trainer.fit()
     result = _finish(trainer, test, memory)
     display.result(result)
@@ -154,6 +158,7 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
@@ -163,7 +168,10 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = []
+        if first and name == "valid" and data.task.kind == "survival":
+            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
+    if text := _constant(trainer, output):
+        warnings.append(text)
     if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
@@ -182,11 +190,15 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         "metrics": metrics,
         "selected_epoch": best["epoch"],
         "epochs": state.epoch,
+        "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
         "peak_memory_mb": round(memory.peak_mb(), 1),
         "fingerprint": data.fingerprint,
+        "contents": _whole(data),
+        "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
+        "scored": data.scored,
         "options": spec.options,
         "lr": spec.recipe.training.lr,
         "warnings": warnings,
@@ -195,6 +207,36 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _constant(trainer: Trainer, output: Output) -> str:
+    """Return a warning where the answer is the same for every sample, of the split scored last; else nothing."""
+    task, scores = trainer.data.task, trainer.strategy.predict(output)
+    if len(scores) < 2 or not torch.isfinite(scores).all():
+        return ""
+    if task.kind == "classification":
+        said = scores.argmax(1)
+        return f"every sample is predicted as {task.classes[int(said[0])]!r}" if (said == said[0]).all() else ""
+    spread, size = float(scores.std(0).max()), float(scores.abs().max())
+    return "the prediction is the same number for every sample" if spread <= 1e-6 * max(size, 1e-6) else ""
+
+
+def _whole(data: MultimodalData) -> str:
+    """Return a hash of all samples and labels, whatever their split; empty where the inputs are not known."""
+    parts = data.parts()
+    text = "".join(parts[name] for name in ("values", "rows", "labels"))
+    return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
+
+
+def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
+    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+    groups = data.sample_groups(data.valid)
+    target = data.valid.target[groups.first].numpy()
+    if not target[:, 1].any():
+        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
+    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
+    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
+    return []
 
 
 def _predictions(
