@@ -73,8 +73,8 @@ class ModelSettings:
     Args:
         width: number of features D of each encoder, unless the encoder says otherwise.
         fusion: ``auto`` (what the method asks for: ``context`` for ModAlign where the data has conditions, else
-            ``concat``), ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
-            own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
+            ``concat``), ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module
+            of one's own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
         encoders: modality name to encoder settings (``name`` and its arguments, or ``class_path`` and
             ``init_args`` of a module of one's own); by kind where absent.
         fusion_options: arguments of the fusion module.
