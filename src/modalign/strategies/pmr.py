@@ -49,6 +49,7 @@ from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.ogm_ge import evidence_ratios, paired_evidence
 
+_ROUNDING = 1e-5  # of the length of two features, about 100 times the precision of fp32
 _NEVER = -1e9  # similarity to a class without prototype; finite, so that no 0 * inf arises
 
 
@@ -61,10 +62,14 @@ def similarities(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
         known: (C,) bool, which classes have a prototype; the others get -1e9.
 
     Returns:
-        (B, C) fp32; its gradient is zero, not NaN, at a prototype.
+        (B, C) fp32; its gradient is zero at a prototype, and where nothing but rounding parts the two.
     """
+    features = features.float()
     # The form by matrix products cancels for close points.
-    distance = torch.cdist(features.float(), prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    # The only sample of a class is its own prototype: what lies between them is rounding, and has no direction.
+    rounding = _ROUNDING * (features.norm(dim=1, keepdim=True) + prototypes.norm(dim=1))
+    distance = torch.where(distance > rounding, distance, distance.detach())
     return (-distance).masked_fill(~known, _NEVER)
 
 

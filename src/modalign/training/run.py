@@ -213,6 +213,11 @@ class RunFolder:
         """Write ``predictions_<split>.npz``."""
         write_whole(self.folder / f"predictions_{split}.npz", partial(np.savez_compressed, **arrays))  # type: ignore[arg-type]
 
+    def clear_partial(self) -> None:
+        """Remove what killed processes left half-written."""
+        for left in self.folder.rglob(".*.partial"):
+            left.unlink(missing_ok=True)
+
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, then ``done``."""
         write_whole(self.folder / "result.json", json.dumps(result, indent=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,17 @@ from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
 from modalign.evaluation.survival import SurvivalModel
-from modalign.files import write_whole
+from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, check_same_data, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, method_spec, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
-from modalign.training.memory import PeakMemory
+from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.trainer import Trainer
+from modalign.training.trainer import Trainer, divide_validation
 
 
 def train(
@@ -68,8 +69,7 @@ def train(
         Diverged: a loss became NaN or infinite.
         Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
     """
-    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
-    spec = RunSpec(strategy, seed, replace(recipe, strategies={}), chosen)  # other methods' options are not its own
+    spec = method_spec(recipe, strategy, seed, options)
     return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
 
 
@@ -89,6 +89,7 @@ def train_spec(
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
+    start_peak()
     loaded = load_data(spec.recipe.data) if data is None else data
     if run.resumable:
         check_same_data(run, loaded)
@@ -101,9 +102,14 @@ def train_spec(
     check_run(spec, loaded, strategy)
     # Processes to be spawned read the data themselves; here it is at hand and not read twice.
     given = data if devices.spawns else loaded
-    result: dict[str, Any] = devices.launch(
-        _train, spec, strategy, objects, given, data is not None, out, test, quiet, watch
-    )
+    with locked(run.folder) if devices.first else nullcontext():
+        if devices.first:
+            run.check_free(spec, resume)  # another may have begun there since
+            if resume and run.done:
+                return run.result()
+            run.clear_partial()
+        what = spec, strategy, objects, given, data is not None, out, test, quiet, watch
+        result: dict[str, Any] = devices.launch(_train, *what)
     return result
 
 
@@ -120,12 +126,15 @@ def _train(
     watch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Train in each process."""
-    memory = PeakMemory(devices.device)
+    if devices.spawns:
+        end_with_parent()
+        start_peak()
     data = load_data(spec.recipe.data) if data is None else data
     run = RunFolder(out)
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    data = replace(data, notes=[*data.notes, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
@@ -148,12 +157,12 @@ def _train(
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
     trainer = Trainer(devices, strategy, data, spec, run, display, watch)
     trainer.fit()
-    result = _finish(trainer, test, memory)
+    result = _finish(trainer, test)
     display.result(result)
     return result
 
 
-def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
+def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     """Score the last and the selected epoch, write predictions and result."""
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
@@ -172,7 +181,8 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
             warnings += _survival_curves(run, data, strategy.predict(output).cpu())
     if text := _constant(trainer, output):
         warnings.append(text)
-    if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
+    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
         gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
@@ -189,12 +199,13 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         "trains_unimodal": strategy.trains_unimodal,
         "metrics": metrics,
         "selected_epoch": best["epoch"],
+        "selection": selection,
         "epochs": state.epoch,
         "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
-        "peak_memory_mb": round(memory.peak_mb(), 1),
+        "peak_memory_mb": round(peak_mb(trainer.devices.device), 1),
         "fingerprint": data.fingerprint,
         "contents": _whole(data),
         "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
@@ -248,7 +259,7 @@ def _predictions(
     return {
         "ids": np.asarray([str(name) for name in split.ids]),
         "target": target.cpu().numpy(),
-        "scores": task.log_probability(strategy.predict(output)).cpu().numpy(),
+        "scores": strategy.log_probability(output).cpu().numpy(),
         "joint": task.log_probability(output.logits).cpu().numpy(),
         "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
         "present": output.present.cpu().numpy(),
