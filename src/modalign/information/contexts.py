@@ -72,6 +72,7 @@ class ContextSource(nn.Module):
 
     def __init__(self, source: str = "none", contexts: int = 0, features: int = 0, cells: Tensor | None = None) -> None:
         super().__init__()
+        self.kind: str
         self.parts = tuple(ContextSource(part.strip()) for part in source.split("*")) if "*" in source else ()
         if self.parts and sorted(part.kind for part in self.parts) != ["column", "label"]:
             raise InputError(

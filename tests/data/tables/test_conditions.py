@@ -1,4 +1,4 @@
-"""Conditions of modalities: read from every door, saved, read again at prediction, refused where they cannot be meant."""
+"""Conditions of modalities: from every door, saved, read again at prediction, refused where they cannot be meant."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_conditions_are_read_again_at_prediction() -> None:
         ({}, {"odio": ["snr"]}, "unknown modality in conditions: 'odio'; did you mean 'audio'"),
         ({}, {"audio": ["snt"]}, "unknown condition of 'audio': 'snt'; did you mean 'snr'"),
         ({}, {"audio": ["y"]}, "condition 'y' of 'audio' is the label"),
-        ({"copy": np.array(["no", "yes"])[np.arange(N) % 2]}, {"audio": ["copy"]}, "it is the label under another name"),
+        ({"copy": np.array(["no", "yes"])[np.arange(N) % 2]}, {"audio": ["copy"]}, "is the label under another name"),
         ({"snr": np.ones(N)}, {"audio": ["snr"]}, "condition 'snr' has one value in the training rows"),
         ({"snr": np.full(N, np.inf)}, {"audio": ["snr"]}, "condition 'snr' is infinite in rows 0, 1"),
     ],

@@ -65,5 +65,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
     plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
     run = Run(workers, resume)
-    more = {"plain": plain, "columns": said.columns, "conditions": said.conditions}
-    return decode(manifest.name, samples, used, out, run, settings, task=task, **more)
+    return decode(
+        manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns,
+        conditions=said.conditions,
+    )  # fmt: skip

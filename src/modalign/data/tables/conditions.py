@@ -199,7 +199,8 @@ def _numbers(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "fiub":
         raise DataError(f"condition {name!r} has type {values.dtype}; expected numbers, or one text a row")
     flat = values.reshape(len(values), -1).astype(np.float64)
-    refuse_rows(np.isinf(flat).any(1), f"condition {name!r} is infinite", "; expected numbers, or NaN where not known")
+    infinite = np.asarray(np.isinf(flat).any(1))
+    refuse_rows(infinite, f"condition {name!r} is infinite", "; expected numbers, or NaN where not known")
     return flat
 
 

@@ -283,11 +283,11 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         by_design = settings.fold is None or isinstance(settings.folds, str)
         notes += problems.trying(check_groups, parts, groups, named if by_design else None) or []
     notes += _check_presence(present, parts, problems)
-    readers, conditions = {}, {}
+    readers: dict[str, tuple[Condition, ...]] = {}
+    conditions: dict[str, Tensor] = {}
     if labels is not None and parts is not None:
-        found = fit_conditions(settings.conditions, columns, labels, parts == "train", problems)
-        readers, conditions = found[:2]
-        notes += found[2]
+        readers, conditions, told = fit_conditions(settings.conditions, columns, labels, parts == "train", problems)
+        notes += told
     if problems and len(kept) <= kept[-1]:
         problems.append("(rows are counted from 0 among those that were not left out)")
     problems.stop()
