@@ -20,6 +20,8 @@ class DataSettings:
         group: column whose values must not be divided between splits (patient, speaker, video).
         kinds: modality name to ``vector``, ``sequence``, ``image``, ``clip`` or ``text`` where the shape is ambiguous.
         columns: further columns to load as possible contexts T.
+        conditions: modality name to columns or arrays that are known at prediction too and tell how far that modality
+            is to be trusted in a sample (detected events, a quality score); the fusion ``context`` reads them.
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
         fold: number of an outer split, from 0, in place of what ``split`` says: folds of repeated stratified
@@ -47,6 +49,7 @@ class DataSettings:
     group: str | None = None
     kinds: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
+    conditions: dict[str, list[str]] = field(default_factory=dict)
     valid_fraction: float = 0.15
     split_seed: int = 0
     fold: int | None = None
@@ -69,19 +72,20 @@ class ModelSettings:
 
     Args:
         width: number of features D of each encoder, unless the encoder says otherwise.
-        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
-            own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
+        fusion: ``auto`` (what the method asks for: ``context`` for ModAlign where the data has conditions, else
+            ``concat``), ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module
+            of one's own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
         encoders: modality name to encoder settings (``name`` and its arguments, or ``class_path`` and
             ``init_args`` of a module of one's own); by kind where absent.
         fusion_options: arguments of the fusion module.
         dropout: dropout on the features before the heads.
 
     >>> ModelSettings(width=32, encoders={"image": {"name": "conv"}}).fusion
-    'concat'
+    'auto'
     """
 
     width: int = 64
-    fusion: str = "concat"
+    fusion: str = "auto"
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion_options: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0

@@ -242,6 +242,8 @@ def test_ablation_has_the_rows_of_table_2(recipes, tmp_path):
         "no_margin": "W/o protective margin",
         "no_prior": "W/o context-aware prior",
         "no_context": "W/o semantic context",
+        "no_heads": "W/o unimodal heads",
+        "no_readout_critic": "W/o critic in the readout",
         "modalign": "ModAlign (full)",
     }
 

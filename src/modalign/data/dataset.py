@@ -121,6 +121,7 @@ class MultimodalData:
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
         contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
+        group: name of the column whose values no split divides, if there is one.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
     >>> from modalign.data.load import load_data
@@ -139,6 +140,7 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
     contents: str = ""
+    group: str | None = None
 
     def parts(self) -> dict[str, str]:
         """Return hashes of what the data are made of, which say what of it has changed where the fingerprint has.

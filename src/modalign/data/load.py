@@ -40,6 +40,7 @@ def load_data(
     split: str | None = None,
     group: str | None = None,
     columns: Sequence[str] = (),
+    conditions: Mapping[str, Sequence[str]] | None = None,
     kinds: Mapping[str, str] | None = None,
     valid_fraction: float = 0.15,
     split_seed: int = 0,
@@ -66,6 +67,7 @@ def load_data(
         split: expression for the test rows, or column of splits (see ``from_arrays``).
         group: column whose values no split divides.
         columns: further columns, possible contexts.
+        conditions: modality to columns or arrays that are known at prediction too and tell how far it is to be trusted.
         kinds: modality to kind where the shape does not tell.
         valid_fraction: share of validation where none is named.
         split_seed: seed of random splits.
@@ -95,6 +97,7 @@ def load_data(
         "name": name, "modalities": list(modalities) if modalities else None, "label": target or label, "split": split,
         "group": group, "columns": list(columns), "kinds": dict(kinds or {}), "valid_fraction": valid_fraction,
         "split_seed": split_seed, "fold": fold, "folds": folds, "valid_seed": valid_seed, "options": options,
+        "conditions": {m: list(named) for m, named in (conditions or {}).items()},
     }  # fmt: skip
     changed: dict[str, Any] = {
         key: value for key, value in given.items() if value != getattr(_DEFAULTS, key) and value is not None

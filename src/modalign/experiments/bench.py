@@ -88,13 +88,16 @@ def entries(
     return rows
 
 
-# Table 2 of the paper: full ModAlign and the same without each of its parts. Without the objective nothing depends
-# on alpha, which is named so that a search does not vary it.
+# Table 2 of the paper, and two parts more: full ModAlign and the same without each of its parts. Without the objective
+# nothing depends on alpha, which is named so that a search does not vary it. Without the prior the readout is the joint
+# head on plainly fused features: conditions guide neither (``ModAlign.default_fusion``).
 ABLATION = (
     Entry("no_objective", "modalign", {"objective": "none", "alpha": 1.0}, "W/o CMI objective"),
     Entry("no_margin", "modalign", {"margin": "none"}, "W/o protective margin"),
     Entry("no_prior", "modalign", {"prior": False}, "W/o context-aware prior"),
     Entry("no_context", "modalign", {"context": "none"}, "W/o semantic context"),
+    Entry("no_heads", "modalign", {"eta": 0.0}, "W/o unimodal heads"),
+    Entry("no_readout_critic", "modalign", {"readout_critic": False}, "W/o critic in the readout"),
     Entry("modalign", "modalign", {}, "ModAlign (full)"),
 )
 

@@ -95,6 +95,11 @@ class Strategy(nn.Module):
         self.options = self.Options() if options is None else options
         self.register_buffer("temperature", torch.ones(()))
 
+    @classmethod
+    def default_fusion(cls, info: DataInfo, options: Any) -> str:
+        """Return the fusion that ``model.fusion: auto`` means for this method, asked before the model is built."""
+        return "concat"
+
     def forward(self, batch: Batch) -> Output:
         """Return what the trained system says of a batch; overridden where inference is not the plain model."""
         output: Output = self.model(batch)

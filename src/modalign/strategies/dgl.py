@@ -66,13 +66,13 @@ class Dgl(Strategy):
         """Return the joint model's output, with the fusion's answer from one modality as the unimodal scores."""
         features = self.model.encode(batch)
         alone = self._alone(features, batch.present)
-        return Output(features, alone, self.model.fuse(features, batch.present), batch.present)
+        return Output(features, alone, self.model.fuse(features, batch.present, batch.conditions), batch.present)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """One backward pass into the encoders, one into the fusion."""
         features = self.model.encode(batch)
         fixed = {m: z.detach() for m, z in features.items()}
-        logits = self.model.fuse(fixed, batch.present)
+        logits = self.model.fuse(fixed, batch.present, batch.conditions)
         joint = self.task.loss(logits, batch.target)
         stepper.backward(joint)
         alone = self._alone(features, batch.present)

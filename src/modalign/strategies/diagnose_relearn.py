@@ -161,7 +161,7 @@ class DiagnoseRelearn(Strategy):
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint training."""
-        logits = self.model.fuse(self.model.encode(batch), batch.present)
+        logits = self.model.fuse(self.model.encode(batch), batch.present, batch.conditions)
         loss = self.task.loss(logits, batch.target)
         stepper.backward(loss)
         return {"task": loss}

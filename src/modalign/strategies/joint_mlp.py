@@ -50,7 +50,7 @@ class JointMlp(Strategy):
     def forward(self, batch: Batch) -> Output:
         """Return the model's output with the perceptron's logits as the joint ones."""
         features = self.model.encode(batch)
-        output = self.model.heads(features, batch.present)
+        output = self.model.heads(features, batch.present, batch.conditions)
         output.logits = self._score(features)
         return output
 

@@ -72,8 +72,8 @@ def evidence_ratios(evidence: Tensor) -> Tensor:
 def true_class_probability(model: MultimodalModel, features: dict[str, Tensor], batch: Batch) -> Tensor:
     """(B, M) probability of the true class from each modality's part of the joint logits."""
     names, present = model.modalities, batch.present
-    nothing = model.score_subset(features, present, ()).float() * (1 - 1 / len(names))
-    alone = [model.score_subset(features, present, (name,)).float() - nothing for name in names]
+    nothing = model.score_subset(features, present, (), batch.conditions).float() * (1 - 1 / len(names))
+    alone = [model.score_subset(features, present, (name,), batch.conditions).float() - nothing for name in names]
     own = torch.stack([scores.softmax(1) for scores in alone], 1)
     return own.take_along_dim(batch.target.view(-1, 1, 1), 2).squeeze(2)
 
@@ -163,7 +163,7 @@ class OgmGe(Strategy):
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint loss; note down how much evidence each modality gives for the true class."""
         features = self.model.encode(batch)
-        loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+        loss = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         stepper.backward(loss)
         if self._active(stepper):
             self.evidence += paired_evidence(true_class_probability(self.model, features, batch), batch.present)

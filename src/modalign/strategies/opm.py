@@ -89,7 +89,7 @@ class Opm(Strategy):
         """Joint loss on what is left of the batch."""
         features = self.model.encode(batch)
         if stepper.epoch <= self.options.warmup * stepper.epochs:
-            loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+            loss = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         else:
             loss = self._thinned(features, batch, stepper)
         stepper.backward(loss)

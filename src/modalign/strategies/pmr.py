@@ -196,7 +196,7 @@ class Pmr(Strategy):
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint loss, and the prototype cross-entropy of the modalities that are behind."""
         features = self.model.encode(batch)
-        joint = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+        joint = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         if stepper.epoch > self.options.until * stepper.epochs:
             stepper.backward(joint)
             return {"task": joint}

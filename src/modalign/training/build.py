@@ -102,10 +102,13 @@ def build_strategy(
             )
         strategy = copy.deepcopy(given)
     else:
+        options, settings = make_options(kind, spec.options), spec.recipe.model
+        if settings.fusion == "auto":
+            settings = replace(settings, fusion=kind.default_fusion(info, options))
         model = MultimodalModel.build(
-            info.modalities, info.task.outputs, spec.recipe.model, objects.encoders, objects.fusion, networks
+            info.modalities, info.task.outputs, settings, objects.encoders, objects.fusion, networks
         )
-        strategy = kind(model, info, make_options(kind, spec.options))
+        strategy = kind(model, info, options)
     if train is not None:
         strategy.model.fit_standardization(train)
     return strategy

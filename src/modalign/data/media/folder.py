@@ -60,6 +60,7 @@ def write_prepared(
     columns: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
     decoders: Mapping[str, Mapping[str, Any]] | None = None,
+    conditions: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write (or, after ``open_array``, finish) a prepared folder; see the head of this file.
 
@@ -74,6 +75,7 @@ def write_prepared(
         columns: columns of the manifest that are contexts by default.
         about: further facts for ``meta.yaml`` (options of the decoding), plain values.
         decoders: modality name to how its files were decoded, as ``decoders.make_decoder`` takes it.
+        conditions: modality name to columns of the manifest that are its conditions by default.
 
     Raises:
         InputError: an array is missing or disagrees with its description or with the manifest.
@@ -109,6 +111,7 @@ def write_prepared(
     manifest.to_parquet(folder / "manifest.parquet", index=False)
     meta: dict[str, Any] = {"version": VERSION, "name": name, "task": task.kind, "classes": list(task.classes)}
     meta |= {"modalities": described, "plain": dict(plain or {}), "columns": list(columns), "about": dict(about or {})}
+    meta["conditions"] = {m: list(named) for m, named in (conditions or {}).items()}
     meta["decoders"] = {
         key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in options.items()}
         for key, options in (decoders or {}).items()
@@ -162,6 +165,7 @@ def load_prepared(folder: str | Path, settings: DataSettings, options: RowOption
         label=settings.label or (SURVIVAL if meta["task"] == "survival" else "label"),
         group=settings.group or ("group" if "group" in source.columns else None),
         columns=settings.columns or meta.get("columns", []),
+        conditions=settings.conditions or {m: c for m, c in meta.get("conditions", {}).items() if m in names},
     )
     return read_source(source, chosen, options, problems, name)
 
