@@ -211,7 +211,7 @@ def reading(
     except (InputError, RunError):
         raise
     except FileNotFoundError:
-        raise kind(f"there is no file {_cut(path)}; expected {expected}: {remedy}") from None
+        raise kind(f"file {_cut(path)} does not exist; expected {expected}: {remedy}") from None
     except Exception as error:
         line = _cut(str(error).partition("\n")[0], 200)
         raise kind(
@@ -251,12 +251,12 @@ def read_settings(path: str | Path, expected: str, kind: type[InputError] = Data
     try:
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise kind(f"{path} is not valid YAML: {error}; expected {expected}: correct it") from None
+        raise kind(f"{path} is no YAML: {error}; expected {expected}: correct it") from None
     except RecursionError:
         raise kind(f"{path} is nested too deeply to be read; expected {expected}: correct it") from None
     except ValueError as error:
         what = "JSON" if path.suffix == ".json" else "YAML"
-        raise kind(f"{path} is not valid {what}: {error}; expected {expected}: correct it") from None
+        raise kind(f"{path} is no {what}: {error}; expected {expected}: correct it") from None
     if loaded is None and path.suffix != ".json":
         return {}
     if not isinstance(loaded, dict):

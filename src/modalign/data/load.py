@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _by_class(settings: DataSettings) -> MultimodalData:
 def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
     """Arrays, a manifest, or a folder that ``modalign prepare`` wrote; the options are fields of ``RowOptions``."""
     from modalign.data.media.folder import load_prepared
-    from modalign.data.tables.arrays import from_settings
+    from modalign.data.tables.arrays import from_settings, needed_arrays
     from modalign.data.tables.files import TABLES, read_arrays
     from modalign.data.tables.manifest import load_manifest
     from modalign.data.tables.reader import RowOptions
@@ -184,7 +185,8 @@ def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
         return load_prepared(path, settings, RowOptions(**settings.options))
     if path.suffix in TABLES and path.with_suffix(".yaml").exists():
         return load_manifest(path, settings, RowOptions(**settings.options))
-    return from_settings(settings, read_arrays(path), path.stem, **settings.options)
+    arrays = read_arrays(path, wanted=partial(needed_arrays, settings))
+    return from_settings(settings, arrays, path.stem, **settings.options)
 
 
 def check_options(subject: str, function: Callable[..., Any], options: Iterable[str]) -> None:

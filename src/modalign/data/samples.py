@@ -135,8 +135,10 @@ def _open(
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}; expected arrays, a manifest or a prepared folder there")
     if not path.is_dir():
-        columns = table_arrays(read_table(path)) if path.suffix in TABLES else read_arrays(path)
-        return columns, {}, None, path.parent
+        if path.suffix in TABLES:
+            return table_arrays(read_table(path)), {}, None, path.parent
+        named = {"id"} | {k for m in used for k in (m, f"present_{m}", *preparations[m].columns)}
+        return read_arrays(path, wanted=partial(_needed, named, used)), {}, None, path.parent
     problems = Problems(f"prepared folder {str(path)!r}")
     meta = read_meta(path)
     found = read_folder(path, [m for m in used if m in meta["modalities"] or m in meta["plain"]], problems)
@@ -150,6 +152,10 @@ def _open(
             )
     problems.stop()
     return dict(found.columns), dict(found.stored), None, path
+
+
+def _needed(keys: set[str], used: Sequence[str], axes: Mapping[str, int]) -> set[str]:
+    return (keys & {*axes}) | {column for m in used for column in columns_beside(m, axes)}
 
 
 def _prepare(

@@ -198,7 +198,7 @@ def check_same_data(run: RunFolder, data: MultimodalData) -> None:
     before, told = run.about("environment.json").get("fingerprint"), run.about("data.json").get("parts")
     if before == data.fingerprint:
         return
-    now, old = data.parts(), told if isinstance(told, dict) else {}
+    now, old = data.parts, told if isinstance(told, dict) else {}
     changed = [name for name, value in now.items() if old and old.get(name) != value]
     what = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or "the way it is read"
     raise RunFolderError(

@@ -134,7 +134,7 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
-                "parts": data.parts(),
+                "parts": data.parts,
             },
             "network.json": strategy.model.networks(),
         }

@@ -305,14 +305,15 @@ def read_source(
         raise unknown("image or clip to augment", wrong, pixels)
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
-    digest = hashlib.sha256(contents.encode())
-    classes = np.array(table.labels.task.classes, dtype=str)
-    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids), classes):
-        digest.update(values.tobytes())
-    for c in table.columns.values():
-        digest.update(c.values.numpy().tobytes() + "\n".join(c.names).encode())
-    if table.groups is not None:
-        digest.update(table.groups.tobytes())
+    contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
+    hashed = {
+        "values": [contents.encode(), present.tobytes(), *contexts],
+        "rows": [np.array(table.ids).tobytes()],
+        "labels": [table.labels.target.numpy().tobytes(), "\n".join(table.labels.task.classes).encode()],
+        "split": [table.parts.tobytes(), b"" if table.groups is None else table.groups.tobytes()],
+    }
+    hashes = {what: hashlib.sha256(b"".join(pieces)).hexdigest() for what, pieces in hashed.items()}
+    fingerprint = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
 
     parts: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
@@ -325,10 +326,8 @@ def read_source(
             cropped=options.augment if part == "train" else (), seed=settings.split_seed,
         )  # fmt: skip
     modalities = {m: about.modality for m, about in preparations.items()}
-    task, fingerprint = table.labels.task, digest.hexdigest()
-    return MultimodalData(
-        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=contents
-    )
+    task = table.labels.task
+    return MultimodalData(name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, parts=hashes)
 
 
 def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:
