@@ -26,6 +26,7 @@ from modalign.settings import Recipe
 if TYPE_CHECKING:
     from modalign.experiments.bench import Entry
 
+TRIALS = 12
 PLAIN = "unimodal,late_fusion,joint,joint_unimodal,infonce,modalign"
 
 
@@ -61,42 +62,55 @@ def bench(
     recipes: list[Recipe],
     *,
     strategies: str = PLAIN,
+    splits: int = 1,
     seeds: int = 5,
     out: str = "runs/bench",
-    tune: bool = False,
+    tune: int = 0,
     tune_seeds: int = 2,
+    storage: str | None = None,
     jobs: int | None = None,
+    reference: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Compare methods over seeds (and data sets) and write tables and a figure.
+    """Compare methods over splits, seeds (and data sets) and write tables and figures.
 
-    A finished run is never run again: the same command completes a bench that was stopped, and more seeds, methods or
-    data sets can be added.
+    A finished run is never run again: the same command completes a bench that was stopped, also beside others that work
+    on it on machines that share the folder; more splits, seeds, methods or data sets can be added.
 
     Args:
         recipes: One or more recipes or data files, as in `modalign train`.
-        strategies: Methods as in `modalign train`, separated by commas, or all.
-        seeds: Runs of each method.
+        strategies: Methods as in `modalign train`, separated by commas, or all (that are defined for the data).
+        splits: 1 for the split that the data names; more for that many outer splits (folds) in its place.
+        seeds: Runs of each method on a split.
         out: The bench folder, for table.csv, table.md, table.tex, the figure and all runs.
-        tune: Choose learning rate and main option of each method on validation first, by one small search.
-        tune_seeds: Seeds of each setting of that search.
+        tune: Search the learning rate and each method's options first, on validation, with so many trials (12 if no
+            number follows).
+        tune_seeds: Runs of each trial, each with its own validation part and seed.
+        storage: Database of the search (sqlite:///FILE, postgresql://...); a journal in the bench folder by default.
         jobs: Trainings at a time; one a core by default.
+        reference: Name of the method that others are compared with; ModAlign where it is compared, else the first.
         options: Options of methods, as --options.STRATEGY '{NAME: VALUE}'.
     """
     from modalign.experiments.bench import entries
     from modalign.strategies import strategy_names
 
-    rows = entries(strategy_names() if strategies == "all" else _names(strategies), options)
-    _bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    every = strategies == "all"
+    rows = entries(strategy_names() if every else _names(strategies), options)
+    _bench(
+        recipes, rows, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs,
+        reference=reference, skip=every,
+    )  # fmt: skip
 
 
 def ablate(
     recipes: list[Recipe],
     *,
+    splits: int = 1,
     seeds: int = 5,
     out: str = "runs/ablation",
-    tune: bool = False,
+    tune: int = 0,
     tune_seeds: int = 2,
+    storage: str | None = None,
     jobs: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> None:
@@ -111,7 +125,7 @@ def ablate(
     from modalign.experiments.bench import ABLATION
 
     recipes = [_with_options(recipe, options) for recipe in recipes]
-    _bench(recipes, ABLATION, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    _bench(recipes, ABLATION, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs)
 
 
 def tradeoff(
@@ -175,8 +189,17 @@ def evaluate(
     diagnose(runs, out, **how)
 
 
-def report(runs: list[str], *, html: str = "report.html", tables: str | None = None, formulas: bool = False) -> None:
+def report(
+    runs: list[str],
+    *,
+    html: str = "report.html",
+    tables: str | None = None,
+    reference: str | None = None,
+    formulas: bool = False,
+) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
+
+    Splits and seeds of one data set are merged, from all folders given.
 
     Args:
         html: The page; it needs no network.
@@ -192,10 +215,11 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    print(f"written: {write_report(folders, Path(html))}")
+    print(f"written: {write_report(folders, Path(html), reference)}")
     if tables is not None:
         records = read_runs(folders)
-        written, figures = write_tables(records, Path(tables), formulas), write_figures(records, Path(tables))
+        written = write_tables(records, Path(tables), reference, formulas)
+        figures = write_figures(records, Path(tables), reference)
         print(f"written: {', '.join(map(str, written))} and {len(figures)} files of figures in {tables}")
 
 
@@ -444,7 +468,9 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     >>> parse(["train", "digits", "--resume", "--training.lr", "0.01"])
     ('train', {'recipe': 'digits', 'resume': True, 'training': {'lr': 0.01}})
     """
-    whole = parser()
+    whole, words = parser(), list(words)
+    for i in [i for i, word in enumerate(words) if word == "--tune" and not "".join(words[i + 1 : i + 2]).isdigit()]:
+        words[i] = f"--tune={TRIALS}"
     try:
         parsed = whole.parse_args(list(words), defaults=False).as_dict()
         return parsed["command"], parsed[parsed["command"]]
@@ -551,7 +577,6 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
 
     from modalign.api import Bench
     from modalign.experiments.bench import run_bench
-    from modalign.reporting.runs import compare, read_runs
     from modalign.reporting.tables import show_tables
 
     plan: dict[str, Recipe] = {}
@@ -565,10 +590,10 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
         run_bench(plan, rows, seeds, out, **search)
     except RunsFailed as error:  # the table of the others is made all the same
         failed = error
-    folder = Path(out)
-    if any((folder / "runs").rglob("done")):
-        written = Bench(folder).write()
-        show_tables(compare(read_runs(folder / "runs")))
+    if any((Path(out) / "runs").rglob("done")):
+        made = Bench(out)
+        written = made.write()
+        show_tables(made.rows)
         print("written:", ", ".join(map(str, written)))
     if failed is not None:
         raise failed

@@ -137,12 +137,20 @@ def explained(error: OSError, path: str | Path | None = None) -> InputError | Ru
     return RunError(f"{where}: {why}; the file system failed: see that it is there and repeat the command")
 
 
+class Busy(RunFolderError):
+    """A folder in which another process works."""
+
+
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, wait: float = _WAIT) -> Iterator[None]:
     """Make the folder and be the only process that works in it; what dies lets go of it.
 
+    Args:
+        folder: where work is done.
+        wait: seconds to wait for another process.
+
     Raises:
-        RunFolderError: another process works in it.
+        Busy: another process works in it.
     """
     from filelock import FileLock, Timeout
 
@@ -150,11 +158,11 @@ def locked(folder: str | Path) -> Iterator[None]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_inside(folder, folder / ".lock")
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / ".lock", is_singleton=True)  # this process may hold it already: a bench that trains
         try:
-            lock.acquire(timeout=_WAIT)
+            lock.acquire(timeout=wait)
         except Timeout:
-            raise RunFolderError(
+            raise Busy(
                 f"{folder} is in use: another process works in it. Wait until that has ended, or choose another --out"
             ) from None
     try:

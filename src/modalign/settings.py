@@ -22,10 +22,17 @@ class DataSettings:
         columns: further columns to load as possible contexts T.
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
+        fold: number of an outer split, from 0, in place of what ``split`` says: folds of repeated stratified
+            cross-validation that divide no group; None for the one split of the data.
+        folds: folds of a repetition (4 by default; fold 4 is then the first of the second repetition), or the name of a
+            column each of whose values is a fold (a repetition, a speaker, folds that came with the data).
+        valid_seed: seed of the carving of validation alone, where it is to differ from ``split_seed``.
         options: arguments of the data set's own ``load`` function.
         class_path: a data set of one's own: import path of a class or function that returns one of the forms that
             ``modalign.load_data`` takes (arrays by name, a table, a ``torch.utils.data.Dataset``, splits of these).
         init_args: arguments of ``class_path``.
+        caution: why scores on this data are shown but left out of averages over data sets, in words; None if they are
+            not.
 
     >>> DataSettings(name="digits", title="digits-halves").shown
     'digits-halves'
@@ -42,9 +49,13 @@ class DataSettings:
     columns: list[str] = field(default_factory=list)
     valid_fraction: float = 0.15
     split_seed: int = 0
+    fold: int | None = None
+    folds: int | str | None = None
+    valid_seed: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
+    caution: str | None = None
 
     @property
     def shown(self) -> str:

@@ -82,7 +82,7 @@ def test_a_strength_that_destroys_the_model_is_part_of_the_answer(
 
     def diverging(given: RunSpec, *arguments: Any, **more: Any) -> Any:
         if given.options["alpha"] == 9:
-            Path(arguments[0]).mkdir(parents=True)
+            Path(arguments[0]).mkdir(parents=True, exist_ok=True)
             raise Diverged("'pull' became nan in epoch 1")
         return spec(given, *arguments, **more)
 

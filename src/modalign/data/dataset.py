@@ -118,6 +118,7 @@ class MultimodalData:
         train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
         parts: hashes of values, rows, labels and split, which say what has changed where the fingerprint has.
+        contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
@@ -136,6 +137,7 @@ class MultimodalData:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
+    contents: str = ""
     parts: dict[str, str] = field(default_factory=dict)
 
     def sample_groups(self, split: Split) -> SampleGroups:

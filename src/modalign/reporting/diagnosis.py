@@ -22,6 +22,7 @@ from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.runs import RunRecord, read_runs
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
+from modalign.reporting.survival import survival_figures, survival_table
 from modalign.reporting.tables import MetricFormat, Table, show
 
 KINDS = ("sequence", "image", "clip", "vector", "text")
@@ -102,6 +103,8 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
         ]
         frame = pd.DataFrame(curves, columns=["Share of samples", *shares])
         tables.append(Table("missing", f"When a modality is missing ({named})", frame))
+    if found.get("survival"):
+        tables.append(survival_table(found["survival"]))
     if found["information"]:
         tables += _information_tables(found["information"])
     if "classes" in found:
@@ -197,7 +200,8 @@ def evaluation_figures(found: dict[str, Any]) -> list[Captioned]:
     missing = [missing_modalities(found)] if found["missing"] else []
     confidence = [context_confidence(found, name) for name in found.get("confidence", {})]
     information = [information_bars(found["information"])] if found["information"] else []
-    return [shapley_bars(found), *missing, *confidence, *information]
+    survival = survival_figures(found["survival"]) if found.get("survival") else []
+    return [*survival, shapley_bars(found), *missing, *confidence, *information]
 
 
 def write_evaluation_figures(

@@ -15,8 +15,9 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
+from modalign.evaluation.survival import SurvivalModel
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies import Strategy, load_strategy, make_options
 from modalign.training.optimizers import make_optimizers
@@ -48,13 +49,13 @@ def build_strategy(
     given = objects.strategy if objects.strategy is not None else spec.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given)
     if len(info.modalities) < kind.minimum_modalities:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} relates modalities and needs at least {kind.minimum_modalities}; "
             f"data set {info.name!r} has {len(info.modalities)} ({', '.join(info.modalities)}). "
             "Use unimodal or joint, or give more --modalities"
         )
     if info.task.kind not in kind.tasks:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} is defined for {', '.join(kind.tasks)}; "
             f"data set {info.name!r} is {info.task.kind}"
         )
@@ -121,12 +122,14 @@ class Trained:
         spec: what determined the run.
         info: what its data was.
         inputs: how raw rows become inputs (``data.load.describe_inputs``).
+        survival: how log risks become survival curves; None for other tasks.
     """
 
     strategy: Strategy
     spec: RunSpec
     info: DataInfo
     inputs: dict[str, Any]
+    survival: SurvivalModel | None = None
 
 
 def load_trained(
@@ -158,7 +161,9 @@ def load_trained(
     info = DataInfo.from_dict(about["info"])
     strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
     restore(strategy, state, folder)
-    return Trained(strategy.eval(), spec, info, about["inputs"])
+    fitted = (run.folder / "survival.json").exists()
+    survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
+    return Trained(strategy.eval(), spec, info, about["inputs"], survival)
 
 
 def load_with_data(

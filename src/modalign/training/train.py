@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
-from modalign.files import end_with_parent, locked
+from modalign.evaluation.survival import SurvivalModel
+from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
 from modalign.training.build import build_strategy, check_run, check_same_data, restore
@@ -79,8 +83,9 @@ def train_spec(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete."""
+    """Train as ``train`` does, with settings that are complete; ``watch`` sees the record of each epoch."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
@@ -102,7 +107,7 @@ def train_spec(
         if devices.first:
             run.check_free(spec, resume)  # another may have begun there since
             run.clear_partial()
-        what = spec, strategy, objects, given, data is not None, out, test, quiet
+        what = spec, strategy, objects, given, data is not None, out, test, quiet, watch
         result: dict[str, Any] = devices.launch(_train, *what)
     return result
 
@@ -117,6 +122,7 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train in each process."""
     if devices.spawns:
@@ -147,7 +153,7 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    trainer = Trainer(devices, strategy, data, spec, run, display)
+    trainer = Trainer(devices, strategy, data, spec, run, display, watch)
     trainer.fit()
     result = _finish(trainer, test)
     display.result(result)
@@ -159,6 +165,7 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
@@ -168,7 +175,10 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = []
+        if first and name == "valid" and data.task.kind == "survival":
+            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
+    if text := _constant(trainer, output):
+        warnings.append(text)
     if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
@@ -187,11 +197,15 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         "metrics": metrics,
         "selected_epoch": best["epoch"],
         "epochs": state.epoch,
+        "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
         "peak_memory_mb": round(peak_mb(trainer.devices.device), 1),
         "fingerprint": data.fingerprint,
+        "contents": _whole(data),
+        "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
+        "scored": data.scored,
         "options": spec.options,
         "lr": spec.recipe.training.lr,
         "warnings": warnings,
@@ -200,6 +214,35 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _constant(trainer: Trainer, output: Output) -> str:
+    """Return a warning where the answer is the same for every sample, of the split scored last; else nothing."""
+    task, scores = trainer.data.task, trainer.strategy.predict(output)
+    if len(scores) < 2 or not torch.isfinite(scores).all():
+        return ""
+    if task.kind == "classification":
+        said = scores.argmax(1)
+        return f"every sample is predicted as {task.classes[int(said[0])]!r}" if (said == said[0]).all() else ""
+    spread, size = float(scores.std(0).max()), float(scores.abs().max())
+    return "the prediction is the same number for every sample" if spread <= 1e-6 * max(size, 1e-6) else ""
+
+
+def _whole(data: MultimodalData) -> str:
+    """Return a hash of all samples and labels, whatever their split; empty where the inputs are not known."""
+    text = "".join(data.parts.get(name, "") for name in ("values", "rows", "labels"))
+    return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
+
+
+def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
+    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+    groups = data.sample_groups(data.valid)
+    target = data.valid.target[groups.first].numpy()
+    if not target[:, 1].any():
+        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
+    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
+    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
+    return []
 
 
 def _predictions(

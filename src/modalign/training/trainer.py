@@ -6,7 +6,8 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Trainer:
         spec: what determines the run.
         run: where it is kept.
         display: what a person sees.
+        watch: sees the record of each epoch; what it raises ends the training.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Trainer:
         spec: RunSpec,
         run: RunFolder,
         display: Display,
+        watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        self.watch = watch
         self.devices, self.strategy, self.data, self.run, self.display = devices, strategy, data, run, display
         self.spec, self.settings = spec, spec.recipe.training
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
@@ -93,8 +97,6 @@ class Trainer:
                 self._pending.append(({name: value.detach() for name, value in losses.items()}, batch.index))
             self._add_losses(len(self._pending) >= _CHECK_EVERY or self.devices.device.type == "cpu")
             stepper.update("main")
-            if stepper.scaler.is_enabled():
-                stepper.scaler.update()
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
@@ -154,6 +156,7 @@ class Trainer:
         record = {
             "epoch": state.epoch,
             "step": state.step,
+            "encoder_updates": state.encoder_updates,
             "lr": learning_rate(self.settings, self.stepper.progress),
             "seconds": round(self.seconds, 3),
             "train": {name: total / samples for name, total in zip(names, totals, strict=True)},
@@ -171,6 +174,8 @@ class Trainer:
                 self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
         self._save()
         self.display.epoch(record, self.metric, improved)
+        if self.watch is not None:
+            self.watch(record)
 
     def outputs(self, split: Split) -> tuple[Output, Tensor]:
         """Return the strategy's outputs on a whole split in order, with its targets, on all processes."""
