@@ -196,6 +196,7 @@ def report(
     tables: str | None = None,
     reference: str | None = None,
     formulas: bool = False,
+    outdated: bool = False,
 ) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
 
@@ -206,6 +207,7 @@ def report(
         tables: Folder for the same tables as CSV, Markdown and LaTeX, and the figures as SVG, PNG and PDF.
         formulas: Leave texts in CSV files that a spreadsheet would take for formulas (=, +, -, @) as they are; by
             default an apostrophe is put before them.
+        outdated: Report runs whose data have changed since, too.
     """
     from pathlib import Path
 
@@ -215,7 +217,7 @@ def report(
     from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    print(f"written: {write_report(folders, Path(html), reference)}")
+    print(f"written: {write_report(folders, Path(html), reference, outdated)}")
     if tables is not None:
         records = read_runs(folders)
         written = write_tables(records, Path(tables), reference, formulas)
@@ -604,7 +606,7 @@ def _names(text: str) -> list[str]:
 
 
 def _array(path: str) -> Any:
-    from modalign.data.tables.files import read_array
+    from modalign.files import read_array
 
     return read_array(path)
 

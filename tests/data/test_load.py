@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no rows"):
         read_arrays(tmp_path / "e.csv")
     (tmp_path / "f.csv").write_text("")
-    with pytest.raises(InputError, match="f.csv cannot be read .*expected a table as CSV"):
+    with pytest.raises(InputError, match=r"f.csv cannot be read .*expected a table as CSV"):
         read_arrays(tmp_path / "f.csv")
     pd.DataFrame({"a": [[1.0], [1.0, 2.0]]}).to_parquet(tmp_path / "r.parquet")
     with pytest.raises(InputError, match=r"'a' has lists of another length than \(1,\) in rows 1"):

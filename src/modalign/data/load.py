@@ -15,6 +15,7 @@ from typing import Any
 from modalign.data.dataset import MultimodalData
 from modalign.data.samples import describe_inputs, read_samples
 from modalign.errors import DataError, SettingsError, unknown
+from modalign.files import file_digest
 from modalign.settings import DataSettings
 
 __all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "read_samples"]
@@ -157,6 +158,22 @@ def _by_settings(settings: DataSettings) -> MultimodalData:
         raise SettingsError(f"no data named; expected a name of {', '.join(DATASETS)}, or a path")
     data.name = settings.title or data.name
     return data
+
+
+def file_states(settings: DataSettings) -> dict[str, list[Any]]:
+    """Return size, time and SHA-256 of the files that a recipe's ``data.path`` stands for, by their paths.
+
+    Those of a prepared folder stand in its ``meta.yaml``, and that is one of them.
+
+    >>> file_states(DataSettings("digits"))
+    {}
+    """
+    if settings.path is None:
+        return {}
+    path = Path(os.path.expanduser(os.path.expandvars(settings.path))).resolve()
+    beside = [path / "meta.yaml", path / "manifest.parquet"] if path.is_dir() else [path, path.with_suffix(".yaml")]
+    files = [*beside, *sorted(path.glob("*.npy"))]
+    return {str(f): [f.stat().st_size, f.stat().st_mtime_ns, file_digest(f)] for f in files if f.is_file()}
 
 
 def _by_class(settings: DataSettings) -> MultimodalData:

@@ -20,6 +20,7 @@ from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
+from modalign.files import reading
 
 
 def describe_inputs(data: MultimodalData) -> dict[str, Any]:
@@ -66,9 +67,10 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     >>> new.ids, new.__getitems__([0, 1]).present.tolist()
     (['s1', 's2'], [[False, True], [False, False]])
     """
-    if saved["preparations"] is None:
-        raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
-    preparations = {m: Preparation.from_dict(values) for m, values in saved["preparations"].items()}
+    with reading("data.json of the run", "how training prepared its inputs", RunFolderError):
+        if saved["preparations"] is None:
+            raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
+        preparations = {m: Preparation.from_dict(values) for m, values in saved["preparations"].items()}
     for name in modalities or ():
         if name not in preparations:
             raise unknown("modality", name, preparations)

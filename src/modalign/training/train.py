@@ -17,7 +17,7 @@ from torch import Tensor
 from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
-from modalign.data.load import describe_inputs, load_data
+from modalign.data.load import describe_inputs, file_states, load_data
 from modalign.evaluation.survival import SurvivalModel
 from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
@@ -141,6 +141,7 @@ def _train(
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
                 "parts": data.parts,
+                "files": {} if in_memory else file_states(spec.recipe.data),
             },
             "network.json": strategy.model.networks(),
         }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modalign.data.tables.modalities import show
 from modalign.errors import DataError, unknown
-from modalign.files import check_claim, reading
+from modalign.files import check_claim, read_archive, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,59 +43,7 @@ def read_arrays(
     if path.suffix != ".npz":
         known = ", ".join([".npz", *TABLES])
         raise DataError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
-    with reading(path, "an .npz file as numpy.savez writes it"), zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        heads = {name: _head(archive, info, name, path) for name, info in members.items()}
-        if wanted is None or not (chosen := wanted({name: head.ndim for name, head in heads.items()})) <= {*heads}:
-            chosen = {*heads} if wanted is None else set()
-        check_claim(sum(heads[name].nbytes for name in chosen), f"{path} ({', '.join(sorted(chosen))})")
-        arrays = {}
-        for name, head in heads.items():  # those that nobody asks for are not decompressed: zeros that take no memory
-            arrays[name] = head
-            if name in chosen:
-                with archive.open(members[name]) as stream:
-                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
-    return arrays
-
-
-def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> np.ndarray:
-    """Return an array of the shape and type of a member, which takes no memory.
-
-    Raises:
-        DataError: the member holds Python objects, or another number of bytes than its head claims.
-    """
-    with reading(f"array {name!r} of {path}", "an array as numpy.savez writes it"), archive.open(info) as stream:
-        shape, dtype = _read_head(stream)
-        if dtype.hasobject:
-            raise DataError(
-                f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
-                "save it as numbers or as fixed-width text (array.astype(str))"
-            )
-        size = info.file_size - stream.tell()
-        if math.prod(shape) * dtype.itemsize != size:
-            raise ValueError(f"its head claims {shape} of {dtype}, and it holds {size} bytes")
-        return np.broadcast_to(np.zeros((), dtype), shape)
-
-
-def _read_head(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype
-
-
-def read_array(path: str | Path) -> np.ndarray:
-    """Return the array of a ``.npy`` file.
-
-    Raises:
-        DataError: it cannot be read, holds Python objects, or less than its head claims.
-    """
-    with reading(path, "a plain .npy array, as numpy.save writes it"):
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # compares head and size before memory is asked for
-        if not isinstance(mapped, np.ndarray):
-            raise ValueError("it is an archive of several arrays")
-        check_claim(mapped.nbytes, str(path))
-        return np.array(mapped)
+    return read_archive(path, wanted)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
