@@ -23,9 +23,9 @@ from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
-from modalign.training.build import load_trained, load_with_data
+from modalign.training.build import load_trained, load_with_data, method_spec
 from modalign.training.own_code import EncoderLike, FusionLike, Objects, resolve
-from modalign.training.run import RunFolder, RunSpec
+from modalign.training.run import RunFolder
 from modalign.training.train import train_spec
 
 if TYPE_CHECKING:
@@ -90,10 +90,8 @@ def train(
     if not isinstance(strategy, str):
         objects = replace(objects, strategy=strategy)
     name = strategy_name(strategy)
-    chosen = {**recipe.strategies.get(name, {}), **(options or {})}
-    if isinstance(strategy, Strategy):
-        chosen = {**asdict(strategy.options), **chosen}
-    spec = RunSpec(name, seed, replace(recipe, strategies={}), chosen)
+    own = asdict(strategy.options) if isinstance(strategy, Strategy) else {}
+    spec = method_spec(recipe, name, seed, {**own, **recipe.strategies.get(name, {}), **(options or {})})
     folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{short_name(name)}-seed{seed}")
     train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet)
     # A recipe at hand was written by the caller; what it names has just run.

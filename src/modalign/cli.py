@@ -316,8 +316,8 @@ def estimate(
         x: .npy file, (N,) or (N, F).
         y: .npy file with as many rows.
         given: .npy file with the context T: integers or strings (discrete), or numbers.
-        method: nce3, nce2, infonce, mine, nwj, smile or ksg.
-        critic: separable, bilinear or mlp, for the neural methods; each method's default otherwise.
+        method: nce3, nce2, infonce, mine, nwj, smile, ksg, latent, or auto, which chooses by held-out likelihood.
+        critic: separable, bilinear, mlp or mixture, for neural methods; else the better of separable and mixture.
         seed: Seed of initial weights and of the division of the samples.
         json: Print one line of JSON.
     """
@@ -329,7 +329,7 @@ def estimate(
     context = None if given is None else _array(given)
     found = estimated(_array(x), _array(y), context, method, seed=seed, **more)
     if json:
-        keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings")
+        keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings", "notes")
         print(dumps({key: getattr(found, key) for key in keys}))
     else:
         print(found)

@@ -108,7 +108,10 @@ class TrainingSettings:
         sampler: ``shuffle``, ``balanced`` (batches of several samples of each of some classes) or ``balanced:COLUMN``;
             every sample still comes once an epoch.
         samples_per_context: samples of a class that come together with the balanced sampler.
-        metric: what selects the epoch on validation; the task's first metric by default.
+        selection: weights that are kept and scored: of the ``last`` epoch, of the epoch that is ``best`` on validation,
+            or the ``average`` of about the last tenth of the training (exponential moving average).
+        metric: what selects the epoch on validation, and what patience looks at; the task's first metric by default.
+        temperature: divide the scores of classes by a temperature fitted to validation, for every method alike.
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
@@ -136,7 +139,9 @@ class TrainingSettings:
     devices: int = 1
     sampler: str = "shuffle"
     samples_per_context: int = 8
+    selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
+    temperature: bool = True
     patience: int | None = None
     workers: int = 0
     checkpoint_minutes: float = 10.0
@@ -152,7 +157,8 @@ class Recipe:
         data: which data.
         model: which network.
         training: which budget and optimizer.
-        strategies: strategy name to its options, where they differ from the defaults.
+        strategies: strategy name to its options, where they differ from the defaults; ``training`` among them holds
+            training settings that are this method's own (``{modalign: {training: {sampler: balanced}}}``).
 
     >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
     30

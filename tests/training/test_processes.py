@@ -41,7 +41,7 @@ def train_all(devices: Devices, cases: list, folder: str) -> None:
     for name, strategy, options, data, recipe in cases:
         spec = RunSpec(strategy, 0, recipe, options)
         built = build_strategy(spec, DataInfo.of(data), data.train)
-        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True)
+        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True, None)
 
 
 def listening(devices: Devices, folder: str) -> None:
@@ -76,6 +76,7 @@ def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
             cases.append((f"{strategy}{modalities}", strategy, {}, data, recipe))
     for context in ("none", "column:site", "continuous:age", "cluster", "predicted"):
         cases.append((f"modalign-{context}", "modalign", {"context": context}, small_data(), small_recipe()))
+    cases.append(("modalign-hinge", "modalign", {"margin": "both"}, small_data(3, 0.3), small_recipe()))
     recipe = small_recipe()
     recipe.model = dataclasses.replace(recipe.model, encoders={"picture": PICTURES})
     cases.append(("frozen", "joint", {}, picture_data(), recipe))

@@ -24,7 +24,7 @@ from modalign.experiments.search import Found, Setting, Study
 from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, short_name, strategy_name
-from modalign.training.build import build_strategy, check_run, check_same_data
+from modalign.training.build import build_strategy, check_run, check_same_data, method_spec
 from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay, Work
 from modalign.training.run import RunFolder, RunSpec, differences
@@ -134,6 +134,8 @@ class Job:
 
     def work(self) -> str | None:
         """Train; what diverges is a result, not an accident."""
+        with locked(self.folder, wait=0):
+            pass  # busy: another process trains it, and is not waited for here
         try:
             train_spec(self.spec, self.folder, resume=True, data=self.data, objects=self.objects, quiet=True)
         except Diverged as error:
@@ -355,15 +357,18 @@ class _Claimable(Work, Protocol):
         ...
 
     def work(self) -> str | None:
-        """Do it; returns what went wrong."""
+        """Do it; returns what went wrong.
+
+        Raises:
+            Busy: another process is at it.
+        """
         ...
 
 
 def _claimed(job: _Claimable) -> tuple[_Claimable, str | type[Busy] | None]:
     """Do a job, perhaps in a worker, unless another process is at it."""
     try:
-        with locked(job.folder, wait=0):
-            return job, None if job.done else job.work()
+        return job, None if job.done else job.work()
     except Busy:
         return job, Busy
 
@@ -374,11 +379,10 @@ def make_spec(recipe: Recipe, row: Entry, seed: int, setting: Setting | None = N
     >>> make_spec(Recipe(), Entry("joint", "joint"), 3).seed
     3
     """
-    options = {**recipe.strategies.get(row.strategy, {}), **(setting.options if setting else {}), **row.options}
+    options = {**(setting.options if setting else {}), **row.options}
     lr = recipe.training.lr if setting is None else setting.lr
-    # Settings of other strategies do not determine this run.
-    alone = replace(recipe, training=replace(recipe.training, lr=lr), strategies={})
-    return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
+    tried = replace(recipe, training=replace(recipe.training, lr=lr))
+    return method_spec(tried, row.strategy, seed, options, row.name if row.title else "", row.title)
 
 
 def _check(

@@ -100,7 +100,7 @@ def evaluate_run(
     def answer(keep: tuple[str, ...]) -> Tensor:
         """Log-probabilities of all samples with the other modalities masked."""
         found = whole if set(keep) == set(modalities) else outputs(strategy, samples, keep)
-        return task.log_probability(strategy.predict(found))
+        return strategy.log_probability(found)
 
     heads = None
     if strategy.trains_unimodal:

@@ -55,7 +55,7 @@ def predict(
         run = load_trained(run, objects=objects, trust_code=trust_code)
     split = read_samples(source, run.inputs, modalities)
     found, task = outputs(run.strategy, split, modalities), run.info.task
-    scores = task.log_probability(run.strategy.predict(found))
+    scores = run.strategy.log_probability(found)
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
     if task.kind == "classification":
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from modalign.data.dataset import MultimodalData
 from modalign.errors import Diverged, RunError, RunFolderError, SettingsError
 from modalign.evaluation.metrics import higher_is_better
+from modalign.files import locked
 from modalign.settings import TrainingSettings
 from modalign.strategies import Strategy, load_strategy, make_options
 from modalign.training.own_code import Objects
@@ -121,7 +122,7 @@ class Study:
 
     def work(self) -> str | None:
         """Try settings until there are enough; returns what went wrong with all of them."""
-        with _understood(self):
+        with locked(self.folder, wait=0), _understood(self):
             study = self._open()
             if not study.get_trials(deepcopy=False):
                 study.enqueue_trial(self.start())

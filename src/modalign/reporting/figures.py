@@ -38,8 +38,6 @@ from modalign.reporting.tables import MetricFormat, plural
 SPARSE = 10
 # Where the largest training loss is so many times the smallest, its axis is logarithmic.
 WIDE_RANGE = 10
-# Least range of the axis of lambda, so that a weight of nearly nothing looks like that.
-LEAST_LAMBDA = 0.1
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
 
     Args:
         runs: a run (its record or folder), or records of several. Of one run all terms of the loss are shown, the
-            selected epoch, and what the method logged (its margin, lambda) where there is any. Of several a line a
+            selected epoch, and what the method logged (its margin, its weights) where there is any. Of several a line a
             method, the range over seeds as a band; their loss is the term ``task``, which methods have in common, not
             the sum with terms of their own.
         metric: metric on validation; by default the one that the run was selected by.
@@ -157,14 +155,14 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
     form = MetricFormat(chosen := metric or run.primary)
     terms = list(dict.fromkeys(name for line in run.epochs for name in line.get("train") or {}))
     logged = list(dict.fromkeys(name for line in run.epochs for name in line.get("log") or {}))
-    logged = [name for name in logged if name == "lambda" or name.startswith("margin_")]
+    logged = [name for name in logged if name.startswith(("weight_", "margin_"))]
     with canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged)) as (figure, axes):
-        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
+        titles = ("Loss in training", f"Validation {form.label}", "Log: weights, and the share of steps with a margin")
         panels = zip(axes, titles, ("train", "valid", "log"), (terms, [chosen], logged), strict=False)
         for axis, title, part, names in panels:
             for i, name in enumerate(names):
                 factor = form.factor if part == "valid" else 1.0
-                label = name.replace("margin_", "steps with margin, ")
+                label = name.replace("margin_", "steps with margin, ").replace("weight_", "weight of ")
                 _band(axis, [factor * run.curve(part, name)], {"color": COLORS[i % len(COLORS)]}, label)
             axis.set(xlabel="epoch", title=title)
             if len(names) > 1:
@@ -225,27 +223,33 @@ def write_beside(axis: Axes, text: str, x: float, y: float, size: float) -> None
 
 
 def alignment(runs: Sequence[RunRecord]) -> Captioned:
-    """Draw what ModAlign did by epoch: lambda, and in which share of the steps each margin held the pull back.
+    """Draw what ModAlign did by epoch: the weights of its pool, and the share of steps in which each margin acted.
 
     Args:
         runs: records of the method, one a seed; bands are the range over seeds.
     """
     names = [name for name in runs[0].epochs[0]["log"] if name.startswith("margin_")]
+    weights = [name for name in runs[0].epochs[0]["log"] if name.startswith("weight_")]
     with canvas(9.2, 3.4, 1, 2) as (figure, (left, right)):
-        _band(left, [run.curve("log", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
-        left.set(xlabel="epoch", title="Weight λ of the joint head in the prediction")
-        left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
+        for i, name in enumerate(weights):
+            look = {"color": COLORS[i % len(COLORS)], "linewidth": 2}
+            _band(left, [run.curve("log", name) for run in runs], look, name.removeprefix("weight_"))
+        left.set(xlabel="epoch", title="Weights in the pool of the prediction", ylim=(0, None))
+        left.legend()
         for i, name in enumerate(names):
             shares = [100 * run.curve("log", name) for run in runs]
             _band(right, shares, modality_look(i) | {"markersize": 4}, name.removeprefix("margin_"))
         right.set(xlabel="epoch", title="Steps in which the margin acted (%)", ylim=(-3, 103))
         if names:
             right.legend()
-    alt = "The weight of the alignment, and the share of steps in which the margin of each modality acted, by epoch."
+    alt = (
+        "The weights of joint head, single heads and critic in the prediction, and the share of steps in which the "
+        "margin of each modality acted, by epoch."
+    )
     note = (
-        f"Means over {plural(len(runs), 'seed')}; bands are the range. λ = 1 − exp(−I(Z1; Z2 | Y)) "
-        "weighs the joint head against the product of the single heads. The margin acts in a step where the pull "
-        "on a modality exceeds what it allows, by default 0.3 times the task's gradient."
+        f"Means over {plural(len(runs), 'seed')}; bands are the range. The weights of what is pooled "
+        "are fitted to validation: joint head, single heads, and the critic asked about every class. The margin acts "
+        "in a step where the pull on a modality exceeds what it allows, by default 0.3 times the task's gradient."
     )
     return Captioned("alignment", "What ModAlign did in training", alt, figure, note)
 
@@ -329,7 +333,7 @@ def dataset_figures(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Capt
         found.append(Captioned("curves", "Training curves", alt, training_curves(runs, metric), note))
     if len(rows) > 1 and any(row.seconds_per_epoch > 0 for row in rows):
         found.append(cost(rows))
-    aligned = [run for run in begun if run.strategy == REFERENCE and "lambda" in (run.epochs[0].get("log") or {})]
+    aligned = [run for run in begun if run.strategy == REFERENCE and "weight_joint" in (run.epochs[0].get("log") or {})]
     if aligned:
         found.append(alignment(aligned))
     return found + (_prediction_figures(headline(rows), runs) if rows and runs[0].task == "classification" else [])

@@ -25,6 +25,7 @@ from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_datas
 _READABLE = {
     "macro_f1": "macro F1",
     "nll": "negative log-likelihood",
+    "brier": "Brier score",
     "ece": "calibration error (ECE)",
     "auc_micro": "AUC (micro)",
     "average_precision": "average precision",

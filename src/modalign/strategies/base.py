@@ -23,6 +23,7 @@ from modalign.data.dataset import Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import ShuffledBatchSampler
 from modalign.models.multimodal import MultimodalModel
+from modalign.models.readout import fit_weights
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Strategy(nn.Module):
     trains_unimodal: ClassVar[bool] = False
     epochs_factor: ClassVar[int] = 1
     options: Any
+    temperature: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take methods of one's own under their names of version 0.1, which would be passed over in silence."""
@@ -91,6 +93,7 @@ class Strategy(nn.Module):
         self.info = info
         self.task = info.task
         self.options = self.Options() if options is None else options
+        self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, batch: Batch) -> Output:
         """Return what the trained system says of a batch; overridden where inference is not the plain model."""
@@ -100,6 +103,10 @@ class Strategy(nn.Module):
     def predict(self, output: Output) -> Tensor:
         """Return the final scores (B, C) of an output: those of the joint head unless a method combines more."""
         return output.logits
+
+    def log_probability(self, output: Output) -> Tensor:
+        """Return what is reported of an output: log-probabilities (B, C) at the temperature; scores of other tasks."""
+        return self.task.log_probability(self.predict(output) / self.temperature)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Take one training step up to the gradients; return the named loss terms (scalars) for the log."""
@@ -124,10 +131,20 @@ class Strategy(nn.Module):
         """Act after the last step of each epoch, before validation."""
 
     def calibrate(self, output: Output, target: Tensor) -> None:
-        """Take in the outputs on the whole validation split (the same on all processes), each epoch."""
+        """Take in the outputs on the validation samples that calibrate (the same on all processes), each epoch."""
+
+    @torch.no_grad()
+    def fit_temperature(self, output: Output, target: Tensor) -> None:
+        """Fit the temperature by which the scores of classes are divided to held-out likelihood, after ``calibrate``.
+
+        Guo et al., ICML 2017, with the log-normal prior of ``models.readout.fit_weights``. It changes no decision.
+        """
+        if self.task.kind == "classification":
+            voices = self.task.log_probability(self.predict(output)).unsqueeze(1)
+            self.temperature.copy_(1 / fit_weights(voices, target, [1.0], self.task)[0])
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for the log of each epoch (activity of the margin, lambda, coefficients)."""
+        """Return numbers for the log of each epoch (activity of the margin, weights, coefficients)."""
         return {}
 
 

@@ -8,15 +8,16 @@ With f the fusion and its head, f(z) the joint logits and f(z_m) the same with a
     encoder of m       alpha grad CE(f(z_m), y)            f is a constant: it takes no gradient from this
     fusion and head    grad CE(f(z), y)                    z is a constant: encoders take no gradient from this
 
-so that the joint loss, whose gradient on a slow modality fades as the fast one fits, no longer reaches any encoder, and
-the fusion is not pulled towards answering from one modality. Inference is that of joint training; the scores of single
-modalities are f(z_m). Any number of modalities, any fusion; classification, as in the paper (under a squared error f shrinks
-until the parts add up to y, each encoder grows until its part alone is y, and training diverges). Choices and deviations:
+so that the joint loss, whose gradient on a slow modality fades as the fast one fits, no longer reaches any encoder,
+and the fusion is not pulled towards answering from one modality. Inference is that of joint training; the scores of
+single modalities are f(z_m). Any number of modalities, any fusion; classification, as in the paper (under a squared
+error f shrinks until the parts add up to y, each encoder grows until its part alone is y, and training diverges).
+Choices and deviations:
 
-- With concatenation f(z_m) = W_m z_m + b, the code's pass with zeros for the other modality. For gated and film the code
-  has formulas of its own for f(z_m) (a modality gates itself); here it is the fusion with the others absent.
-- alpha is 4 or 5 in the published commands (CREMA-D, learning rate .002), with gradients clipped to a norm of 40. Here it
-  is 1, and nothing is clipped unless the recipe says so: alpha multiplies the learning rate of the encoders.
+- With concatenation f(z_m) = W_m z_m + b, the code's pass with zeros for the other modality. For gated and film the
+  code has formulas of its own for f(z_m) (a modality gates itself); here it is the fusion with the others absent.
+- alpha is 4 or 5 in the published commands (CREMA-D, learning rate .002), with gradients clipped to a norm of 40.
+  Here it is 1, and nothing is clipped unless the recipe says so: alpha multiplies the learning rate of the encoders.
 - A sample that lacks m adds nothing to the loss of m.
 
 Cost of a step over joint training: M more passes through fusion and head (about 1.05).

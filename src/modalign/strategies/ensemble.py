@@ -1,12 +1,13 @@
 """Unimodal ensemble: one network a modality, each trained alone; the answer is the mean of their probabilities.
 
 The linear opinion pool (Stone, "The opinion pool", 1961) of networks that never saw each other: what any method that
-trains them together must beat, and the reference of Du et al., "On uni-modal feature learning in supervised multi-modal
-learning", ICML 2023 (their uni-modal ensemble averages predictions too). The networks are those of ``unimodal`` and
-``late_fusion`` of the same seed, which share no parameter; they differ in how the answer is read out. ``late_fusion``
-multiplies probabilities, which is right where modalities are independent given the label; the mean asks nothing of that
-kind, is never surer than its surest member, and cannot learn what only the modalities together say. Deviation: one epoch
-is selected for the whole ensemble, not one a network. Cost per step: that of joint training.
+trains them together must beat, and the reference of Du et al., "On uni-modal feature learning in supervised
+multi-modal learning", ICML 2023 (their uni-modal ensemble averages predictions too). The networks are those of
+``unimodal`` and ``late_fusion`` of the same seed, which share no parameter; they differ in how the answer is read
+out. ``late_fusion`` multiplies probabilities, which is right where modalities are independent given the label; the
+mean asks nothing of that kind, is never surer than its surest member, and cannot learn what only the modalities
+together say. Deviation: one epoch is selected for the whole ensemble, not one a network. Cost per step: that of joint
+training.
 """
 
 from __future__ import annotations

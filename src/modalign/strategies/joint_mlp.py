@@ -1,10 +1,10 @@
 """Joint perceptron: one cross-entropy on a perceptron over the features of all modalities side by side.
 
-With concatenation and a linear head, as in most published comparisons, the logits are sum_m W_m z_m + b: additive in the
-modalities, so that no label that depends on them together (as an exclusive or does) is in reach of the head. Here it is
-F = W_2 relu(W_1 [z_1 .. z_M] + b_1) + b_2. The plain baseline for methods whose gain might be that of a head that is not
-additive. The concatenation is the strategy's own: the model's fusion and heads play no part. Cost per step: that of joint
-training and a small perceptron.
+With concatenation and a linear head, as in most published comparisons, the logits are sum_m W_m z_m + b: additive in
+the modalities, so that no label that depends on them together (as an exclusive or does) is in reach of the head. Here
+it is F = W_2 relu(W_1 [z_1 .. z_M] + b_1) + b_2. The plain baseline for methods whose gain might be that of a head
+that is not additive. The concatenation is the strategy's own: the model's fusion and heads play no part. Cost per
+step: that of joint training and a small perceptron.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 Paper: Zhang, Yoon, Bansal and Yao, "Multimodal Representation Learning by Alternating Unimodal Adaptation", CVPR 2024.
 Reference implementation: Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation.
 
-There is no fusion: f_m = H(z_m) with one linear head H = (W, b) for all modalities. In each batch, for m = 1 .. M in turn,
-one optimizer step:
+There is no fusion: f_m = H(z_m) with one linear head H = (W, b) for all modalities. In each batch, for m = 1 .. M in
+turn, one optimizer step:
 
     L_m    = CE(f_m, y)                                        moves the encoder of m and H
     dL/dW <- dL/dW P                                           only where earlier turns had no features
     P     <- P - P h h' P / (alpha + h' P h)                   h: mean of z_m over the batch; P is I at the start
+                                                               (recursive least squares)
 
     answer = sum_m w_m f_m,   w = softmax(-entropy(softmax(f_m)))     over the modalities that the sample has
 
@@ -17,13 +18,15 @@ Choices where paper and code differ, deviations:
 - In the published code the projection never acts (it looks for a parameter of a name that is not there), so that the
   published numbers were made without: ``project = False``. It would also divide by a matrix where the formula has a
   number, take in the turn's own features first, and scale P to norm 1. Here the formula is that of the paper.
-- P only shrinks: after N batches of B samples a direction in which features vary by s^2 is left with about
-  alpha B / (alpha B + N s^2) of its gradient. In a long training the head comes to rest and the encoders adapt to it.
+- P only shrinks: after N batches of B samples a direction in which features vary by s^2 is left with about alpha B /
+  (alpha B + N s^2) of its gradient. In a long training the head comes to rest and the encoders adapt to it.
+- Measured at the last epoch: AVLetters, 25 epochs, seed 0: .892 with, .885 without; digits, 12 epochs, seeds 0 and 1:
+  .980, .971 with, .976, .973 without. Nothing is told apart.
 - alpha falls from .1 to .01 in each epoch, as in the code.
 - The code takes the entropy over the batch instead of the classes; here it is of each sample, as in the paper.
 - A sample without m adds nothing to L_m or h. Where the widths of the encoders differ, each is mapped to the largest.
-- An optimizer step for each modality, whatever ``accumulate`` is: batches whose gradients should be added are steps with
-  their share of the gradient.
+- An optimizer step for each modality, whatever ``accumulate`` is: batches whose gradients should be added are steps
+  with their share of the gradient.
 
 Cost of a step over joint training: M optimizer steps, D x D products for a head of D features (1.0 to 1.1).
 """
@@ -42,7 +45,7 @@ from modalign.strategies.base import Stepper, Strategy
 
 
 def taken_in(projection: Tensor, mean: Tensor, alpha: float) -> Tensor:
-    """P - P h h' P / (alpha + h' P h): the projection (D, D) after features of mean h (D,) (recursive least squares)."""
+    """P - P h h' P / (alpha + h' P h): the projection (D, D) after features of mean h (D,)."""
     gain = projection @ mean
     return projection - torch.outer(gain, gain) / (alpha + mean @ gain)
 

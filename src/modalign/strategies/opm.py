@@ -15,8 +15,8 @@ With rho_m as in OGM-GE, who is ahead by the evidence for the true class, each s
 Inference is that of joint training. Deviations, and choices where paper and code differ:
 
 - The code drops once epoch 5 of 100 is over; here that is a share of the budget.
-- A dropped modality counts as absent, which is zeros under concatenation, as in the code; its norm statistics take in the
-  sample all the same. A sample that comes without any modality stays in the loss.
+- A dropped modality counts as absent, which is zeros under concatenation, as in the code; its norm statistics take in
+  the sample all the same. A sample that comes without any modality stays in the loss.
 - q is clipped to 1, as in the code. For more than two modalities rho_m is the mean of the pairwise ratios, as in
   ``ogm_ge``, whose evidence is used here.
 - What is dropped depends on seed, step and sample, not on the number of processes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,44 @@ from modalign.evaluation.metrics import compute_metrics
 from modalign.evaluation.survival import SurvivalModel
 from modalign.files import reading
 from modalign.models.multimodal import MultimodalModel
-from modalign.strategies import Strategy, load_strategy, make_options
+from modalign.recipes import recipe_from_plain
+from modalign.settings import Recipe
+from modalign.strategies import Strategy, load_strategy, make_options, strategy_names
 from modalign.training.optimizers import make_optimizers
 from modalign.training.own_code import Objects, load_objects
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.trainer import make_sampler
+
+
+def method_spec(
+    recipe: Recipe,
+    strategy: str,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    variant: str = "",
+    title: str = "",
+) -> RunSpec:
+    """Return what determines a run of one method; what the recipe says of other methods is no part of it.
+
+    Under ``training`` among a method's options stand training settings of its own, over those of the recipe.
+
+    Raises:
+        SettingsError: such a setting is unknown or of a wrong type.
+
+    >>> recipe = Recipe(strategies={"modalign": {"alpha": 2.0, "training": {"sampler": "balanced"}}})
+    >>> [method_spec(recipe, name, 0).recipe.training.sampler for name in ("modalign", "joint")]
+    ['balanced', 'shuffle']
+    >>> method_spec(recipe, "joint_long", 0).recipe.training.epochs
+    90
+    """
+    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
+    own, training = chosen.pop("training", {}), recipe.training
+    if strategy in strategy_names():
+        training = replace(training, epochs=training.epochs * load_strategy(strategy).epochs_factor)
+    if own:
+        plain = {"training": {**asdict(training), **own}}
+        training = recipe_from_plain(plain, f"recipe: strategies: {strategy}").training
+    return RunSpec(strategy, seed, replace(recipe, training=training, strategies={}), chosen, variant, title)
 
 
 def build_strategy(

@@ -7,7 +7,7 @@ import importlib.util
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -137,13 +137,23 @@ class Display(_Shown):
         metric = result["metric"]
         parts = [f"{split} {values[metric]:.4f}" for split, values in result["metrics"].items()]
         self._say(
-            f"{metric} {', '.join(parts)}; epoch {result['selected_epoch'] + 1} selected on validation; "
-            f"{result['seconds']:.1f} s",
+            f"{metric} {', '.join(parts)}; {selected(result)}; {result['seconds']:.1f} s",
             metric,
         )
         for warning in result["warnings"]:
             self._say(f"  warning: {warning}")
         self._say(f"  results in {self._out}")
+
+
+def selected(result: Mapping[str, Any]) -> str:
+    """Return in words which weights of a run are scored.
+
+    >>> selected({"selected_epoch": 4, "selection": "last"})
+    'weights of the last epoch, 5'
+    """
+    epoch = result["selected_epoch"] + 1
+    words = {"last": f"weights of the last epoch, {epoch}", "average": f"weights averaged up to epoch {epoch}"}
+    return words.get(result.get("selection", ""), f"epoch {epoch} selected on validation")
 
 
 class Work(Protocol):

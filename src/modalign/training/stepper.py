@@ -28,7 +28,8 @@ class State:
     encoder_updates: int = 0  # one for each encoder that an optimizer step moved
     sums: dict[str, float] = field(default_factory=dict)  # loss terms x samples of the epoch so far
     samples: int = 0
-    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the selected epoch
+    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the weights that are scored
+    top: dict[str, float] | None = None  # the best metrics on validation so far, for patience
     stale: int = 0  # epochs since the best
     seconds: float = 0.0
 

@@ -22,14 +22,14 @@ from modalign.evaluation.survival import SurvivalModel
 from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, check_same_data, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, method_spec, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
 from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.trainer import Trainer
+from modalign.training.trainer import Trainer, divide_validation
 
 
 def train(
@@ -69,8 +69,7 @@ def train(
         Diverged: a loss became NaN or infinite.
         Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
     """
-    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
-    spec = RunSpec(strategy, seed, replace(recipe, strategies={}), chosen)  # other methods' options are not its own
+    spec = method_spec(recipe, strategy, seed, options)
     return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
 
 
@@ -106,6 +105,8 @@ def train_spec(
     with locked(run.folder) if devices.first else nullcontext():
         if devices.first:
             run.check_free(spec, resume)  # another may have begun there since
+            if resume and run.done:
+                return run.result()
             run.clear_partial()
         what = spec, strategy, objects, given, data is not None, out, test, quiet, watch
         result: dict[str, Any] = devices.launch(_train, *what)
@@ -133,6 +134,7 @@ def _train(
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    data = replace(data, notes=[*data.notes, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
@@ -180,7 +182,8 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
             warnings += _survival_curves(run, data, strategy.predict(output).cpu())
     if text := _constant(trainer, output):
         warnings.append(text)
-    if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
+    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
         gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
@@ -197,6 +200,7 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         "trains_unimodal": strategy.trains_unimodal,
         "metrics": metrics,
         "selected_epoch": best["epoch"],
+        "selection": selection,
         "epochs": state.epoch,
         "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
@@ -255,7 +259,7 @@ def _predictions(
     return {
         "ids": np.asarray([str(name) for name in split.ids]),
         "target": target.cpu().numpy(),
-        "scores": task.log_probability(strategy.predict(output)).cpu().numpy(),
+        "scores": strategy.log_probability(output).cpu().numpy(),
         "joint": task.log_probability(output.logits).cpu().numpy(),
         "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
         "present": output.present.cpu().numpy(),
