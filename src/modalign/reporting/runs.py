@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from modalign.classes import short_name
 from modalign.errors import InputError, RunFolderError, unknown
 from modalign.evaluation.metrics import METRICS, SHARES, higher_is_better, weighted_metrics
 from modalign.evaluation.statistics import (
@@ -76,7 +77,7 @@ class RunRecord:
     def strategy(self) -> str:
         """Name of the strategy (a variant's own name where the run is an ablation)."""
         said = {**self.recipe, **self.result}
-        return str(said.get("variant") or said.get("strategy") or self.path.parent.name)
+        return short_name(str(said.get("variant") or said.get("strategy") or self.path.parent.name))
 
     @property
     def title(self) -> str:
