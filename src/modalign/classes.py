@@ -27,6 +27,16 @@ def is_own(name: object) -> bool:
     return ".py" in (name[-3:], name.partition(":")[0][-3:]) or ("." in name and "/" not in name)
 
 
+def short_name(strategy: str) -> str:
+    """Return what the folder and the row of a method are called: a class by its name, a file by its stem.
+
+    >>> [short_name(name) for name in ("joint", "lab/mine.py", "mine.py:Net", "lab.methods.Mine")]
+    ['joint', 'mine', 'Net', 'Mine']
+    """
+    file, _, inside = strategy.partition(":")
+    return inside or (Path(file).stem if file.endswith(".py") else strategy.rpartition(".")[2])
+
+
 def own_classes(recipe: Recipe) -> list[str]:
     """Return what a recipe names that is code outside the package.
 

@@ -8,17 +8,18 @@ has it. Nothing heavy is imported before a command runs, so that help is immedia
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import ask_first
-from modalign.errors import DataError, InputError, Interrupted, RunError, RunsFailed, SettingsError, nearest
+from modalign.errors import InputError, Interrupted, RunError, RunsFailed, SettingsError, nearest
 from modalign.recipes import add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
 
@@ -195,6 +196,7 @@ def report(
     tables: str | None = None,
     reference: str | None = None,
     formulas: bool = False,
+    outdated: bool = False,
 ) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
 
@@ -205,6 +207,7 @@ def report(
         tables: Folder for the same tables as CSV, Markdown and LaTeX, and the figures as SVG, PNG and PDF.
         formulas: Leave texts in CSV files that a spreadsheet would take for formulas (=, +, -, @) as they are; by
             default an apostrophe is put before them.
+        outdated: Report runs whose data have changed since, too.
     """
     from pathlib import Path
 
@@ -214,7 +217,7 @@ def report(
     from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    print(f"written: {write_report(folders, Path(html), reference)}")
+    print(f"written: {write_report(folders, Path(html), reference, outdated)}")
     if tables is not None:
         records = read_runs(folders)
         written = write_tables(records, Path(tables), reference, formulas)
@@ -380,7 +383,10 @@ _ALLOW_CODE = "Run the code of classes that a recipe or a run names; do so only 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``modalign``: exit status 0, 2 for input that cannot be used, 1 for a run that failed."""
+    """Entry point of ``modalign``: exit status 0, 2 for input that cannot be used, 1 for a run that failed.
+
+    What an input or the machine can cause is said in words; what is left is a mistake of the package, and says so.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         run(words or ["--help"])
@@ -391,11 +397,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except Interrupted as error:
-        print(f"{error} by the same command with --resume", file=sys.stderr)
-        sys.exit(130)
+        _stop(f"{error} by the same command with --resume", 130)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        _stop(f"error: {error}", 2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        from modalign.files import explained
+
+        said = explained(error)
+        _stop(f"error: {said}", 2 if isinstance(said, InputError) else 1)
+    except MemoryError as error:
+        _stop(f"error: there is not enough memory ({error}). Take smaller batches, or data prepared on disk", 1)
+    except Exception as error:
+        if "null byte" in str(error) or "null character" in str(error):
+            _stop("error: a path holds a character of value 0; expected the path of a file: correct it", 2)
+        _stop(_mistake(error, words), 1)
+
+
+def _stop(text: str, status: int) -> NoReturn:
+    """Print the last words, also what the terminal has no letters for, and end."""
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
+    sys.exit(status)
+
+
+def _mistake(error: Exception, words: Sequence[str]) -> str:
+    """Keep the traceback of a mistake of the package in a file, in the output folder if there is one; say where."""
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    from modalign.files import write_whole
+
+    outs = [Path(after) for word, after in itertools.pairwise(words) if word == "--out"]
+    folder = next((path for path in outs if path.is_dir()), Path(tempfile.gettempdir()))
+    text = f"modalign {version('modalign')}: {words}\n\n{''.join(traceback.format_exception(error))}"
+    try:
+        where = f"Its traceback is in {write_whole(folder / 'modalign-error.txt', text)}"
+    except (InputError, RunError):
+        where = text
+    return (
+        f"error: {type(error).__name__}: {str(error)[:500]}\nThis is a mistake of modalign, or of code of your own "
+        f"that it runs. {where}; please report it (SECURITY.md says how, if it may matter to security)"
+    )
 
 
 def run(words: Sequence[str]) -> None:
@@ -564,14 +606,9 @@ def _names(text: str) -> list[str]:
 
 
 def _array(path: str) -> Any:
-    import numpy as np
+    from modalign.files import read_array
 
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"file {path} does not exist; expected a .npy array") from None
-    except ValueError as error:
-        raise DataError(f"file {path} is not a plain .npy array ({error}); save it with numpy.save") from error
+    return read_array(path)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,21 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
 from modalign.errors import DataError, InputError, RunError, RunFolderError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 _LONGEST = 100  # bytes of a folder's name; file systems take 255, and endings are added
@@ -158,7 +161,7 @@ def locked(folder: str | Path, wait: float = _WAIT) -> Iterator[None]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_inside(folder, folder / ".lock")
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / ".lock", is_singleton=True)  # this process may hold it already: a bench that trains
         try:
             lock.acquire(timeout=wait)
         except Timeout:
@@ -219,7 +222,7 @@ def reading(
     except (InputError, RunError):
         raise
     except FileNotFoundError:
-        raise kind(f"there is no file {_cut(path)}; expected {expected}: {remedy}") from None
+        raise kind(f"file {_cut(path)} does not exist; expected {expected}: {remedy}") from None
     except Exception as error:
         line = _cut(str(error).partition("\n")[0], 200)
         raise kind(
@@ -259,12 +262,12 @@ def read_settings(path: str | Path, expected: str, kind: type[InputError] = Data
     try:
         loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise kind(f"{path} is not valid YAML: {error}; expected {expected}: correct it") from None
+        raise kind(f"{path} is no YAML: {error}; expected {expected}: correct it") from None
     except RecursionError:
         raise kind(f"{path} is nested too deeply to be read; expected {expected}: correct it") from None
     except ValueError as error:
         what = "JSON" if path.suffix == ".json" else "YAML"
-        raise kind(f"{path} is not valid {what}: {error}; expected {expected}: correct it") from None
+        raise kind(f"{path} is no {what}: {error}; expected {expected}: correct it") from None
     if loaded is None and path.suffix != ".json":
         return {}
     if not isinstance(loaded, dict):
@@ -301,6 +304,79 @@ def _named(value: Any) -> str:
 def _cut(text: object, length: int = 300) -> str:
     shown = str(text)
     return shown if len(shown) <= length else f"{shown[:length]}..."
+
+
+def read_archive(path: Path, wanted: Callable[[Mapping[str, int]], set[str]] | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file by name.
+
+    Args:
+        path: the file.
+        wanted: as in ``data.tables.files.read_arrays``.
+
+    Raises:
+        DataError: it is damaged, an array holds Python objects, or what is needed claims more than the memory.
+    """
+    import numpy as np
+
+    with reading(path, "an .npz file as numpy.savez writes it"), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        heads = {name: _head(archive, info, name, path) for name, info in members.items()}
+        if wanted is None or not (chosen := wanted({name: head.ndim for name, head in heads.items()})) <= {*heads}:
+            chosen = {*heads} if wanted is None else set()
+        check_claim(sum(heads[name].nbytes for name in chosen), f"{path} ({', '.join(sorted(chosen))})")
+        arrays = {}
+        for name, head in heads.items():  # those that nobody asks for are not decompressed: zeros that take no memory
+            arrays[name] = head
+            if name in chosen:
+                with archive.open(members[name]) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> np.ndarray:
+    """Return an array of the shape and type of a member, which takes no memory.
+
+    Raises:
+        DataError: the member holds Python objects, or another number of bytes than its head claims.
+    """
+    import numpy as np
+
+    with reading(f"array {name!r} of {path}", "an array as numpy.savez writes it"), archive.open(info) as stream:
+        shape, dtype = _read_head(stream)
+        if dtype.hasobject:
+            raise DataError(
+                f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
+                "save it as numbers or as fixed-width text (array.astype(str))"
+            )
+        size = info.file_size - stream.tell()
+        if math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"its head claims {shape} of {dtype}, and it holds {size} bytes")
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _read_head(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    import numpy as np
+
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """Return the array of a ``.npy`` file.
+
+    Raises:
+        DataError: it cannot be read, holds Python objects, or less than its head claims.
+    """
+    import numpy as np
+
+    with reading(path, "a plain .npy array, as numpy.save writes it"):
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # compares head and size before memory is asked for
+        if not isinstance(mapped, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+        check_claim(mapped.nbytes, str(path))
+        return np.array(mapped)
 
 
 # Claims and hashes --------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -119,6 +117,7 @@ class MultimodalData:
         task: what is predicted.
         train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
+        parts: hashes of values, rows, labels and split, which say what has changed where the fingerprint has.
         contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         group: name of the column whose values no split divides, if there is one.
@@ -140,6 +139,7 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
     contents: str = ""
+<<<<<<< HEAD
     group: str | None = None
 
     def parts(self) -> dict[str, str]:
@@ -160,6 +160,9 @@ class MultimodalData:
             "split": json.dumps([sorted(part) for part in ids]).encode(),
         }
         return {"values": self.contents} | {name: hashlib.sha256(what).hexdigest() for name, what in hashed.items()}
+=======
+    parts: dict[str, str] = field(default_factory=dict)
+>>>>>>> safe
 
     def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from modalign.data.dataset import MultimodalData
 from modalign.data.samples import describe_inputs, read_samples
 from modalign.errors import DataError, SettingsError, unknown
+from modalign.files import file_digest
 from modalign.settings import DataSettings
 
 __all__ = ["DATASETS", "available", "check_options", "describe_inputs", "load_data", "read_samples"]
@@ -161,6 +163,22 @@ def _by_settings(settings: DataSettings) -> MultimodalData:
     return data
 
 
+def file_states(settings: DataSettings) -> dict[str, list[Any]]:
+    """Return size, time and SHA-256 of the files that a recipe's ``data.path`` stands for, by their paths.
+
+    Those of a prepared folder stand in its ``meta.yaml``, and that is one of them.
+
+    >>> file_states(DataSettings("digits"))
+    {}
+    """
+    if settings.path is None:
+        return {}
+    path = Path(os.path.expanduser(os.path.expandvars(settings.path))).resolve()
+    beside = [path / "meta.yaml", path / "manifest.parquet"] if path.is_dir() else [path, path.with_suffix(".yaml")]
+    files = [*beside, *sorted(path.glob("*.npy"))]
+    return {str(f): [f.stat().st_size, f.stat().st_mtime_ns, file_digest(f)] for f in files if f.is_file()}
+
+
 def _by_class(settings: DataSettings) -> MultimodalData:
     """What a class or function of the user's own returns, through the same door as any object."""
     from modalign.classes import import_class
@@ -181,7 +199,7 @@ def _by_class(settings: DataSettings) -> MultimodalData:
 def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
     """Arrays, a manifest, or a folder that ``modalign prepare`` wrote; the options are fields of ``RowOptions``."""
     from modalign.data.media.folder import load_prepared
-    from modalign.data.tables.arrays import from_settings
+    from modalign.data.tables.arrays import from_settings, needed_arrays
     from modalign.data.tables.files import TABLES, read_arrays
     from modalign.data.tables.manifest import load_manifest
     from modalign.data.tables.reader import RowOptions
@@ -193,7 +211,8 @@ def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
         return load_prepared(path, settings, RowOptions(**settings.options))
     if path.suffix in TABLES and path.with_suffix(".yaml").exists():
         return load_manifest(path, settings, RowOptions(**settings.options))
-    return from_settings(settings, read_arrays(path), path.stem, **settings.options)
+    arrays = read_arrays(path, wanted=partial(needed_arrays, settings))
+    return from_settings(settings, arrays, path.stem, **settings.options)
 
 
 def check_options(subject: str, function: Callable[..., Any], options: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
+from modalign.files import reading
 
 
 def describe_inputs(data: MultimodalData) -> dict[str, Any]:
@@ -67,9 +68,10 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     >>> new.ids, new.__getitems__([0, 1]).present.tolist()
     (['s1', 's2'], [[False, True], [False, False]])
     """
-    if saved["preparations"] is None:
-        raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
-    preparations = {m: Preparation.from_dict(values) for m, values in saved["preparations"].items()}
+    with reading("data.json of the run", "how training prepared its inputs", RunFolderError):
+        if saved["preparations"] is None:
+            raise RunFolderError("the run does not say how its inputs are prepared: its data set is a class of its own")
+        preparations = {m: Preparation.from_dict(values) for m, values in saved["preparations"].items()}
     for name in modalities or ():
         if name not in preparations:
             raise unknown("modality", name, preparations)
@@ -139,8 +141,10 @@ def _open(
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}; expected arrays, a manifest or a prepared folder there")
     if not path.is_dir():
-        columns = table_arrays(read_table(path)) if path.suffix in TABLES else read_arrays(path)
-        return columns, {}, None, path.parent
+        if path.suffix in TABLES:
+            return table_arrays(read_table(path)), {}, None, path.parent
+        named = {"id"} | {k for m in used for k in (m, f"present_{m}", *preparations[m].columns)}
+        return read_arrays(path, wanted=partial(_needed, named, used)), {}, None, path.parent
     problems = Problems(f"prepared folder {str(path)!r}")
     meta = read_meta(path)
     found = read_folder(path, [m for m in used if m in meta["modalities"] or m in meta["plain"]], problems)
@@ -154,6 +158,10 @@ def _open(
             )
     problems.stop()
     return dict(found.columns), dict(found.stored), None, path
+
+
+def _needed(keys: set[str], used: Sequence[str], axes: Mapping[str, int]) -> set[str]:
+    return (keys & {*axes}) | {column for m in used for column in columns_beside(m, axes)}
 
 
 def _prepare(

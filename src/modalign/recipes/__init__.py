@@ -10,10 +10,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.errors import DataError, SettingsError, unknown
+from modalign.files import read_settings
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
@@ -52,12 +52,7 @@ def load_recipe(name: str) -> Recipe:
         path = _FOLDER / f"{name}.yaml" if name in recipe_names() else path
         if not path.is_file():
             raise SettingsError(f"recipe file {path} does not exist")
-        try:
-            plain = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise SettingsError(f"recipe {path} is not valid YAML: {error}") from error
-        if not isinstance(plain, dict):
-            raise SettingsError(f"recipe {path} holds a {type(plain).__name__}; expected settings by name")
+        plain = read_settings(path, "a recipe: settings by name, in YAML", SettingsError)
         if set(plain) & {"table", "modalities"} and "data" not in plain:  # the description of a manifest
             return Recipe(data=DataSettings(name=path.stem, path=str(path)))
         return recipe_from_plain(plain, str(path))

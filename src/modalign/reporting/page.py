@@ -17,11 +17,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from modalign.files import write_whole
+from modalign.errors import RunFolderError
+from modalign.files import reading, write_whole
 from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
 from modalign.reporting.figures import Captioned, dataset_figures, overview, tradeoff_figures
 from modalign.reporting.findings import findings, warnings
-from modalign.reporting.runs import Row, RunRecord, by_dataset, compare, headline, read_run, read_runs
+from modalign.reporting.runs import Row, RunRecord, by_dataset, check_data, compare, headline, read_run, read_runs
 from modalign.reporting.style import inline_svg
 from modalign.reporting.tables import MetricFormat, averaged, dataset_tables, plural, ranks_table, runs_table
 
@@ -45,7 +46,9 @@ METHOD = (
 )
 
 
-def write_report(runs: Any, out: str | Path = "report.html", reference: str | None = None) -> Path:
+def write_report(
+    runs: Any, out: str | Path = "report.html", reference: str | None = None, outdated: bool = False
+) -> Path:
     """Write one page about runs and return its path.
 
     A folder that holds ``tradeoff.json`` adds Figure 1(a), a run with ``evaluation.json`` its diagnosis.
@@ -54,9 +57,10 @@ def write_report(runs: Any, out: str | Path = "report.html", reference: str | No
         runs: a run folder, a folder that holds runs, an object with a ``folder`` (``Run``, ``Bench``), or several.
         out: the page.
         reference: the method that others are compared with; by default ModAlign where it was run, else the first.
+        outdated: report runs whose data have changed since, too.
 
     Raises:
-        RunFolderError: a folder does not exist or there is no run in any.
+        RunFolderError: a folder does not exist, there is no run in any, or the data of one have changed since.
 
     Example:
         A page of a bench::
@@ -65,7 +69,10 @@ def write_report(runs: Any, out: str | Path = "report.html", reference: str | No
     """
     several = [runs] if isinstance(runs, (str, Path)) or hasattr(runs, "folder") else runs
     folders = [Path(getattr(one, "folder", one)) for one in several]
-    page = render(read_runs(folders), [path for f in folders if (path := f / "tradeoff.json").exists()], reference)
+    records = read_runs(folders)
+    if not outdated:
+        check_data(records)
+    page = render(records, [path for f in folders if (path := f / "tradeoff.json").exists()], reference)
     return write_whole(out, page)
 
 
@@ -143,18 +150,19 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
     # Of each method its first seed that was evaluated.
     for i, own in enumerate(sorted(evaluated.values(), key=lambda own: own[0][0].strategy != first)):
         run, found = own[0]
-        figures_of_run = [_figure(d, f"{anchor}-{i}") for d in evaluation_figures(found)]
         others = f"; {len(own) - 1} more evaluated in their run folders" if len(own) > 1 else ""
-        diagnoses.append(
-            {
-                "title": run.title,
-                "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} samples; "
-                f"intervals are over {units(found)}.",
-                "figures": figures_of_run + [_picture(path) for path in sorted(run.path.glob("examples*.svg"))],
-                "tables": evaluation_tables(found),
-                "warnings": found["warnings"],
-            }
-        )
+        with reading(run.path / "evaluation.json", "what `modalign evaluate` wrote", RunFolderError, "evaluate anew"):
+            figures_of_run = [_figure(d, f"{anchor}-{i}") for d in evaluation_figures(found)]
+            diagnoses.append(
+                {
+                    "title": run.title,
+                    "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} "
+                    f"samples; intervals are over {units(found)}.",
+                    "figures": figures_of_run + [_picture(path) for path in sorted(run.path.glob("examples*.svg"))],
+                    "tables": evaluation_tables(found),
+                    "warnings": list(found["warnings"]),
+                }
+            )
     return {
         "name": name,
         "anchor": anchor,

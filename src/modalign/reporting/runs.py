@@ -7,7 +7,6 @@ rest is shown.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from modalign.classes import short_name
 from modalign.errors import InputError, RunFolderError, unknown
 from modalign.evaluation.metrics import METRICS, SHARES, higher_is_better, weighted_metrics
 from modalign.evaluation.statistics import (
@@ -32,6 +32,7 @@ from modalign.evaluation.statistics import (
     signed_rank_posterior,
     split_interval,
 )
+from modalign.files import file_digest, in_use, read_archive
 
 REFERENCE = "modalign"
 ROPE = 0.01
@@ -47,6 +48,7 @@ ORDER = (
 )  # fmt: skip
 # Files of which at least one marks a folder as a run, whatever state it is in.
 _MARKS = ("recipe.yaml", "result.json", "metrics.jsonl", "environment.json", "done")
+_BY_SAMPLE = ("ids", "target", "scores")  # arrays of predictions with a row a sample
 _NAN = float("nan")
 
 
@@ -75,7 +77,7 @@ class RunRecord:
     def strategy(self) -> str:
         """Name of the strategy (a variant's own name where the run is an ablation)."""
         said = {**self.recipe, **self.result}
-        return str(said.get("variant") or said.get("strategy") or self.path.parent.name)
+        return short_name(str(said.get("variant") or said.get("strategy") or self.path.parent.name))
 
     @property
     def title(self) -> str:
@@ -155,10 +157,11 @@ class RunRecord:
     def predictions(self) -> dict[str, np.ndarray] | None:
         """Return the arrays of ``predictions_test.npz``; None where it is absent or unreadable."""
         try:
-            with np.load(self.path / "predictions_test.npz") as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = read_archive(self.path / "predictions_test.npz")
+        except InputError:
             return None
+        lengths = {len(arrays[name]) if name in arrays and arrays[name].ndim else -1 for name in _BY_SAMPLE}
+        return arrays if len(lengths) == 1 and min(lengths) >= 0 and "classes" in arrays else None
 
     def evaluation(self) -> dict[str, Any] | None:
         """Return what ``modalign evaluate`` wrote; None where it was not run or cannot be read."""
@@ -181,7 +184,7 @@ def read_runs(folders: str | Path | Iterable[str | Path]) -> list[RunRecord]:
         inner = folder / "runs" if (folder / "runs").is_dir() else folder
         paths = {path.parent for mark in _MARKS for path in inner.rglob(mark)}
         # A run that died before its first file is an empty folder of the form .../seed3.
-        paths |= {path for path in inner.rglob("seed*") if path.is_dir() and not any(path.iterdir())}
+        paths |= {path for path in inner.rglob("seed*") if path.is_dir() and not in_use(path)}
         for path in [folder] if any((folder / mark).exists() for mark in _MARKS) else sorted(paths):
             found.setdefault(path.resolve(), read_run(path))
     if not found:
@@ -209,6 +212,7 @@ def read_run(path: str | Path) -> RunRecord:
                 # Version 0.1.0 said "facts" for what is called "log" since.
                 record.epochs.append({"log" if key == "facts" else key: value for key, value in line.items()})
     metrics = record.result.get("metrics")
+    problems += _strange(record)
     if problems:
         record.state, record.reason = "broken", "; ".join(problems)
     elif not (path / "done").exists() and (path / "diverged.txt").exists():
@@ -223,13 +227,86 @@ def read_run(path: str | Path) -> RunRecord:
     return record
 
 
+def _strange(record: RunRecord) -> list[str]:
+    """Return what in the files of a run has another form than training gives it, and take it out of the record."""
+    found = []
+    numbers, texts = (int, float, type(None)), (str, type(None))
+    forms: dict[str, Any] = dict.fromkeys(
+        ("seconds", "seconds_per_epoch", "parameters", "peak_memory_mb", "lr"), numbers
+    )
+    forms |= dict.fromkeys(
+        ("strategy", "variant", "title", "dataset", "metric", "task", "fingerprint", "contents"), texts
+    )
+    forms |= {"seed": int, "selected_epoch": int, "options": (dict, type(None)), "warnings": (list, type(None))}
+    forms |= {"sizes": (dict, type(None)), "metrics": dict, "recipe": dict, "packages": (dict, type(None))}
+    parts = {"result.json": record.result, "recipe.yaml": record.recipe, "environment.json": record.environment}
+    for file, values in parts.items():
+        for name in [n for n in values if n in forms and not isinstance(values[n], forms[n])]:
+            found.append(f"{file} has {name} {values.pop(name)!r:.40}")
+    for name in [
+        n for n, part in record.settings.items() if n in ("data", "training", "model") and not isinstance(part, dict)
+    ]:
+        found.append(f"recipe.yaml has {name} {record.settings.pop(name)!r:.40}")
+    if record.result.get("task", "classification") not in METRICS:
+        found.append(f"result.json has task {record.result.pop('task')!r:.40}")
+    if record.result.get("metric") not in {None, *(metric for known in METRICS.values() for metric in known)}:
+        found.append(f"result.json has metric {record.result.pop('metric')!r:.40}")
+    scores = record.result.get("metrics") or {}
+    for split in [split for split, values in scores.items() if not _are_numbers(values)]:
+        found.append(f"result.json has no numbers for {split!r}")
+        scores.pop(split)
+    record.epochs = [
+        line for line in record.epochs if all(_are_numbers(line.get(p) or {}) for p in ("train", "valid", "log"))
+    ]
+    return found
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, (int, float, type(None))) for value in values.values())
+
+
+def check_data(runs: Iterable[RunRecord]) -> None:
+    """See that the data of runs are still those that they were trained on, where they lie on this machine.
+
+    Only of files that have another size, time and hash since is the data read again and compared.
+
+    Raises:
+        RunFolderError: some are others; the message says what of them has changed.
+    """
+    compared: dict[str, list[Any]] = {}
+    for run in runs:
+        files = read_mapping(run.path / "data.json", json.loads, []).get("files")
+        for name, state in files.items() if isinstance(files, dict) and run.state == "done" else ():
+            path = Path(name)
+            if not path.is_file() or [path.stat().st_size, path.stat().st_mtime_ns] == list(state)[:2]:
+                continue
+            now = compared.setdefault(name, [file_digest(path)])
+            if now[0] != list(state)[-1]:
+                _read_again(run)
+                break
+
+
+def _read_again(run: RunRecord) -> None:
+    """Read the data of a run whose files have changed, and raise if what is read has changed too."""
+    from modalign.data.load import load_data
+    from modalign.recipes import recipe_from_plain
+    from modalign.training.build import check_same_data
+    from modalign.training.run import RunFolder
+
+    try:
+        data = load_data(recipe_from_plain({"data": {**run.settings["data"]}}).data)
+        check_same_data(RunFolder(run.path), data)
+    except InputError as error:
+        raise RunFolderError(f"{error}\nTo report it as it is, add --outdated (outdated=True in Python)") from error
+
+
 def read_mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
     """Return the mapping in a file, {} where there is none; what is wrong is added to ``problems``."""
     if not path.exists():
         return {}
     try:
-        loaded = parse(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        loaded = parse(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, MemoryError) as error:
         problems.append(f"{path.name} cannot be read ({type(error).__name__})")
         return {}
     if not isinstance(loaded, dict):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from modalign.classes import import_class, is_own
+from modalign.classes import import_class, is_own, short_name
 from modalign.errors import SettingsError, unknown
 from modalign.recipes import plain_type
 from modalign.strategies.base import Stepper, Strategy
@@ -106,16 +105,6 @@ def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
     except ArgumentError as error:
         raise SettingsError(f"options of strategy {strategy.title}: {error}") from error
     return strategy.Options(**vars(parsed))
-
-
-def short_name(strategy: str) -> str:
-    """Return what the folder and the row of a method are called: a class by its name, a file by its stem.
-
-    >>> [short_name(name) for name in ("joint", "lab/mine.py", "mine.py:Net", "lab.methods.Mine")]
-    ['joint', 'mine', 'Net', 'Mine']
-    """
-    file, _, inside = strategy.partition(":")
-    return inside or (Path(file).stem if file.endswith(".py") else strategy.rpartition(".")[2])
 
 
 __all__ = ["Stepper", "Strategy", "load_strategy", "make_options", "short_name", "strategy_name", "strategy_names"]

@@ -18,6 +18,7 @@ from modalign.data.load import load_data
 from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
 from modalign.evaluation.survival import SurvivalModel
+from modalign.files import reading
 from modalign.models.multimodal import MultimodalModel
 from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
@@ -194,12 +195,14 @@ def load_trained(
             f"{folder} was written by modalign 0.1, whose description of data this version cannot build a network "
             "from; load it with that version (environment.json names it), or train again"
         )
-    info = DataInfo.from_dict(about["info"])
-    strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
-    restore(strategy, state, folder)
-    fitted = (run.folder / "survival.json").exists()
-    survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
-    return Trained(strategy.eval(), spec, info, about["inputs"], survival)
+    whole, remedy = "files that training wrote together", "restore them, or train again"
+    with reading(f"run {folder}: its recipe.yaml, data.json and network.json", whole, RunFolderError, remedy):
+        info, inputs = DataInfo.from_dict(about["info"]), dict(about["inputs"])
+        strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
+        restore(strategy, state, folder)
+        fitted = (run.folder / "survival.json").exists()
+        survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
+    return Trained(strategy.eval(), spec, info, inputs, survival)
 
 
 def load_with_data(
@@ -239,7 +242,7 @@ def check_same_data(run: RunFolder, data: MultimodalData) -> None:
     before, told = run.about("environment.json").get("fingerprint"), run.about("data.json").get("parts")
     if before == data.fingerprint:
         return
-    now, old = data.parts(), told if isinstance(told, dict) else {}
+    now, old = data.parts, told if isinstance(told, dict) else {}
     changed = [name for name, value in now.items() if old and old.get(name) != value]
     what = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or "the way it is read"
     raise RunFolderError(
@@ -265,7 +268,7 @@ def restore(strategy: Strategy, state: dict[str, Any], folder: str | Path) -> No
     """
     try:
         strategy.load_state_dict(state["strategy"])
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"the checkpoint in {folder} does not fit the network that its recipe builds now ({error}); "
             "use the version of the package that wrote it (environment.json names it), or train again"

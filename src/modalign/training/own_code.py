@@ -19,6 +19,7 @@ from torch import nn
 from modalign.classes import import_class, is_own
 from modalign.data.batch import Modality
 from modalign.errors import RunFolderError, SettingsError
+from modalign.files import read_settings, reading, write_whole
 from modalign.strategies import Strategy, load_strategy, strategy_name
 from modalign.training.run import RunSpec
 
@@ -113,7 +114,6 @@ def save_objects(folder: Path, objects: Objects) -> None:
     if not parts:
         return
     code = folder / "code"
-    code.mkdir(exist_ok=True)
     described: dict[str, dict[str, str]] = {}
     modules = set()
     for place, part in parts.items():
@@ -127,13 +127,13 @@ def save_objects(folder: Path, objects: Objects) -> None:
             continue
         if not {"site-packages", "dist-packages"} & set(source.parts) and not kind.__module__.startswith("modalign."):
             name = f"{source.stem if source.is_file() else kind.__name__}.py"
-            (code / name).write_text(text, "utf-8")
+            write_whole(code / name, text)
             described[place] |= {"file": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
             modules.add(kind.__module__)
     packed = _pickled(objects, [sys.modules[name] for name in modules if name in sys.modules])
-    (code / "objects.pkl").write_bytes(packed)
+    write_whole(code / "objects.pkl", packed)
     described["objects.pkl"] = {"sha256": hashlib.sha256(packed).hexdigest(), "python": sys.version.split()[0]}
-    (code / "code.json").write_text(json.dumps(described, indent=1))
+    write_whole(code / "code.json", json.dumps(described, indent=1))
 
 
 def _pickled(objects: Objects, modules: list[ModuleType]) -> bytes:
@@ -157,21 +157,24 @@ def load_objects(folder: Path, trust_code: bool) -> Objects:
         RunFolderError: it is not trusted, was changed since, or cannot be loaded here.
     """
     code = folder / "code"
-    about = json.loads((code / "code.json").read_text())
-    listed = ", ".join(f"{place}: {entry['class']}" for place, entry in about.items() if "class" in entry)
+    about = read_settings(code / "code.json", "what training wrote of code of one's own", RunFolderError)
+    with reading(code / "code.json", "what training wrote of code of one's own", RunFolderError):
+        listed = ", ".join(f"{place}: {entry['class']}" for place, entry in about.items() if "class" in entry)
+        digest, python = about["objects.pkl"]["sha256"], about["objects.pkl"].get("python")
     if not trust_code:
         raise RunFolderError(
             f"{folder} was trained with code that is not of this package ({listed}); its text is in {code}. Look at "
             "it, and if you trust it add --allow-code (trust_code=True from Python), or hand in the same objects again"
         )
-    packed = (code / "objects.pkl").read_bytes()
-    if hashlib.sha256(packed).hexdigest() != about["objects.pkl"]["sha256"]:
+    with reading(code / "objects.pkl", "the objects that training kept", RunFolderError):
+        packed = (code / "objects.pkl").read_bytes()
+    if hashlib.sha256(packed).hexdigest() != digest:
         raise RunFolderError(f"{code / 'objects.pkl'} is not what the run wrote: its hash differs; it is not loaded")
     try:
         objects: Objects = cloudpickle.loads(packed)
     except Exception as error:
         raise RunFolderError(
             f"the code of {folder} cannot be loaded here ({type(error).__name__}: {error}); it was kept under Python "
-            f"{about['objects.pkl']['python']}. Hand in the same objects again: {listed}"
+            f"{python}. Hand in the same objects again: {listed}"
         ) from error
     return objects

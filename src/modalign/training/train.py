@@ -17,7 +17,7 @@ from torch import Tensor
 from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
-from modalign.data.load import describe_inputs, load_data
+from modalign.data.load import describe_inputs, file_states, load_data
 from modalign.evaluation.survival import SurvivalModel
 from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
@@ -123,7 +123,7 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
-    watch: Callable[[dict[str, Any]], None] | None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train in each process."""
     if devices.spawns:
@@ -142,7 +142,8 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
-                "parts": data.parts(),
+                "parts": data.parts,
+                "files": {} if in_memory else file_states(spec.recipe.data),
             },
             "network.json": strategy.model.networks(),
         }
@@ -234,8 +235,7 @@ def _constant(trainer: Trainer, output: Output) -> str:
 
 def _whole(data: MultimodalData) -> str:
     """Return a hash of all samples and labels, whatever their split; empty where the inputs are not known."""
-    parts = data.parts()
-    text = "".join(parts[name] for name in ("values", "rows", "labels"))
+    text = "".join(data.parts.get(name, "") for name in ("values", "rows", "labels"))
     return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
 
 

@@ -20,6 +20,7 @@ from modalign.data.info import DataInfo
 from modalign.data.samplers import BalancedBatchSampler, ShuffledBatchSampler
 from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, unknown
 from modalign.evaluation.metrics import compute_metrics, higher_is_better, primary_metric
+from modalign.files import reading
 from modalign.strategies.base import Strategy
 from modalign.training.distributed import Devices
 from modalign.training.forward import forward_batches, load_batches
@@ -265,6 +266,13 @@ class Trainer:
 
     def _restore(self) -> None:
         saved = self.devices.broadcast(self.run.load("last") if self.devices.rank == 0 else None)
+        with reading(self.run.folder / "checkpoints" / "last.pt", "a checkpoint of this run", RunFolderError):
+            self._set(saved)
+        self._resumed_at = time.monotonic()
+        if self.devices.rank == 0:
+            self.run.forget_after(self.state.epoch)
+
+    def _set(self, saved: dict[str, Any]) -> None:
         if len(saved["random"]) != self.devices.world:
             raise RunFolderError(
                 f"the run was started with {len(saved['random'])} process(es) and is resumed with "
@@ -278,9 +286,6 @@ class Trainer:
         torch.set_rng_state(saved["random"][self.devices.rank].cpu())
         if saved["cuda_random"] is not None and self.devices.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_random"].cpu())
-        self._resumed_at = time.monotonic()
-        if self.devices.rank == 0:
-            self.run.forget_after(self.state.epoch)
 
     @property
     def seconds(self) -> float:

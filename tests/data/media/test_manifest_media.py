@@ -195,8 +195,10 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert (again.samples, again.unreadable, again.resumed) == (first.samples, first.unreadable, first.samples)
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()} == before
     (tmp_path / "my.yaml").write_text(ABOUT.replace("columns: [site]", ""))
-    with pytest.raises(AssertionError, match="decoded again"):
+    with pytest.raises(InputError, match=r"in use: it holds my, prepared with another columns.*--fresh"):
         prepare_manifest(path, out, workers=1)
+    with pytest.raises(AssertionError, match=r"decoded again"):
+        prepare_manifest(path, out, workers=1, resume=False)
 
 
 def test_a_folder_is_finished_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,10 +170,13 @@ def test_finished_work_is_kept_unless_something_changed(tmp_path):
     again = run(tmp_path, make_samples(20), counted)
     assert len(calls) == 20
     assert (again.unreadable, again.counts, again.resumed) == (first.unreadable, first.counts, first.samples)
-    run(tmp_path, make_samples(20), counted, settings={"size": 2})
-    assert len(calls) == 40
+    with pytest.raises(InputError, match=r"in use: it holds toy, prepared with another size.*--fresh"):
+        run(tmp_path, make_samples(20), counted, settings={"size": 2})
+    with pytest.raises(InputError, match=r"in use: it holds toy, prepared from other samples"):
+        run(tmp_path, make_samples(19), counted)
+    assert len(calls) == 20
     run(tmp_path, make_samples(20), counted, settings={"size": 2}, resume=False)
-    assert len(calls) == 60
+    assert len(calls) == 40
 
 
 def test_a_wrong_shape_is_the_samples_fault(tmp_path):

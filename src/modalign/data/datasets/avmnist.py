@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,13 @@ import numpy as np
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import make_decoder
 from modalign.data.media.folder import hold_out_values, manifest_of
-from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate, refuse_other
 from modalign.data.tables.array_split import StoredArray
 from modalign.data.tables.arrays import from_settings
 from modalign.data.tables.splits import FOLDS, hold_out, outer_fold, select_rows
 from modalign.data.task import classification
 from modalign.errors import DataError
+from modalign.files import read_array, write_whole
 from modalign.settings import DataSettings
 
 DIGITS = tuple("0123456789")
@@ -59,9 +61,9 @@ def prepare(raw: Path, out: Path, *, run: Run) -> PrepareReport:
     if len(images) != len(digits):
         raise DataError(f"{root / 'mnist'} holds {len(images)} images but {len(digits)} labels.")
     warnings = run.expect({"recordings": (len(files), 3000), "images": (len(images), 10_000)})
-    out.mkdir(parents=True, exist_ok=True)
-    np.save(out / "images.npy", images)
-    np.save(out / "image_digits.npy", digits)
+    refuse_other("avmnist", {}, out, run)
+    write_whole(out / "images.npy", partial(np.save, arr=images))
+    write_whole(out / "image_digits.npy", partial(np.save, arr=digits))
     decoders = {"audio": make_decoder("audio", {"kind": "audio", "recipe": "digit"})}
     samples = [
         Sample(
@@ -120,7 +122,7 @@ def load(
     else:
         groups = None if settings.group is None else columns[settings.group].astype(str)
         test = outer_fold(columns, digits, groups, settings.fold, settings.folds or FOLDS, settings.split_seed)
-    images, image_digits = np.load(folder / "images.npy"), np.load(folder / "image_digits.npy")
+    images, image_digits = read_array(folder / "images.npy"), read_array(folder / "image_digits.npy")
     chosen = pair(digits, test, image_digits, rng)
     pixels = images[chosen][:, None].astype(np.float32) / 255
     pixels += rng.normal(0, noise, pixels.shape).astype(np.float32) if noise else 0

@@ -21,7 +21,7 @@ from pathlib import Path
 from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import build_vocabulary, make_decoder, tokenizer
 from modalign.data.media.folder import load_split
-from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
+from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate, refuse_other
 from modalign.data.task import classification
 from modalign.settings import DataSettings
 
@@ -60,6 +60,8 @@ def prepare(
     samples = [sample for found, _ in lists.values() for sample in found]
     lost = [entry for _, wrong in lists.values() for entry in wrong]
     warnings = run.expect({f"rows in {s}_titles.csv": (len(lists[s][0]), n) for s, n in OFFICIAL.items()})
+    settings = {"size": size, "length": length, "vocabulary": vocabulary}
+    refuse_other("food101", settings, out, run)
     words = vocabulary
     if vocabulary == "train":
         titles = [str(sample.sources["text"][0]) for sample in samples if sample.split == "train"]
@@ -71,7 +73,6 @@ def prepare(
         "image": make_decoder("image", {"kind": "image", "size": size}),
         "text": make_decoder("text", {"kind": "text", "vocabulary": words, "length": length}),
     }
-    settings = {"size": size, "length": length, "vocabulary": vocabulary}
     task = classification(sorted({sample.label for sample in samples}))
     return decode("food101", samples, decoders, out, run, settings, task=task, warnings=warnings, lost=lost)
 

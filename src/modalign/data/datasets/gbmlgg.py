@@ -19,6 +19,7 @@ own training rows, which comes to the same without a look at validation.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from modalign.data.media.folder import load_split
 from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
 from modalign.errors import DataError, InputError, unknown
+from modalign.files import check_claim
 from modalign.settings import DataSettings
 
 GRADES = ("II", "III", "IV")
@@ -227,8 +229,8 @@ def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
         InputError: the file asks for code, or has not the published form.
     """
     try:
-        with check(path).open("rb") as file:
-            splits = DataUnpickler(file, path).load()["cv_splits"]
+        check_claim(2 * check(path).stat().st_size, str(path))
+        splits = DataUnpickler(io.BytesIO(path.read_bytes()), path).load()["cv_splits"]
         folds: dict[str, list[str]] = {}
         for k in range(1, FOLDS + 1):
             for part in ("train", "test"):
@@ -243,7 +245,7 @@ def read_splits(path: Path) -> tuple[dict[str, Patient], list[Entry]]:
                 patients.setdefault(str(patient), Patient(*about, tuple(folds[str(patient)])))
     except InputError:
         raise
-    except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise DataError(
             f"{path} has not the published form cv_splits[fold][train|test] ({type(error).__name__}: "
             f"{error}); use the tables (all_dataset.csv, grade_data.csv, pnas_splits.csv) instead."
@@ -264,6 +266,12 @@ class Inert:
         """Forget the state."""
 
 
+def _bytes_only(content: object = b"") -> bytearray:
+    if not isinstance(content, bytes):
+        raise pickle.UnpicklingError("bytes made of a length")
+    return bytearray(content)
+
+
 def _latin(text: str, encoding: str) -> bytes:
     """How protocol 2 writes bytes."""
     if encoding != "latin1":
@@ -271,8 +279,30 @@ def _latin(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class DataUnpickler(pickle.Unpickler):
+def _empty_array(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    """How numpy begins an array; its contents follow, and are compared with its shape before memory is asked for."""
+    if kind is not _Array or tuple(shape) != (0,):
+        raise pickle.UnpicklingError(f"an array of shape {shape} without contents")
+    return np.empty(0, np.int8)
+
+
+def _scalar(dtype: np.dtype, content: bytes = b"") -> Any:
+    if not isinstance(content, bytes) or len(content) != dtype.itemsize:
+        raise pickle.UnpicklingError(f"a number of {dtype} with other contents")
+    return np.frombuffer(content, dtype)[0]
+
+
+class _Array:
+    """What stands for the class of arrays, which is not called: a shape alone would ask for any memory."""
+
+    def __init__(self) -> None:
+        raise pickle.UnpicklingError("an array made of its shape")
+
+
+class DataUnpickler(pickle._Unpickler):
     """Rebuilds dictionaries, lists, text and numpy arrays; nothing else that a pickle may ask for.
+
+    It is the one of Python, not that of C, which gives memory to whatever a few bytes claim (a memo of 2^32 entries).
 
     Tables of pandas, which the published files hold too, become ``Inert``: their old forms need old versions
     of pandas, and nothing in them is needed.
@@ -300,15 +330,15 @@ class DataUnpickler(pickle.Unpickler):
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
     ("_codecs", "encode"): _latin,
     ("builtins", "slice"): slice,
     ("builtins", "object"): object,
-    ("builtins", "bytearray"): bytearray,
+    ("builtins", "bytearray"): _bytes_only,
     ("copyreg", "_reconstructor"): Inert,
     ("copy_reg", "_reconstructor"): Inert,
 }

@@ -21,6 +21,7 @@ import numpy as np
 from modalign.data.batch import Modality
 from modalign.data.media.spectrograms import AUDIO_RECIPES
 from modalign.errors import DataError, unknown
+from modalign.files import write_whole
 
 LFS = b"version https://git-lfs.github.com/spec/"
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -32,6 +33,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "text": {"vocabulary": "", "length": 64},
 }
 """Options of each kind of decoder. Text is decoded only where ``vocabulary`` names a tokenizer."""
+PIXELS = 100_000_000  # of one image or frame: more is a mistake, or made to fill the memory
+LONGEST = 6 * 3600.0  # seconds of one recording
 DECLARED_SHARE = 0.5  # a file that holds less than this share of the length it declares was cut off
 
 
@@ -76,6 +79,8 @@ def opened(path: str | Path, kind: str, start: float = 0.0, stop: float | None =
             if not streams:
                 raise Unreadable(f"no {kind} stream: {path}")
             streams[0].codec_context.thread_count = 1
+            if kind == "video" and (size := streams[0].codec_context.width * streams[0].codec_context.height) > PIXELS:
+                raise Unreadable(f"frames of {size:,} pixels; expected at most {PIXELS:,}: {path}")
             yield container, streams[0]
     except (av.FFmpegError, EOFError) as error:
         raise Unreadable(f"cannot be decoded ({getattr(error, 'strerror', error)}): {path}") from error
@@ -95,7 +100,13 @@ def read_wave(path: str | Path, rate: int, start: float = 0.0, stop: float | Non
 
     with opened(path, "audio", start, stop) as (container, stream):
         resampler = AudioResampler(format="flt", layout="mono", rate=rate)
-        pieces = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
+        pieces, length = [], 0
+        for frame in container.decode(stream):
+            for out in resampler.resample(frame):
+                pieces.append(out)
+                length += out.samples
+            if length > LONGEST * rate:
+                raise Unreadable(f"longer than {LONGEST / 3600:g} hours: {path}")
         pieces += resampler.resample(None) if pieces else []
         declared = _declared_seconds(container, path)
     wave = np.concatenate([piece.to_ndarray().ravel() for piece in pieces] or [np.zeros(0, np.float32)])
@@ -201,13 +212,15 @@ def decode_image(path: str | Path, size: int, box: tuple[int, int, int, int] | N
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if width * height > PIXELS:
+                raise Unreadable(f"image of {width} x {height} pixels; expected at most {PIXELS:,}: {path}")
             if box is not None and (width < box[2] or height < box[3]):
                 raise Unreadable(f"image of {width} x {height} pixels, which has no part {box}: {path}")
             part = image if box is None else image.crop(box)
             square = part.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     except Unreadable:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, MemoryError) as error:
         raise Unreadable(f"not a readable image ({error}): {path}") from error
     tiny = f"image of {width} x {height} pixels" if min(width, height) < 8 else ""
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), tiny
@@ -389,6 +402,4 @@ def build_vocabulary(texts: Iterable[str], path: Path, size: int = 30_522) -> Pa
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
     frequent = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
     pieces += frequent[: max(0, size - len(pieces))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    return path
+    return write_whole(path, "".join(f"{piece}\n" for piece in pieces))

@@ -18,9 +18,10 @@ A prepared folder holds
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from modalign.data.batch import Modality
+from modalign.data.batch import KINDS, Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import Rows, StoredArray
-from modalign.data.tables.files import join_columns, table_arrays
+from modalign.data.tables.files import join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation
 from modalign.data.tables.reader import RowOptions, Source, read_source
 from modalign.data.task import Task
 from modalign.errors import DataError, Problems, unknown
+from modalign.files import check_inside, file_digest, folder_name, read_settings, reading, write_whole, writing
 from modalign.settings import DataSettings
 
 VERSION = 1
@@ -44,9 +46,28 @@ _MODALITY = ("kind", "shape", "vocabulary", "padding")
 
 
 def open_array(folder: str | Path, name: str, shape: Sequence[int], dtype: Any) -> np.memmap:
-    """A new ``<name>.npy`` of zeros, (N, *sample), to be filled row by row while decoding."""
-    path = Path(folder) / f"{name}.npy"
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=tuple(shape))
+    """A new ``<name>.npy`` of zeros, (N, *sample), to be filled row by row while decoding; its room is taken at once.
+
+    Raises:
+        RunError: the disk has not so much room.
+    """
+    path = array_path(folder, name)
+    with writing(path):
+        path.unlink(missing_ok=True)  # a link there is not followed
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=tuple(shape))
+        if hasattr(os, "posix_fallocate"):  # a full disk while a map is written would kill the process
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def array_path(folder: str | Path, name: str) -> Path:
+    """Where the array of a modality lies in a prepared folder, whatever the modality is called.
+
+    >>> array_path("prepared", "face").name, array_path("prepared", "../face").name
+    ('face.npy', 'face-9b8b5c56.npy')
+    """
+    return Path(folder) / f"{folder_name(name)}.npy"
 
 
 def write_prepared(
@@ -89,13 +110,12 @@ def write_prepared(
     4
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for key, array in (arrays or {}).items():
-        np.save(folder / f"{key}.npy", array)
+        write_whole(array_path(folder, key), partial(np.save, arr=array, allow_pickle=False))
     problems = Problems(f"prepared folder {str(folder)!r}")
     described = {}
     for key, modality in modalities.items():
-        path, expected = folder / f"{modality.name}.npy", (len(manifest), *modality.shape)
+        path, expected = array_path(folder, modality.name), (len(manifest), *modality.shape)
         saved = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
         if saved is None:
             problems.append(f"modality {modality.name!r} has no array; expected {str(path)!r}")
@@ -108,7 +128,7 @@ def write_prepared(
             described[key] = {entry: getattr(modality, entry) for entry in _MODALITY}
             described[key] |= {"shape": list(modality.shape), "dtype": str(saved.dtype), "sha256": file_digest(path)}
     problems.stop()
-    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    write_whole(folder / "manifest.parquet", partial(manifest.to_parquet, index=False))
     meta: dict[str, Any] = {"version": VERSION, "name": name, "task": task.kind, "classes": list(task.classes)}
     meta |= {"modalities": described, "plain": dict(plain or {}), "columns": list(columns), "about": dict(about or {})}
     meta["conditions"] = {m: list(named) for m, named in (conditions or {}).items()}
@@ -116,16 +136,8 @@ def write_prepared(
         key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in options.items()}
         for key, options in (decoders or {}).items()
     }
-    unfinished = folder / "meta.yaml.part"
-    unfinished.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True), "utf-8")
-    unfinished.replace(folder / "meta.yaml")
+    write_whole(folder / "meta.yaml", yaml.safe_dump(meta, sort_keys=False, allow_unicode=True))
     return folder
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_prepared(folder: str | Path, settings: DataSettings, options: RowOptions | None = None) -> MultimodalData:
@@ -177,17 +189,20 @@ def read_folder(folder: Path, names: Sequence[str], problems: Problems) -> Sourc
         InputError: the folder is not finished, or with ``problems`` and what is wrong with its arrays.
     """
     meta = read_meta(folder)
-    manifest = pd.read_parquet(folder / "manifest.parquet")
+    manifest = read_table(folder / "manifest.parquet")
     decoded, plain = meta["modalities"], meta["plain"]
     opened: dict[str, Rows] = {}
     for m in [m for m in names if m in decoded]:
-        path, expected = folder / f"{m}.npy", (len(manifest), *decoded[m]["shape"])
+        path, expected = array_path(folder, m), (len(manifest), *decoded[m]["shape"])
         try:
+            check_inside(folder, path)
             opened[m] = array = StoredArray(path)
             wrong = "" if array.shape == expected else f"has shape {array.shape}; expected {expected}:"
+            if not wrong and file_digest(path) != decoded[m]["sha256"]:
+                wrong = "is not what prepare wrote (its SHA-256 is another than that in meta.yaml): restore it, or"
         except FileNotFoundError:
             wrong = "is missing;"
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             wrong = f"cannot be read ({error});"
         problems += [f"{str(path)!r} {wrong} run prepare again"] if wrong else []
     columns = problems.trying(table_arrays, manifest)
@@ -216,9 +231,20 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{str(folder)!r} is no finished prepared folder; expected {path.name} in it: run prepare again"
         )
-    meta: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    meta = read_settings(path, "what `modalign prepare` wrote")
     if meta.get("version") != VERSION:
         raise DataError(f"{str(path)!r} has version {meta.get('version')}; expected {VERSION}: run prepare again")
+    with reading(path, "what `modalign prepare` wrote", remedy="run prepare again"):
+        if meta["task"] not in ("classification", "regression", "survival") or not isinstance(meta["classes"], list):
+            raise ValueError(f"task {meta['task']!r} of classes {meta['classes']!r}")
+        for entry in meta["modalities"].values():
+            shape, kind = [int(length) for length in entry["shape"]], str(entry["kind"])
+            if kind not in KINDS or min(shape, default=1) < 1 or not isinstance(entry["sha256"], str):
+                raise ValueError(f"a modality of kind {kind!r} and shape {shape}")
+            int(entry["vocabulary"]), int(entry["padding"])
+        if not {*meta["plain"].values()} <= {"text", "vector", "categories"}:
+            raise ValueError(f"plain is {meta['plain']!r}")
+        dict(meta.get("decoders") or {}), list(meta.get("columns") or [])
     return meta
 
 
@@ -237,7 +263,7 @@ def manifest_of(settings: DataSettings) -> pd.DataFrame:
     meta = read_meta(Path(settings.path))
     if meta["name"] != name:
         raise DataError(f"{settings.path} holds {meta['name']}, prepared; expected {name}.")
-    return pd.read_parquet(Path(settings.path) / "manifest.parquet")
+    return read_table(Path(settings.path) / "manifest.parquet")
 
 
 def hold_out_values(settings: DataSettings, column: str, count: int, seed: int) -> DataSettings:

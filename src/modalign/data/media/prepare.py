@@ -13,11 +13,12 @@ import hashlib
 import importlib
 import inspect
 import json
+import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,21 @@ import pandas as pd
 
 from modalign.data import load
 from modalign.data.media.decoders import Decoder
-from modalign.data.media.folder import open_array, write_prepared
+from modalign.data.media.folder import array_path, open_array, write_prepared
+from modalign.data.tables.modalities import show
 from modalign.data.task import Task
 from modalign.errors import DataError, InputError, unknown
+from modalign.files import (
+    check_inside,
+    end_with_parent,
+    in_use,
+    locked,
+    read_settings,
+    read_text,
+    reading,
+    write_csv,
+    write_whole,
+)
 
 CHUNK = 16  # samples between two lines of the journal
 Entry = dict[str, str]
@@ -159,8 +172,60 @@ def prepare(
     for option in options:
         if option not in known:
             raise unknown(f"option of {name}", option, known)
-    report: PrepareReport = function(Path(raw), Path(out), run=Run(workers, resume, strict), **options)
+    with claimed(Path(out), Run(workers, resume, strict)) as run:
+        report: PrepareReport = function(Path(raw), Path(out), run=run, **options)
     return report
+
+
+@contextmanager
+def claimed(out: Path, run: Run) -> Iterator[Run]:
+    """Be the only one to work in the folder ``out``, which is new, empty, or was written by ``prepare``.
+
+    Raises:
+        InputError: it holds other files, or links to elsewhere, or another process works in it; nothing was written.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"output {out} is a file; expected a folder, or a path that does not exist")
+    if in_use(out):
+        inner = [folder for folder in (out, out / ".partial", out / "tokenizer") if folder.is_dir()]
+        check_inside(out, *(entry for folder in inner for entry in folder.iterdir()))
+        if not (out / ".partial").is_dir() and not _is_prepared(out / "meta.yaml"):
+            raise DataError(
+                f"output folder {out} is in use: it holds {show(sorted(e.name for e in out.iterdir()))}, which prepare "
+                "did not write; expected a new or empty folder: choose another --out"
+            )
+    with locked(out):
+        (out / ".partial").mkdir(exist_ok=True)
+        try:
+            yield run
+        finally:
+            with suppress(OSError):  # nothing was begun
+                (out / ".partial").rmdir()
+
+
+def _is_prepared(meta: Path) -> bool:
+    try:
+        return meta.is_file() and "modalities" in read_settings(meta, "what prepare wrote")
+    except InputError:
+        return False
+
+
+def refuse_other(name: str, settings: Mapping[str, Any], out: Path, run: Run) -> None:
+    """See that a folder does not hold the work of other settings, which would be overwritten.
+
+    Raises:
+        InputError: it does, and the run is not to begin anew.
+    """
+    kept = [out / ".partial" / "settings.json", out / "report.json"]
+    found = next((read_settings(path, "what prepare wrote") for path in kept if path.is_file()), None)
+    now = json.loads(json.dumps({"name": name, **settings}, default=str))
+    old = {} if found is None else {"name": found.get("name"), **(found.get("settings") or {})}
+    if run.resume and old and old != now:
+        other = [key for key in {**old, **now} if old.get(key) != now.get(key)]
+        raise DataError(
+            f"output folder {out} is in use: it holds {old['name']}, prepared with another {', '.join(other)}. Choose "
+            "another --out, or add --fresh to prepare anew in its place"
+        )
 
 
 def locate(raw: Path, wanted: Mapping[str, str], source: str) -> Path:
@@ -224,13 +289,21 @@ def decode(
     twice = [key for key, count in Counter(sample.id for sample in samples).items() if count > 1]
     if twice:
         raise DataError(f"{name}: {len(twice)} ids stand for two samples: {', '.join(twice[:10])}.")
+    refuse_other(name, settings, out, run)
     told = json.dumps([VERSION, name, dict(settings), [(s.id, s.split, s.label) for s in samples]], default=str)
     key = hashlib.sha256(told.encode()).hexdigest()  # what an interrupted run must share with the next
     if run.resume and (out / "meta.yaml").is_file() and (out / "report.json").is_file():
-        noted = json.loads((out / "report.json").read_text("utf-8"))
-        if noted.pop("key") == key:  # an earlier run finished this very work
-            return PrepareReport(out=out, resumed=noted["samples"], **noted)
+        noted = read_settings(out / "report.json", "what prepare wrote")
+        if noted.pop("key", "") == key:  # an earlier run finished this very work
+            with reading(out / "report.json", "what prepare wrote", remedy="prepare anew with --fresh"):
+                del noted["settings"]
+                return PrepareReport(out=out, resumed=noted["samples"], **noted)
+        raise DataError(
+            f"output folder {out} is in use: it holds {name}, prepared from other samples. Choose another --out, or "
+            "add --fresh to prepare anew in its place"
+        )
     pool = DecodePool(out, samples, decoders, key, run.resume)
+    write_whole(pool.state / "settings.json", json.dumps({"name": name, "settings": dict(settings)}, default=str))
     pool.decode_rest(run.workers, f"{name}: decoding")
     unreadable = [(row, *found) for row, found in sorted(pool.failed.items())]
     odd = [(row, *found) for row in sorted(pool.remarks) if pool.done[row] for found in sorted({*pool.remarks[row]})]
@@ -247,9 +320,13 @@ def decode(
     report = PrepareReport(name, out, len(kept), counts, [*lost, *failed], remarks, list(warnings), pool.resumed)
     for file in ("unreadable", "remarks"):
         table = pd.DataFrame(getattr(report, file), columns=["id", "modality", "reason"])
-        table.to_csv(out / f"{file}.csv", index=False, lineterminator="\n")
-    noted = {"key": key, **{k: v for k, v in vars(report).items() if k not in ("out", "resumed")}}
-    (out / "report.json").write_text(json.dumps(noted, indent=1, ensure_ascii=False), "utf-8")
+        write_csv(out / f"{file}.csv", table, lineterminator="\n")
+    noted = {
+        "key": key,
+        "settings": json.loads(json.dumps(dict(settings), default=str)),
+        **{k: v for k, v in vars(report).items() if k not in ("out", "resumed")},
+    }
+    write_whole(out / "report.json", json.dumps(noted, indent=1))
     write_prepared(
         out,
         name,
@@ -293,9 +370,10 @@ class DecodePool:
         self.state = folder / ".partial"
         self.journal, self.sealed = self.state / "journal.jsonl", self.state / "sealed"
         noted = self.state / "key"
-        if resume and noted.is_file() and noted.read_text() == key:
-            for line in self.journal.read_text().splitlines() if self.journal.is_file() else []:
-                with suppress(json.JSONDecodeError):  # a line that a killed run did not finish
+        if resume and noted.is_file() and read_text(noted, "what prepare wrote") == key:
+            lines = self.journal.read_text("utf-8", "replace").splitlines() if self.journal.is_file() else []
+            for line in lines:
+                with suppress(ValueError, LookupError, TypeError):  # a line that a killed run did not finish
                     self._note(json.loads(line))
             if not self.sealed.exists():
                 self.failed = {}  # these are tried again
@@ -305,26 +383,28 @@ class DecodePool:
             (folder / "meta.yaml").unlink(missing_ok=True)  # a folder without it is not finished
             for name, decoder in decoders.items():
                 open_array(folder, name, (len(samples), *decoder.modality.shape), decoder.dtype)
-            noted.write_text(key)
+            write_whole(noted, key)
         self.resumed = int(self.done.sum())
 
     def _note(self, outcome: Mapping[str, Any]) -> None:
+        failed = {int(row): (str(m), str(reason)) for row, m, reason in outcome["failed"]}
         self.done[outcome["done"]] = True
-        self.failed |= {int(row): (str(m), str(reason)) for row, m, reason in outcome["failed"]}
+        self.failed |= failed
         for row, modality, remark in outcome["remarks"]:
             self.remarks.setdefault(int(row), []).append((modality, remark))
 
     def decode_rest(self, workers: int, title: str) -> None:
         """Decode every row that is not done, in ``workers`` processes (0: one a core), under a progress bar."""
         from joblib import Parallel, delayed
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         rest = [(row, self.samples[row].sources) for row in np.flatnonzero(~self.done).tolist()]
         if not rest or self.sealed.exists():
             return
         chunks = [rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK)]
         parallel = Parallel(workers or os.cpu_count() or 1, return_as="generator_unordered")
-        columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
+        said = TextColumn("{task.description}", markup=False)  # the name of a data set may hold brackets
+        columns = (said, *Progress.get_default_columns()[1:3], MofNCompleteColumn(), TimeRemainingColumn())
         with self.journal.open("a") as journal, Progress(*columns, transient=True) as progress:
             journal.write("\n")  # what follows must not continue an unfinished line
             task = progress.add_task(title, total=len(rest))
@@ -340,13 +420,15 @@ class DecodePool:
         self.sealed.touch()
         rows = np.flatnonzero(self.done)
         for name in self.decoders:
-            path = self.folder / f"{name}.npy"
+            path = array_path(self.folder, name)
             if len(np.load(path, mmap_mode="r")) != len(rows):
                 compact(path, rows)
 
 
 def _decode_in(here: Path, *arguments: Any) -> dict[str, Any]:
     """Decode rows in a worker, which lives on from call to call: relative paths are those of this call."""
+    if multiprocessing.parent_process() is not None:
+        end_with_parent()
     os.chdir(here)
     return decode_rows(*arguments)
 
@@ -359,7 +441,7 @@ def decode_rows(
     A row of which one modality is unreadable is unreadable. Whatever a decoder cannot cope with counts as
     such, so that one strange file never ends the work of hours.
     """
-    files = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in decoders}
+    files = {name: np.load(array_path(folder, name), mmap_mode="r+") for name in decoders}
     outcome: dict[str, Any] = {"done": [], "failed": [], "remarks": []}
     for row, sources in rows:
         name = ""
@@ -381,6 +463,7 @@ def compact(path: Path, rows: np.ndarray, block: int = 256) -> None:
     """Keep only ``rows`` of an array file, block by block, so that it need not fit in memory."""
     whole = np.load(path, mmap_mode="r")
     part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
     kept = np.lib.format.open_memmap(part, "w+", whole.dtype, (len(rows), *whole.shape[1:]))
     for begin in range(0, len(rows), block):
         kept[begin : begin + block] = whole[rows[begin : begin + block]]

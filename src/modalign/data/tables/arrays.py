@@ -15,7 +15,7 @@ from modalign.data.tables.reader import RowOptions, Source, condition_columns, l
 from modalign.errors import Problems
 from modalign.settings import DataSettings
 
-__all__ = ["ArraySplit", "Rows", "StoredArray", "from_arrays", "from_settings"]
+__all__ = ["ArraySplit", "Rows", "StoredArray", "from_arrays", "from_settings", "needed_arrays"]
 
 
 def from_arrays(
@@ -112,3 +112,19 @@ def from_settings(
     name = settings.name or name
     used = replace(settings, modalities=settings.modalities or list(modalities or []))
     return read_source(source, used, RowOptions(**options), Problems(name), name)
+
+
+def needed_arrays(settings: DataSettings, axes: Mapping[str, int]) -> set[str]:
+    """Return the arrays that a recipe has need of, of those of a file with their numbers of axes.
+
+    >>> sorted(needed_arrays(DataSettings(split="fold==1"), {"a": 2, "y": 1, "fold": 1, "junk": 1}))
+    ['a', 'fold', 'y']
+    """
+    beside = {*label_columns(settings), *([settings.group] if settings.group else []), *settings.columns}
+    used = settings.modalities or [name for name, count in axes.items() if count >= 2 and name not in beside]
+    said = f"{settings.split} {settings.options}"  # expressions name columns too
+    named = {name for name in axes if name in said} | ({"id", "split", *(f"present_{m}" for m in used)} & {*axes})
+    joined = {m: columns_beside(m, axes) for m in used if m not in axes}
+    return (
+        beside | named | ({*used} - {m for m in joined if joined[m]}) | {c for found in joined.values() for c in found}
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from modalign.data.tables.modalities import show
 from modalign.errors import DataError, unknown
+from modalign.files import check_claim, read_archive, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 TABLES = (".parquet", ".csv")
 
 
-def read_arrays(path: str | Path, modalities: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | Path,
+    modalities: Sequence[str] | None = None,
+    wanted: Callable[[Mapping[str, int]], set[str]] | None = None,
+) -> dict[str, np.ndarray]:
     """Return the arrays of a file by name.
+
+    Args:
+        path: ``.npz``, ``.parquet`` or ``.csv``.
+        modalities: those that columns of a table are joined to.
+        wanted: of the number of axes by name, gives the arrays of an ``.npz`` file that are needed. The others are not
+            read: zeros of their shape, which take no memory, stand for them; so they do for all where one is missing.
 
     In a table, modality ``audio`` is the column ``audio`` (text, a number or a list a row), or, side by side,
     the numeric columns ``audio_*`` or ``audio.*`` in their order.
@@ -32,20 +43,7 @@ def read_arrays(path: str | Path, modalities: Sequence[str] | None = None) -> di
     if path.suffix != ".npz":
         known = ", ".join([".npz", *TABLES])
         raise DataError(f"cannot read {str(path)!r}; expected a file that ends in {known}, or a prepared folder")
-    arrays: dict[str, np.ndarray] = {}
-    name = None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                arrays[name] = archive[name]
-    except (OSError, ValueError, EOFError) as error:
-        if name is not None and isinstance(error, ValueError):
-            raise DataError(
-                f"array {name!r} of {str(path)!r} holds Python objects, which are never unpickled; "
-                "save it as numbers or as fixed-width text (array.astype(str))"
-            ) from None
-        raise DataError(f"cannot read {str(path)!r} as .npz ({error}); expected what numpy.savez writes") from None
-    return arrays
+    return read_archive(path, wanted)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -55,14 +53,18 @@ def read_table(path: str | Path) -> pd.DataFrame:
         DataError: it does not exist, is empty or cannot be read.
     """
     import pandas as pd
+    from pyarrow import parquet
 
     path = Path(path)
     if path.suffix not in TABLES:
         raise DataError(f"{str(path)!r} is no table; expected a file that ends in {' or '.join(TABLES)}")
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the table {str(path)!r}: {error}") from None
+    with reading(path, f"a table as {'Parquet' if path.suffix == '.parquet' else 'CSV in UTF-8'}"):
+        if path.suffix == ".parquet":
+            about = parquet.read_metadata(path)
+            check_claim(about.num_rows * about.num_columns, f"{path}: {about.num_rows:,} rows of it")
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, encoding="utf-8-sig")
     if not len(table):
         raise DataError(f"the table {str(path)!r} has no rows")
     return table

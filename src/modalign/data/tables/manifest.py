@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.files import columns_beside, join_columns, read_table, table_arrays
@@ -38,6 +37,7 @@ from modalign.data.tables.modalities import as_strings, find_modality, is_text, 
 from modalign.data.tables.reader import RowOptions, Source, Table, check_table, named_columns, read_source
 from modalign.data.tables.words import split_words
 from modalign.errors import DataError, InputError, Problems, unknown
+from modalign.files import read_settings
 from modalign.settings import DataSettings
 
 MEDIA = ("audio", "image", "video", "frames")
@@ -82,11 +82,8 @@ class Manifest:
                 f"no file {str(about)!r}, which says what the columns are; expected at least modalities: "
                 "{NAME: KIND} in it, with kinds " + ", ".join([*MEDIA, *PLAIN])
             )
-        try:
-            says = yaml.safe_load(about.read_text("utf-8"))
-        except yaml.YAMLError as error:
-            raise DataError(f"{str(about)!r} is no YAML: {error}") from None
-        if not isinstance(says, dict) or not isinstance(says.get("modalities"), dict) or not says["modalities"]:
+        says = read_settings(about, "what the columns of the table are: modalities: {NAME: KIND, ...}")
+        if not isinstance(says.get("modalities"), dict) or not says["modalities"]:
             raise DataError(f"{str(about)!r} names no modalities; expected modalities: {{NAME: KIND, ...}}")
         problems = Problems(f"manifest {str(about)!r}")
         problems += [str(unknown("key", key, KEYS)) for key in says if key not in KEYS]
