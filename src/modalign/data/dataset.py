@@ -139,30 +139,8 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
     contents: str = ""
-<<<<<<< HEAD
     group: str | None = None
-
-    def parts(self) -> dict[str, str]:
-        """Return hashes of what the data are made of, which say what of it has changed where the fingerprint has.
-
-        >>> from modalign.data.load import load_data
-        >>> list(load_data("digits").parts())
-        ['values', 'rows', 'labels', 'split']
-        """
-        splits = (self.train, self.valid, self.test)
-        ids = [[str(name) for name in split.ids] for split in splits]
-        names = [name for part in ids for name in part]
-        order = sorted(range(len(names)), key=names.__getitem__)
-        targets = torch.cat([split.target for split in splits]).numpy()[order]
-        hashed = {
-            "rows": json.dumps([names[i] for i in order]).encode(),
-            "labels": json.dumps([str(name) for name in self.task.classes]).encode() + targets.tobytes(),
-            "split": json.dumps([sorted(part) for part in ids]).encode(),
-        }
-        return {"values": self.contents} | {name: hashlib.sha256(what).hexdigest() for name, what in hashed.items()}
-=======
     parts: dict[str, str] = field(default_factory=dict)
->>>>>>> safe
 
     def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.

@@ -64,13 +64,8 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         label = target if task.kind == "regression" else task.classes[target] if task.classes else ""
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
     plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
-<<<<<<< HEAD
-    run = Run(workers, resume)
-    return decode(
-        manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns,
-        conditions=said.conditions,
-    )  # fmt: skip
-=======
     with claimed(out, Run(workers, resume)) as run:
-        return decode(manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns)
->>>>>>> safe
+        return decode(
+            manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns,
+            conditions=said.conditions,
+        )  # fmt: skip

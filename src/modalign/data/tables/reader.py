@@ -340,25 +340,13 @@ def read_source(
         raise unknown("image or clip to augment", wrong, pixels)
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
-<<<<<<< HEAD
-    digest = hashlib.sha256(contents.encode())
-    classes = np.array(table.labels.task.classes, dtype=str)
-    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids), classes):
-        digest.update(values.tobytes())
-    for m, conditions in table.conditions.items():
-        digest.update(m.encode() + conditions.numpy().tobytes())
-    for c in table.columns.values():
-        digest.update(c.values.numpy().tobytes() + "\n".join(c.names).encode())
-    if table.groups is not None:
-        digest.update(table.groups.tobytes())
-=======
->>>>>>> safe
     # The inputs as they came: some preparations (means that fill gaps) depend on the split.
     inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
     for m in names if source.contents is None else ():
         if m not in source.stored:
             inputs.update(_bytes(source.columns[m][kept]))
     contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
+    contexts += [m.encode() + conditions.numpy().tobytes() for m, conditions in table.conditions.items()]
     hashed = {
         "values": [inputs.digest(), *contexts],
         "rows": [np.array(table.ids).tobytes()],
@@ -381,28 +369,12 @@ def read_source(
             conditions={m: values[torch.from_numpy(rows)] for m, values in table.conditions.items()},
             condition_readers=table.condition_readers,
         )  # fmt: skip
-<<<<<<< HEAD
     widths = {m: values.shape[1] for m, values in table.conditions.items()}
     modalities = {m: replace(about.modality, conditions=widths.get(m, 0)) for m, about in preparations.items()}
-    task, fingerprint = table.labels.task, digest.hexdigest()
     return MultimodalData(
-        name,
-        modalities,
-        task,
-        **parts,
-        fingerprint=fingerprint,
-        notes=table.notes,
-        contents=inputs.hexdigest(),
-        group=settings.group,
-    )
-=======
-    modalities = {m: about.modality for m, about in preparations.items()}
-    task = table.labels.task
-    return MultimodalData(
-        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=inputs.hexdigest(),
-        parts=hashes,
+        name, modalities, table.labels.task, **parts, fingerprint=fingerprint, notes=table.notes,
+        contents=inputs.hexdigest(), group=settings.group, parts=hashes,
     )  # fmt: skip
->>>>>>> safe
 
 
 def _bytes(array: np.ndarray) -> bytes:
