@@ -497,7 +497,12 @@ def _prepare(
             described = {**kept, **described}
         memory = load_data(data, **described)
         plain["data"] = asdict(DataSettings(name=memory.name))
-    return recipe_from_plain(json.loads(json.dumps(plain, default=str)), "settings"), memory, objects
+    return recipe_from_plain(json.loads(json.dumps(plain, default=_plain)), "settings"), memory, objects
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as numbers, paths as text."""
+    return value.item() if getattr(value, "ndim", None) == 0 else str(value)
 
 
 def _are_sources(source: Mapping[Any, Any]) -> bool:

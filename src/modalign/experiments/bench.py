@@ -14,6 +14,7 @@ import yaml
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
+from modalign.domains import Count, check_values
 from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
 from modalign.experiments.parallel import default_jobs, side_by_side
@@ -128,12 +129,12 @@ class Job:
 def run_bench(
     recipes: dict[str, Recipe],
     rows: Sequence[Entry],
-    seeds: int,
+    seeds: Count,
     out: str | Path,
     *,
     tune: bool = False,
-    tune_seeds: int = 2,
-    jobs: int | None = None,
+    tune_seeds: Count = 2,
+    jobs: Count | None = None,
     data: Mapping[str, MultimodalData] | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -166,9 +167,10 @@ def run_bench(
     >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
     True
     """
+    check_values(run_bench, {"seeds": seeds, "tune_seeds": tune_seeds, "jobs": jobs})
     out = Path(out)
     memory = dict(data or {})
-    _check(recipes, rows, seeds, memory)
+    _check(recipes, rows, memory)
     _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
     pool = _Pool(jobs or default_jobs(), quiet)
     chosen = _tune(recipes, rows, out, tune_seeds, pool, memory) if tune else {}
@@ -317,12 +319,10 @@ def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
     return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
 
 
-def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, memory: Mapping[str, MultimodalData]) -> None:
+def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], memory: Mapping[str, MultimodalData]) -> None:
     """Build everything once: what is wrong is said now, not in the middle of the night."""
     if not rows:
         raise InputError("no strategy given; expected names such as joint,infonce,modalign, or all")
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}; expected 1 or more")
     names = [row.name for row in rows]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ from modalign.data.batch import Batch, Output
 from modalign.data.dataset import Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import ShuffledBatchSampler
+from modalign.domains import check_instance
 from modalign.models.multimodal import MultimodalModel
 
 
@@ -85,6 +86,8 @@ class Strategy(nn.Module):
         self.info = info
         self.task = info.task
         self.options = self.Options() if options is None else options
+        if is_dataclass(options):
+            check_instance(options, "options.")
 
     def forward(self, batch: Batch) -> Output:
         """Return what the trained system says of a batch; overridden where inference is not the plain model."""

@@ -26,15 +26,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import ColumnInfo, DataInfo
-from modalign.errors import InputError, SettingsError, unknown
-from modalign.information.contexts import ContextSource
+from modalign.domains import Checked, Count, NonNegative, Positive, Share, Whole, Width, Words
+from modalign.errors import InputError, unknown
+from modalign.information.contexts import SOURCES, ContextSource
 from modalign.information.critics import (
     ContextEmbedding,
     ContinuousContext,
@@ -42,7 +43,7 @@ from modalign.information.critics import (
     LearnedContext,
 )
 from modalign.information.margin import gradient_scale, ramp, squared_norms
-from modalign.information.objectives import checked_form
+from modalign.information.objectives import FORMS, checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
@@ -50,11 +51,13 @@ from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics
 
+# Margins of version 0.1, and what to use.
+_GONE = dict.fromkeys(("log_odds", "hinge"), "use 'gradient' with its bound rho")
 _CLUSTERED = 4096  # samples on which clusters are found
 
 
 @dataclass(frozen=True)
-class ModAlignOptions:
+class ModAlignOptions(Checked):
     """Options of ModAlign; each part can be switched off.
 
     Args:
@@ -76,20 +79,20 @@ class ModAlignOptions:
         memory_minimum: contexts with fewer negatives than this in a batch draw on the memory.
     """
 
-    alpha: float = 1.0
-    eta: float = 1.0
-    objective: str = "nce3"
-    context: str = "label"
-    clusters: int = 8
+    alpha: NonNegative = 1.0
+    eta: NonNegative = 1.0
+    objective: Annotated[str, Words((*FORMS, "none", "three", "two"))] = "nce3"
+    context: Annotated[str, Words(SOURCES)] = "label"
+    clusters: Count = 8
     class_names: str | None = None
-    margin: str = "gradient"
-    rho: float = 0.3
-    ramp: float = 0.3
+    margin: Annotated[str, Words(("gradient", "none"), _GONE)] = "gradient"
+    rho: Positive = 0.3
+    ramp: Share = 0.3
     prior: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: int = 128
-    memory: int = 16
-    memory_minimum: int = 8
+    critic_width: Width = 128
+    memory: Whole = 16
+    memory_minimum: Whole = 8
 
     # Options of version 0.1 that are gone, and what to use.
     removed: ClassVar[dict[str, str]] = {
@@ -99,12 +102,9 @@ class ModAlignOptions:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective != "none":
             object.__setattr__(self, "objective", checked_form(self.objective))
-        if self.margin in ("log_odds", "hinge"):
-            raise SettingsError(f"modalign: the margin {self.margin!r} is gone; use 'gradient' with its bound rho.")
-        if self.margin not in ("gradient", "none"):
-            raise unknown("margin", self.margin, ("gradient", "none"))
 
 
 class ModAlign(Strategy):

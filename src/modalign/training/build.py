@@ -15,6 +15,7 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
+from modalign.domains import check_instance
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.evaluation.metrics import compute_metrics
 from modalign.models.multimodal import MultimodalModel
@@ -84,16 +85,13 @@ def check_run(spec: RunSpec, data: MultimodalData, strategy: Strategy) -> None:
         SettingsError: a budget, a sampler or a metric that cannot be used.
     """
     settings = spec.recipe.training
-    for name in ("epochs", "batch_size", "accumulate"):
-        if getattr(settings, name) < 1:
-            raise SettingsError(f"training.{name} is {getattr(settings, name)}; expected 1 or more")
+    for part in (spec.recipe.data, spec.recipe.model, settings):  # they may have been changed after they were made
+        check_instance(part, part.where)
     if settings.batch_size < settings.devices:
         raise SettingsError(
             f"training.batch_size {settings.batch_size} is over all processes and less than their number "
             f"{settings.devices}; raise it"
         )
-    if not settings.lr > 0:
-        raise SettingsError(f"training.lr is {settings.lr}; expected a positive number")
     for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         if len(split) < settings.devices:
             raise SettingsError(

@@ -24,12 +24,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
 
+from modalign.domains import Checked, Seed
 from modalign.errors import RunFolderError
 from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
@@ -40,7 +41,7 @@ _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "
 
 
 @dataclass
-class RunSpec:
+class RunSpec(Checked):
     """What determines a run: the same spec on the same data, machine and versions gives the same run.
 
     Attributes:
@@ -51,8 +52,10 @@ class RunSpec:
         variant, title: name and title in tables where a strategy is compared with itself (ablation); else empty.
     """
 
+    where: ClassVar[str] = ""
+
     strategy: str
-    seed: int
+    seed: Seed
     recipe: Recipe
     options: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
