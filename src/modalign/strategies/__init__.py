@@ -29,7 +29,7 @@ def strategy_names() -> list[str]:
     >>> strategy_names()[0], strategy_names()[-1]
     ('unimodal', 'modalign')
     """
-    found = {module.name for module in pkgutil.iter_modules(__path__)} - {"base"}
+    found = {module.name for module in pkgutil.iter_modules(__path__)} - {"base", "pair_critics"}
     others = sorted(found - set(_ORDER))
     return [name for name in _ORDER if name in found and name != "modalign"] + others + ["modalign"]
 
