@@ -138,19 +138,18 @@ def declared(of: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     >>> declared(Range)["least"]
     (float | None, None)
     """
-    nothing = inspect.Parameter.empty
+    nothing, found = inspect.Parameter.empty, dict[str, tuple[Any, Any]]()
     try:
         plain = inspect.isclass(of) and not dataclasses.is_dataclass(of)
-        hints = get_type_hints(of.__init__ if plain else of, include_extras=True)  # type: ignore[misc]
+        hints = get_type_hints(of.__init__ if plain else of, include_extras=True)
     except (NameError, TypeError, AttributeError):  # types that only its own author can name
         hints = {}
     if dataclasses.is_dataclass(of):
         missing = dataclasses.MISSING
-        made = {
-            f.name: f.default if f.default_factory is missing else f.default_factory() for f in dataclasses.fields(of)
-        }
-        return {name: (hints.get(name, Any), nothing if value is missing else value) for name, value in made.items()}
-    found = {}
+        for field in dataclasses.fields(of):
+            default = field.default if field.default_factory is missing else field.default_factory()
+            found[field.name] = hints.get(field.name, Any), nothing if default is missing else default
+        return found
     for name, parameter in inspect.signature(of).parameters.items():
         name = "**" if parameter.kind is parameter.VAR_KEYWORD else name
         if parameter.kind is not parameter.VAR_POSITIONAL:
@@ -212,14 +211,11 @@ def fits(value: Any, hint: Any) -> bool:
             not args or all(fits(key, args[0]) and fits(one, args[1]) for key, one in value.items())
         )
     if kind in (list, tuple, Sequence, Collection):
-        inside = [one for one in args if one is not Ellipsis]
-        return isinstance(value, (list, tuple)) and (
-            all(map(fits, value, inside)) and len(value) == len(inside)
-            if kind is tuple and inside and Ellipsis not in args
-            else all(fits(one, inside[0]) for one in value)
-            if inside
-            else True
-        )
+        if not isinstance(value, (list, tuple)):
+            return False
+        if kind is tuple and args and Ellipsis not in args:
+            return len(value) == len(args) and all(map(fits, value, args))
+        return not args or all(fits(one, args[0]) for one in value)
     return True
 
 
@@ -231,12 +227,8 @@ def describe(hint: Any) -> str:
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        words = [note for note in args[1:] if isinstance(note, Words)]
-        return (
-            str(words[0])
-            if words
-            else " ".join([describe(args[0]), *(str(n) for n in args[1:] if isinstance(n, Range))])
-        )
+        words = [str(note) for note in args[1:] if isinstance(note, Words)]
+        return " ".join(words or [describe(args[0]), *(str(note) for note in args[1:] if isinstance(note, Range))])
     if origin in (Union, types.UnionType):
         return ", or ".join(describe(one) for one in args)
     if origin is Literal:
