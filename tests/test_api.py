@@ -303,7 +303,7 @@ def test_data_that_changed_is_not_gone_on_with(tmp_path):
         modalign.evaluate(tmp_path / "run", information=False)
     with pytest.raises(RunFolderError, match="has changed since"):
         modalign.load_run(tmp_path / "run", data=other).evaluate(information=False)
-    with pytest.raises(RunFolderError, match="other data"):
+    with pytest.raises(RunFolderError, match="has changed since"):
         train(other, out=tmp_path / "run", resume=True)
 
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"errors"},
     {"domains"},
     {"settings"},
-    {"classes"},
+    {"classes", "files"},
     {"information", "data", "recipes"},
     {"estimators", "models"},
     {"strategies", "evaluation"},

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from modalign.classes import ask_first
 from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
 from modalign.data.tables.reader import RowOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
-from modalign.training.build import load_trained, load_with_data
+from modalign.training.build import load_trained, load_with_data, method_spec
 from modalign.training.own_code import EncoderLike, FusionLike, Objects, resolve
-from modalign.training.run import RunFolder, RunSpec
+from modalign.training.run import RunFolder
 from modalign.training.train import train_spec
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
+
+    from modalign.reporting.runs import Row
 
 StrategyLike = str | type[Strategy] | Strategy
 PLAIN = ("unimodal", "late_fusion", "joint", "joint_unimodal", "infonce", "modalign")
@@ -84,10 +90,8 @@ def train(
     if not isinstance(strategy, str):
         objects = replace(objects, strategy=strategy)
     name = strategy_name(strategy)
-    chosen = {**recipe.strategies.get(name, {}), **(options or {})}
-    if isinstance(strategy, Strategy):
-        chosen = {**asdict(strategy.options), **chosen}
-    spec = RunSpec(name, seed, replace(recipe, strategies={}), chosen)
+    own = asdict(strategy.options) if isinstance(strategy, Strategy) else {}
+    spec = method_spec(recipe, name, seed, {**own, **recipe.strategies.get(name, {}), **(options or {})})
     folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{short_name(name)}-seed{seed}")
     train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet)
     # A recipe at hand was written by the caller; what it names has just run.
@@ -99,15 +103,18 @@ def bench(
     source: Any,
     strategies: str | Sequence[StrategyLike] = PLAIN,
     *,
+    splits: int = 1,
     seeds: int = 5,
     out: str | Path = "runs/bench",
     data: Any = None,
     encoders: Mapping[str, Any] | None = None,
     fusion: Any = None,
     options: dict[str, dict[str, Any]] | None = None,
-    tune: bool = False,
+    tune: bool | int = False,
     tune_seeds: int = 2,
+    storage: str | None = None,
     jobs: int | None = None,
+    reference: str | None = None,
     quiet: bool = False,
     trust_code: bool = False,
     **settings: Any,
@@ -118,13 +125,18 @@ def bench(
         source: as in ``train``, or several: a list of recipes, or a mapping from the name of a data set to a recipe or
             data.
         strategies: names, ``"all"``, files, import paths, classes or instances.
-        seeds: runs of each method.
+        splits: 1 for the split that the data names; more for that many outer splits in its place (``fold`` and
+            ``folds`` of ``load_data``), each with its own validation.
+        seeds: runs of each method on a split.
         out: bench folder, for all runs; ``Bench.write`` adds the tables and the figure.
         data, encoders, fusion, trust_code, settings: as in ``train``, for all methods alike.
         options: options by method.
-        tune: choose learning rate and main option of each method on validation first, by one small search.
-        tune_seeds: seeds of each setting of that search.
+        tune: number of trials in which the learning rate and the options of each method are searched first, on
+            validation; True for 12.
+        tune_seeds: runs of each trial, each with its own validation part and seed.
+        storage: database of the search; a journal in the bench folder by default.
         jobs: trainings at a time; one a core by default.
+        reference: name of the method that others are compared with; ModAlign where it is compared, else the first.
         quiet: print nothing.
 
     Raises:
@@ -142,10 +154,11 @@ def bench(
     if isinstance(source, (list, tuple)):
         many = {f"{i}": one for i, one in enumerate(source)}
     recipes: dict[str, Recipe] = {}
-    memory: dict[str, MultimodalData] = {}
+    memory: dict[str, MultimodalData | Callable[..., MultimodalData]] = {}
     objects = Objects()
     for key, one in (many or {"": source}).items():
-        recipe, loaded, objects = _prepare(one, data, encoders, fusion, trust_code, settings)
+        drawn = splits > 1 or bool(tune)  # several splits, or validation parts
+        recipe, loaded, objects = _prepare(one, data, encoders, fusion, trust_code, settings, drawn)
         if isinstance(source, Mapping) and many is not None:
             recipe = replace(recipe, data=replace(recipe.data, title=key))
         if recipe.data.shown in recipes:
@@ -155,7 +168,10 @@ def bench(
             memory[recipe.data.shown] = loaded
     chosen = strategy_names() if strategies == "all" else [strategies] if isinstance(strategies, str) else strategies
     rows = entries(chosen, options, objects)
-    run_bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs, data=memory, quiet=quiet)
+    run_bench(
+        recipes, rows, seeds, out, splits=splits, tune=12 if tune is True else int(tune), tune_seeds=tune_seeds,
+        storage=storage, jobs=jobs, data=memory, reference=reference, skip=strategies == "all", quiet=quiet,
+    )  # fmt: skip
     return Bench(out)
 
 
@@ -352,48 +368,59 @@ class Bench:
             raise RunFolderError(f"{folder} holds no bench (no bench.yaml); expected the folder that bench wrote")
 
     @property
+    def reference(self) -> str | None:
+        """Name of the method that others are compared with, as ``bench`` was told; None where it says nothing."""
+        found: str | None = yaml.safe_load((self.folder / "bench.yaml").read_text()).get("reference")
+        return found
+
+    @property
+    def rows(self) -> list[Row]:
+        """One record a method and data set, of which ``table`` is made."""
+        from modalign.reporting.runs import compare, read_runs
+
+        return compare(read_runs(self.folder / "runs"), self.reference)
+
+    @property
     def runs(self) -> list[Run]:
         """All finished runs."""
         return [Run(done.parent) for done in sorted(self.folder.glob("runs/*/*/*/done"))]
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a method and data set: mean, interval, seeds, paired difference, p, rank, as in ``table.csv``."""
+        """One row a method and data set: mean, interval, runs, paired difference, p, rank, as in ``table.csv``."""
         import pandas as pd
 
-        from modalign.reporting.runs import compare, read_runs
-
-        return pd.DataFrame([asdict(row) for row in compare(read_runs(self.folder / "runs"))])
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
     def plot(self) -> Figure:
         """Return the figure of the comparison."""
         from modalign.reporting.figures import comparison
-        from modalign.reporting.runs import compare, read_runs
 
-        return comparison(compare(read_runs(self.folder / "runs"))).figure
+        return comparison(self.rows).figure
 
     def write(self) -> list[Path]:
-        """Write tables (CSV, Markdown, LaTeX) and figure into the folder and return their paths."""
+        """Write tables (CSV, Markdown, LaTeX) and figures into the folder and return their paths."""
         from modalign.reporting.figures import write_comparison
         from modalign.reporting.runs import read_runs
         from modalign.reporting.tables import write_tables
 
         runs = read_runs(self.folder / "runs")
-        return write_tables(runs, self.folder) + write_comparison(runs, self.folder / "comparison")
+        reference = self.reference
+        return write_tables(runs, self.folder, reference) + write_comparison(runs, self.folder, reference)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write one self-contained page and return its path, by default ``report.html`` in the folder."""
-        return report(self, out or self.folder / "report.html")
+        return report(self, out or self.folder / "report.html", reference=self.reference)
 
     def __repr__(self) -> str:
         return f"Bench({str(self.folder)!r}, {len(self.runs)} runs)"
 
     def _repr_html_(self) -> str:
-        from modalign.reporting.runs import by_dataset, compare, read_runs
+        from modalign.reporting.runs import by_dataset
         from modalign.reporting.tables import dataset_tables
 
         parts = [f"<p>{html.escape(repr(self))}</p>"]
-        for dataset, rows in by_dataset(compare(read_runs(self.folder / "runs"))).items():
+        for dataset, rows in by_dataset(self.rows).items():
             scores = dataset_tables(dataset, rows)[0]
             parts += [f"<b>{html.escape(scores.caption)}</b>", scores.frame.to_html(index=False, border=0)]
         return "".join(parts)
@@ -430,9 +457,18 @@ def predict(
 
 
 def report(
-    runs: Run | Bench | str | Path | Sequence[Run | Bench | str | Path], out: str | Path = "report.html"
+    runs: Run | Bench | str | Path | Sequence[Run | Bench | str | Path],
+    out: str | Path = "report.html",
+    *,
+    reference: str | None = None,
 ) -> Path:
     """Write one self-contained page about runs, benches, or folders that hold runs, and return its path.
+
+    Args:
+        runs: one or several of them; splits and seeds of one data set are merged.
+        out: the page.
+        reference: name of the method that others are compared with; by default ModAlign where it was run, else the
+            first.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -442,7 +478,7 @@ def report(
     """
     from modalign.reporting.page import write_report
 
-    return write_report(runs, out)
+    return write_report(runs, out, reference)
 
 
 def _prepare(
@@ -452,8 +488,12 @@ def _prepare(
     fusion: Any,
     trust_code: bool,
     settings: dict[str, Any],
-) -> tuple[Recipe, MultimodalData | None, Objects]:
-    """Return the recipe, the data where it is in memory, and the objects that stand in place of names."""
+    drawn: bool = False,
+) -> tuple[Recipe, Any, Objects]:
+    """Return the recipe, the data where it is in memory, and the objects that stand in place of names.
+
+    Where splits are to be drawn of it (``drawn``), the data is a function that gives it.
+    """
     if isinstance(source, str | Path):
         known = str(source) in DATASETS and str(source) not in recipe_names()
         recipe = Recipe(DataSettings(name=str(source))) if known else load_recipe(str(source))
@@ -493,10 +533,14 @@ def _prepare(
         if not isinstance(data, MultimodalData):
             defaults = DataSettings()
             own = {f.name: getattr(recipe.data, f.name) for f in fields(DataSettings)}
-            kept = {k: v for k, v in own.items() if v != getattr(defaults, k) and k not in ("path", "options")}
+            kept = {
+                k: v for k, v in own.items() if v != getattr(defaults, k) and k not in ("path", "options", "caution")
+            }
             described = {**kept, **described}
-        memory = load_data(data, **described)
-        plain["data"] = asdict(DataSettings(name=memory.name))
+        read = functools.cache(functools.partial(load_data, data, **described))
+        memory = read if drawn and not isinstance(data, MultimodalData) else read()
+        split: dict[str, Any] = {key: described.get(key) for key in ("fold", "folds", "valid_seed")}
+        plain["data"] = asdict(DataSettings(name=read().name, caution=recipe.data.caution, **split))
     return recipe_from_plain(json.loads(json.dumps(plain, default=_plain)), "settings"), memory, objects
 
 
@@ -513,7 +557,8 @@ def _are_sources(source: Mapping[Any, Any]) -> bool:
 
 def _free(name: str) -> Path:
     """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
-    folder, k = Path("runs") / name, 1
+    name, k = folder_name(name), 1
+    folder = Path("runs") / name
     while folder.exists():
         k += 1
         folder = Path("runs") / f"{name}-{k}"

@@ -21,13 +21,14 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import ask_first
 from modalign.domains import Count, Seed, Whole, check_values, declared, describe, wrong
-from modalign.errors import DataError, InputError, Interrupted, Problems, RunError, SettingsError, nearest
+from modalign.errors import DataError, InputError, Interrupted, Problems, RunError, RunsFailed, SettingsError, nearest
 from modalign.recipes import GROUPS, add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
 
 if TYPE_CHECKING:
     from modalign.experiments.bench import Entry
 
+TRIALS = 12
 PLAIN = "unimodal,late_fusion,joint,joint_unimodal,infonce,modalign"
 
 
@@ -51,10 +52,11 @@ def train(
         resume: Go on with the interrupted run in the folder.
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
+    from modalign.files import folder_name
     from modalign.strategies import short_name
     from modalign.training.train import train as run
 
-    where = out or f"runs/{recipe.data.shown}-{short_name(strategy)}-seed{seed}"
+    where = out or f"runs/{folder_name(f'{recipe.data.shown}-{short_name(strategy)}-seed{seed}')}"
     run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
 
 
@@ -62,42 +64,55 @@ def bench(
     recipes: list[Recipe],
     *,
     strategies: str = PLAIN,
+    splits: Count = 1,
     seeds: Count = 5,
     out: str = "runs/bench",
-    tune: bool = False,
+    tune: Whole = 0,
     tune_seeds: Count = 2,
+    storage: str | None = None,
     jobs: Count | None = None,
+    reference: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Compare methods over seeds (and data sets) and write tables and a figure.
+    """Compare methods over splits, seeds (and data sets) and write tables and figures.
 
-    A finished run is never run again: the same command completes a bench that was stopped, and more seeds, methods or
-    data sets can be added.
+    A finished run is never run again: the same command completes a bench that was stopped, also beside others that work
+    on it on machines that share the folder; more splits, seeds, methods or data sets can be added.
 
     Args:
         recipes: One or more recipes or data files, as in `modalign train`.
-        strategies: Methods as in `modalign train`, separated by commas, or all.
-        seeds: Runs of each method.
+        strategies: Methods as in `modalign train`, separated by commas, or all (that are defined for the data).
+        splits: 1 for the split that the data names; more for that many outer splits (folds) in its place.
+        seeds: Runs of each method on a split.
         out: The bench folder, for table.csv, table.md, table.tex, the figure and all runs.
-        tune: Choose learning rate and main option of each method on validation first, by one small search.
-        tune_seeds: Seeds of each setting of that search.
+        tune: Search the learning rate and each method's options first, on validation, with so many trials (12 if no
+            number follows).
+        tune_seeds: Runs of each trial, each with its own validation part and seed.
+        storage: Database of the search (sqlite:///FILE, postgresql://...); a journal in the bench folder by default.
         jobs: Trainings at a time; one a core by default.
+        reference: Name of the method that others are compared with; ModAlign where it is compared, else the first.
         options: Options of methods, as --options.STRATEGY '{NAME: VALUE}'.
     """
     from modalign.experiments.bench import entries
     from modalign.strategies import strategy_names
 
-    rows = entries(strategy_names() if strategies == "all" else _names(strategies), options)
-    _bench(recipes, rows, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    every = strategies == "all"
+    rows = entries(strategy_names() if every else _names(strategies), options)
+    _bench(
+        recipes, rows, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs,
+        reference=reference, skip=every,
+    )  # fmt: skip
 
 
 def ablate(
     recipes: list[Recipe],
     *,
+    splits: Count = 1,
     seeds: Count = 5,
     out: str = "runs/ablation",
-    tune: bool = False,
+    tune: Whole = 0,
     tune_seeds: Count = 2,
+    storage: str | None = None,
     jobs: Count | None = None,
     options: dict[str, Any] | None = None,
 ) -> None:
@@ -112,7 +127,7 @@ def ablate(
     from modalign.experiments.bench import ABLATION
 
     recipes = [_with_options(recipe, options) for recipe in recipes]
-    _bench(recipes, ABLATION, seeds, out, tune=tune, tune_seeds=tune_seeds, jobs=jobs)
+    _bench(recipes, ABLATION, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs)
 
 
 def tradeoff(
@@ -176,12 +191,23 @@ def evaluate(
     diagnose(runs, out, **how)
 
 
-def report(runs: list[str], *, html: str = "report.html", tables: str | None = None) -> None:
+def report(
+    runs: list[str],
+    *,
+    html: str = "report.html",
+    tables: str | None = None,
+    reference: str | None = None,
+    formulas: bool = False,
+) -> None:
     """Write one self-contained page about runs: tables, curves, figures, diagnosis, cost, settings, warnings.
+
+    Splits and seeds of one data set are merged, from all folders given.
 
     Args:
         html: The page; it needs no network.
         tables: Folder for the same tables as CSV, Markdown and LaTeX, and the figures as SVG, PNG and PDF.
+        formulas: Leave texts in CSV files that a spreadsheet would take for formulas (=, +, -, @) as they are; by
+            default an apostrophe is put before them.
     """
     from pathlib import Path
 
@@ -191,15 +217,22 @@ def report(runs: list[str], *, html: str = "report.html", tables: str | None = N
     from modalign.reporting.tables import write_tables
 
     folders = [Path(run) for run in runs]
-    print(f"written: {write_report(folders, Path(html))}")
+    print(f"written: {write_report(folders, Path(html), reference)}")
     if tables is not None:
         records = read_runs(folders)
-        written, figures = write_tables(records, Path(tables)), write_figures(records, Path(tables))
+        written = write_tables(records, Path(tables), reference, formulas)
+        figures = write_figures(records, Path(tables), reference)
         print(f"written: {', '.join(map(str, written))} and {len(figures)} files of figures in {tables}")
 
 
 def predict(
-    run: str, data: str, *, out: str = "predictions.csv", modalities: str | None = None, allow_code: bool = False
+    run: str,
+    data: str,
+    *,
+    out: str = "predictions.csv",
+    modalities: str | None = None,
+    formulas: bool = False,
+    allow_code: bool = False,
 ) -> None:
     """Predict new samples with a trained run: class, confidence, and the evidence of each modality.
 
@@ -209,9 +242,11 @@ def predict(
         out: .csv or .parquet file to write.
         modalities: Use only these, separated by commas.
     """
+    from functools import partial
     from pathlib import Path
 
     from modalign.experiments.predict import predict as predicted
+    from modalign.files import write_csv, write_whole
 
     path = Path(out)
     if path.suffix not in (".csv", ".parquet"):
@@ -219,8 +254,10 @@ def predict(
     if path.exists():
         raise SettingsError(f"{out} exists; choose another --out")
     table = predicted(run, data, None if modalities is None else _names(modalities), trust_code=allow_code)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+    if path.suffix == ".csv":
+        write_csv(path, table, formulas)
+    else:
+        write_whole(path, partial(table.to_parquet, index=False))
     print(f"{len(table)} predictions in {out}")
 
 
@@ -279,8 +316,8 @@ def estimate(
         x: .npy file, (N,) or (N, F).
         y: .npy file with as many rows.
         given: .npy file with the context T: integers or strings (discrete), or numbers.
-        method: nce3, nce2, infonce, mine, nwj, smile or ksg.
-        critic: separable, bilinear or mlp, for the neural methods; each method's default otherwise.
+        method: nce3, nce2, infonce, mine, nwj, smile, ksg, latent, or auto, which chooses by held-out likelihood.
+        critic: separable, bilinear, mlp or mixture, for neural methods; else the better of separable and mixture.
         seed: Seed of initial weights and of the division of the samples.
         json: Print one line of JSON.
     """
@@ -292,7 +329,7 @@ def estimate(
     context = None if given is None else _array(given)
     found = estimated(_array(x), _array(y), context, method, seed=seed, **more)
     if json:
-        keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings")
+        keys = ("value", "stderr", "unit", "kind", "method", "samples", "warnings", "notes")
         print(dumps({key: getattr(found, key) for key in keys}))
     else:
         print(found)
@@ -405,7 +442,9 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     >>> parse(["train", "digits", "--resume", "--training.lr", "0.01"])
     ('train', {'recipe': 'digits', 'resume': True, 'training': {'lr': 0.01}})
     """
-    whole = parser()
+    whole, words = parser(), list(words)
+    for i in [i for i, word in enumerate(words) if word == "--tune" and not "".join(words[i + 1 : i + 2]).isdigit()]:
+        words[i] = f"--tune={TRIALS}"
     try:
         parsed = whole.parse_args(list(words), defaults=False).as_dict()
         return parsed["command"], parsed[parsed["command"]]
@@ -529,9 +568,10 @@ def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:
 
 def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, **search: Any) -> None:
     """Run a bench, write its tables and its figure, and print the table."""
+    from pathlib import Path
+
     from modalign.api import Bench
     from modalign.experiments.bench import run_bench
-    from modalign.reporting.runs import compare, read_runs
     from modalign.reporting.tables import show_tables
 
     plan: dict[str, Recipe] = {}
@@ -540,10 +580,18 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
         if name in plan:
             raise SettingsError(f"two recipes have data called {name!r}; give one of them a data.title")
         plan[name] = recipe
-    folder = run_bench(plan, rows, seeds, out, **search)
-    written = Bench(folder).write()
-    show_tables(compare(read_runs(folder / "runs")))
-    print("written:", ", ".join(map(str, written)))
+    failed = None
+    try:
+        run_bench(plan, rows, seeds, out, **search)
+    except RunsFailed as error:  # the table of the others is made all the same
+        failed = error
+    if any((Path(out) / "runs").rglob("done")):
+        made = Bench(out)
+        written = made.write()
+        show_tables(made.rows)
+        print("written:", ", ".join(map(str, written)))
+    if failed is not None:
+        raise failed
 
 
 def _names(text: str) -> list[str]:

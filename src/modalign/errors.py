@@ -32,6 +32,10 @@ class SettingsError(InputError):
     """
 
 
+class Undefined(SettingsError):
+    """A method that is not defined for the data: too few modalities, or another task."""
+
+
 class DataError(InputError):
     """Data that cannot be used: a file, a column, rows, shapes, labels.
 

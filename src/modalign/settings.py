@@ -24,10 +24,17 @@ class DataSettings(Checked):
         columns: further columns to load as possible contexts T.
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
+        fold: number of an outer split, from 0, in place of what ``split`` says: folds of repeated stratified
+            cross-validation that divide no group; None for the one split of the data.
+        folds: folds of a repetition (4 by default; fold 4 is then the first of the second repetition), or the name of a
+            column each of whose values is a fold (a repetition, a speaker, folds that came with the data).
+        valid_seed: seed of the carving of validation alone, where it is to differ from ``split_seed``.
         options: arguments of the data set's own ``load`` function.
         class_path: a data set of one's own: import path of a class or function that returns one of the forms that
             ``modalign.load_data`` takes (arrays by name, a table, a ``torch.utils.data.Dataset``, splits of these).
         init_args: arguments of ``class_path``.
+        caution: why scores on this data are shown but left out of averages over data sets, in words; None if they are
+            not.
 
     >>> DataSettings(name="digits", title="digits-halves").shown
     'digits-halves'
@@ -46,9 +53,13 @@ class DataSettings(Checked):
     columns: list[str] = field(default_factory=list)
     valid_fraction: Annotated[float, Range(above=0, below=1)] = 0.15
     split_seed: Seed = 0
+    fold: Whole | None = None
+    folds: Annotated[int, Range(least=2, most=1000)] | str | None = None
+    valid_seed: Seed | None = None
     options: dict[str, Any] = field(default_factory=dict)
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
+    caution: str | None = None
 
     @property
     def shown(self) -> str:
@@ -103,7 +114,10 @@ class TrainingSettings(Checked):
         sampler: ``shuffle``, ``balanced`` (batches of several samples of each of some classes) or ``balanced:COLUMN``;
             every sample still comes once an epoch.
         samples_per_context: samples of a class that come together with the balanced sampler.
-        metric: what selects the epoch on validation; the task's first metric by default.
+        selection: weights that are kept and scored: of the ``last`` epoch, of the epoch that is ``best`` on validation,
+            or the ``average`` of about the last tenth of the training (exponential moving average).
+        metric: what selects the epoch on validation, and what patience looks at; the task's first metric by default.
+        temperature: divide the scores of classes by a temperature fitted to validation, for every method alike.
         patience: epochs without improvement after which training stops, None for never.
         workers: loader processes for data that is decoded on the fly.
         checkpoint_minutes: longest time between two checkpoints within an epoch.
@@ -133,7 +147,9 @@ class TrainingSettings(Checked):
     devices: Count = 1
     sampler: Annotated[str, Words(("shuffle", "balanced", "balanced:COLUMN"))] = "shuffle"
     samples_per_context: Count = 8
+    selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
+    temperature: bool = True
     patience: Count | None = None
     workers: Whole = 0
     checkpoint_minutes: NonNegative = 10.0
@@ -149,7 +165,8 @@ class Recipe(Checked):
         data: which data.
         model: which network.
         training: which budget and optimizer.
-        strategies: strategy name to its options, where they differ from the defaults.
+        strategies: strategy name to its options, where they differ from the defaults; ``training`` among them holds
+            training settings that are this method's own (``{modalign: {training: {sampler: balanced}}}``).
 
     >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
     30

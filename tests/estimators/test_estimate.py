@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from modalign.errors import InputError
 from modalign.estimators.estimate import (
@@ -26,7 +27,10 @@ from modalign.estimators.samples import paired_samples
 from modalign.estimators.transforms import Canonical, NormalScores, Residual, cells
 from modalign.information import objectives
 
-KINDS = {"nce3": "plug-in", "nce2": "plug-in", "smile": "plug-in", "ksg": "nearest-neighbor"}
+KINDS = {"nce3": "plug-in", "nce2": "plug-in", "smile": "plug-in"} | dict.fromkeys(
+    ("ksg", "latent"), "nearest-neighbor"
+)
+NAMED = tuple(method for method in METHODS if method != "auto")
 
 
 def gaussian(nats: float, n: int, d: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +40,7 @@ def gaussian(nats: float, n: int, d: int = 1, seed: int = 0) -> tuple[np.ndarray
     return x, rho * x + math.sqrt(1 - rho**2) * rng.normal(size=(n, d))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMED)
 def test_gaussian(method: str) -> None:
     x, y = gaussian(1.0, 600, d=2)
     result = estimate(torch.tensor(x), y, method=method, folds=2)
@@ -44,10 +48,10 @@ def test_gaussian(method: str) -> None:
     assert 0.01 < result.stderr < 0.15
     assert result.kind == KINDS.get(method, "lower bound")
     assert (result.unit, result.method, result.trusted) == ("nats", method, True)
-    assert result.samples == (600 if method == "ksg" else 240)
+    assert result.samples == (600 if method in ("ksg", "latent") else 240)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMED)
 def test_independent_given_contexts(method: str) -> None:
     """Means that move with T make 1.2 nats without T; given T nothing is left."""
     rng = np.random.default_rng(0)
@@ -195,7 +199,7 @@ def test_mine_has_the_gradient_of_donsker_varadhan() -> None:
 def test_log_ratio_starts_gaussian() -> None:
     rho = torch.tensor([0.8, 0.3])
     x, y = torch.randn(5, 2), torch.randn(5, 3)
-    scores = LogRatio((2, 3), rho, "separable", 1, None, 50.0)(x, y, torch.zeros(5, dtype=torch.int64))
+    scores = LogRatio((2, 3), rho[None], "separable", None, 50.0)(x, y, torch.zeros(5, dtype=torch.int64))
     for i in range(5):
         for j in range(5):
             log_ratio = 0.0
@@ -259,6 +263,9 @@ def test_cells_are_small_and_narrow() -> None:
         ({"method": "nce"}, "unknown method 'nce'; did you mean 'nce[23]'"),
         ({"critic": "linear"}, "unknown critic 'linear'"),
         ({"folds": 6}, "folds is 6"),
+        ({"y": np.arange(30.0) ** 3}, "feature 0 of x and feature 0 of y order the samples alike"),
+        ({"x": np.arange(30) % 2, "method": "ksg"}, "x is discrete, with 2 distinct values in 30 samples"),
+        ({"x": np.arange(30) % 2, "method": "latent"}, "x is discrete, with 2 distinct values"),
         ({"x": np.arange(9.0), "y": np.arange(9.0)}, "9 samples; at least 20"),
         ({"given": np.arange(30) // 3, "method": "ksg"}, "smallest context has 3"),
         ({"given": np.arange(30) // 2}, "no context has two samples in a fifth"),
@@ -304,3 +311,85 @@ def test_a_critic_that_misses_a_near_deterministic_relation_says_so():
     assert found.value < 4.5  # the truth is 5.3
     assert not found.trusted
     assert "use method='ksg'" in " ".join(found.warnings)
+
+
+def digits(n: int, given: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Different images of one class: log 10 nats, log 5 given parity, none given the class."""
+    images, label = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(10, size=n)
+    pair = np.array([rng.choice(np.flatnonzero(label == c), 2, replace=False) for c in drawn])
+    return images[pair[:, 0]], images[pair[:, 1]], {"parity": drawn % 2, "class": drawn}.get(given or "")
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "truth", "short"),
+    [
+        ("nce3", None, math.log(10), 0.5),
+        ("latent", None, math.log(10), 0.5),
+        ("nce3", "parity", math.log(5), 0.5),
+        ("latent", "parity", math.log(5), 0.5),
+        ("nce3", "class", 0.0, 0.05),
+        ("latent", "class", 0.0, 0.15),
+    ],
+)
+def test_clusters_that_images_share(method: str, given: str | None, truth: float, short: float) -> None:
+    """Classes are told apart from pairs alone: no estimate passes the truth, and none falls far short of it."""
+    found = estimate(*digits(1500, given), method, folds=1)
+    assert truth - short < found.value < truth + 0.15
+
+
+@pytest.mark.parametrize("turn", ["rotation", "sign"])
+def test_dependence_that_turns_with_the_context(turn: str) -> None:
+    rng = np.random.default_rng(0)
+    t = rng.integers(4, size=1500)
+    x, y = gaussian(1.5, 1500, d=4)
+    maps = np.stack(
+        [np.linalg.qr(rng.normal(size=(4, 4)))[0] if turn == "rotation" else (-1) ** c * np.eye(4) for c in range(4)]
+    )
+    found = estimate(x, np.einsum("nij,nj->ni", maps[t], y), t, folds=1)
+    assert found.value == pytest.approx(1.5, abs=3 * found.stderr + 0.1)
+
+
+def rotated(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two correlated directions of 30, rotated on both sides."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, n, 30))
+    y[:, :2] = 0.9 * x[:, :2] + math.sqrt(0.19) * y[:, :2]
+    left, right = (np.linalg.qr(rng.normal(size=(30, 30)))[0] for _ in "xy")
+    return x @ left, y @ right
+
+
+def test_auto_takes_critics_where_few_of_many_directions_are_shared() -> None:
+    found = estimate(*rotated(1000), method="auto", folds=1)
+    assert found.method == "nce3"
+    assert found.value == pytest.approx(-math.log(0.19), abs=3 * found.stderr + 0.2)
+    assert found.notes[0].startswith("auto took nce3")
+
+
+def test_auto_takes_neighbors_where_one_scalar_all_but_determines_the_other() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 1))
+    found = estimate(x, (x + 0.005 * rng.normal(size=(600, 1))) ** 3, method="auto", folds=1)
+    assert found.method in ("ksg", "latent")
+    assert found.value > 4  # the truth is 5.3
+
+
+def test_auto_says_which_methods_it_could_not_try() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(2, size=400)
+    found = estimate(x, np.where(rng.random(400) < 0.1, 1 - x, x), method="auto", folds=1)
+    assert found.method == "nce3"
+    assert "not tried: x is discrete, with 2 distinct values" in " ".join(found.notes)
+
+
+def test_features_that_say_nothing_new_change_nothing() -> None:
+    x, y = gaussian(0.5, 200, d=2)
+    more = np.c_[np.ones(200), x, x[:, :1]]
+    assert estimate(more, y, method="ksg") == estimate(x, y, method="ksg")
+
+
+@pytest.mark.parametrize("method", ["latent", "auto"])
+def test_seeds_of_what_is_learned(method: str) -> None:
+    x, y = gaussian(0.5, 120, d=2)
+    assert estimate(x, y, method=method, folds=1) == estimate(x, y, method=method, folds=1)

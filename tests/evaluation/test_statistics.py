@@ -9,11 +9,15 @@ from scipy import stats
 from modalign.errors import InputError
 from modalign.evaluation.statistics import (
     bootstrap_weights,
+    critical_difference,
+    crossed_interval,
+    friedman,
     holm,
     mean_interval,
-    paired,
     percentile_interval,
     ranks,
+    signed_rank_posterior,
+    split_interval,
 )
 
 
@@ -34,22 +38,76 @@ def test_interval_of_one_seed_is_not_known() -> None:
     assert mean_interval([np.nan]).n == 0
 
 
-def test_paired_against_scipy() -> None:
+def test_p_is_that_of_the_t_test_and_none_without_variance() -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.normal(0.3, 1, 8), rng.normal(size=8)
-    found = paired(a, b)
-    assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(a - b).pvalue)
-    assert found.difference.mean == pytest.approx((a - b).mean())
-    assert np.isnan(paired(a[:5], b[:5]).p_wilcoxon)
-    assert np.isnan(paired(a[:1], b[:1]).p)
+    gap = rng.normal(0.3, 1, 8)
+    assert mean_interval(gap).p == pytest.approx(stats.ttest_1samp(gap, 0).pvalue)
+    for alike in ([0.5, 0.5], [0.0, 0.0, 0.0]):  # nothing that a chance could be of
+        assert np.isnan(mean_interval(alike).p)
+        assert np.isnan(split_interval(alike, 0.25).p)
 
 
-def test_paired_extremes() -> None:
-    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
-    assert paired([1.5, 2.5], [1.0, 2.0]).p == 0
-    with pytest.raises(InputError, match="as many"):
-        paired([1.0], [1.0, 2.0])
+def test_splits_are_corrected_for_what_they_share() -> None:
+    # By hand: 1 2 3 4 have s^2 = 5/3; variance 5/3 * (1/4 + 1/3); t(.975, 3) = 3.182446
+    found = split_interval([1.0, 2.0, 3.0, 4.0], 1 / 3)
+    assert found.high - found.mean == pytest.approx(3.182446 * np.sqrt(5 / 3 * (1 / 4 + 1 / 3)), rel=1e-6)
+    with pytest.raises(InputError, match="1 splits have a value"):
+        split_interval([1.0], 1 / 3)
+
+
+def test_seeds_and_units_are_crossed_by_hand() -> None:
+    """Two seeds that agree on every unit: only units vary. Two seeds on one certain unit each: only seeds do."""
+    right = np.random.default_rng(0).random(400) < 0.7
+    weights = bootstrap_weights(400, repeats=4000)
+    replicates = weights @ right / 400
+    alike = crossed_interval([right.mean()] * 2, np.stack([replicates] * 2), 400)
+    assert alike.high - alike.mean == pytest.approx(1.966 * np.sqrt(right.mean() * (1 - right.mean()) / 399), rel=0.05)
+    apart = crossed_interval([0.5, 0.7], np.array([[0.5] * 9, [0.7] * 9]), 400)
+    assert apart.high - apart.mean == pytest.approx(12.706 * 0.1, rel=1e-3)
+    alone = crossed_interval([0.5], replicates[None], 400)
+    assert "one seed" in alone.note
+    with pytest.raises(InputError, match="do not belong"):
+        crossed_interval([0.5, 0.6], replicates[None], 400)
+
+
+def test_what_both_sources_share_is_counted_once() -> None:
+    """Of independent noise alone, the variance of the mean over S seeds and U units is 1/(SU), not twice that."""
+    rng = np.random.default_rng(1)
+    found = []
+    for trial in range(60):
+        scores = rng.normal(size=(10, 50))
+        weights = bootstrap_weights(50, repeats=200, seed=trial) / 50
+        interval = crossed_interval(scores.mean(1), scores @ weights.T, 50)
+        found.append((interval.high - interval.mean) ** 2)
+    assert np.mean(found) / (2.1**2 / 500) == pytest.approx(1.1, abs=0.25)
+
+
+def test_an_interval_keeps_within_what_the_number_can_be() -> None:
+    cut = mean_interval([0.98, 1.0]).within(0, 1)
+    assert (cut.mean, cut.high) == (0.99, 1.0)
+    assert cut.low < 0.98
+    assert np.isnan(mean_interval([0.5]).within(0, 1).low)
+
+
+def test_many_methods_on_many_data_sets() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(12, 5))
+    assert friedman(scores) == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
+    assert np.isnan(friedman(scores[:1]))
+    assert np.isnan(friedman(scores[:, :2]))
+    # Demsar 2006, Table 5: q = 2.728 for 5 classifiers at 0.05; 3.164 for 10.
+    assert critical_difference(5, 30) == pytest.approx(2.728 * np.sqrt(5 * 6 / 180), rel=1e-3)
+    assert critical_difference(10, 30) == pytest.approx(3.164 * np.sqrt(10 * 11 / 180), rel=1e-3)
+
+
+def test_the_bayesian_test_knows_clear_cases_and_is_symmetric() -> None:
+    gaps = np.array([0.02, 0.03, 0.05, 0.04, 0.02, 0.06, 0.03, 0.02])
+    assert signed_rank_posterior(gaps, 0.01)[2] > 0.99
+    assert signed_rank_posterior(-gaps, 0.01)[0] > 0.99
+    assert signed_rank_posterior(gaps / 100, 0.01)[1] > 0.99
+    left, same, right = signed_rank_posterior(np.array([-0.05, 0.05, -0.04, 0.04, 0.03, -0.03]), 0.01)
+    assert left == pytest.approx(right, abs=0.02)
+    assert left + same + right == pytest.approx(1)
 
 
 def test_holm_by_hand() -> None:

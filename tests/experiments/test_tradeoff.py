@@ -82,7 +82,7 @@ def test_a_strength_that_destroys_the_model_is_part_of_the_answer(
 
     def diverging(given: RunSpec, *arguments: Any, **more: Any) -> Any:
         if given.options["alpha"] == 9:
-            Path(arguments[0]).mkdir(parents=True)
+            Path(arguments[0]).mkdir(parents=True, exist_ok=True)
             raise Diverged("'pull' became nan in epoch 1")
         return spec(given, *arguments, **more)
 
@@ -116,7 +116,7 @@ def test_bad_strengths(
 
 def test_what_is_swept_is_no_option(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["tradeoff", str(data), "--options.margin", "hinge", "--out", str(tmp_path / "sweep")])
+        main(["tradeoff", str(data), "--options.margin", "log_odds", "--out", str(tmp_path / "sweep")])
     assert stopped.value.code == 2
     assert "--options.margin is what the sweep varies" in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()

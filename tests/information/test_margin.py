@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modalign.information.margin import gradient_scale, guarded_gradients, ramp
+from modalign.information.margin import LossHinge, gradient_scale, guarded_gradients, ramp
 
 
 def test_scale_by_hand() -> None:
@@ -57,3 +57,37 @@ def test_feature_without_task_gradient_is_not_pulled() -> None:
 
 def test_ramp() -> None:
     assert [ramp(p) for p in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0, 0.5, 1, 1])
+
+
+def losses_of(levels, noise=0.1, seed=0):
+    """A batch's loss for each level, with the noise of batches."""
+    return torch.tensor(levels)[:, None] + noise * torch.randn(len(levels), 1, generator=torch.manual_seed(seed))
+
+
+def test_hinge_is_zero_without_gradient_while_nothing_is_lost() -> None:
+    falling = losses_of([2.0 * 0.97**k + 0.3 for k in range(200)])
+    hinge, values = LossHinge(1), []
+    for batch in falling:
+        loss = batch.clone().requires_grad_()
+        value = hinge(loss)
+        (gradient,) = torch.autograd.grad(value.sum(), loss)
+        assert bool(gradient.any()) == bool(value.detach().any())
+        values.append(value.item())
+    assert sum(v > 0 for v in values) <= 10  # noise alone, of 200 batches
+    assert sum(values) < 0.2
+
+
+def test_hinge_is_what_is_lost_with_the_gradient_of_the_loss_and_moves_no_reference_up() -> None:
+    hinge = LossHinge(2)
+    for batch in losses_of([0.3] * 100):
+        hinge(torch.cat([batch, batch]))
+    for batch in losses_of([1.3] * 40, seed=1):
+        loss = torch.cat([batch, batch - 1.1]).requires_grad_()
+        value = hinge(loss)
+    assert value[0].item() == pytest.approx(1.0, abs=0.25)
+    assert value[1] == 0
+    (gradient,) = torch.autograd.grad(3 * value.sum(), loss)
+    assert gradient.tolist() == [3.0, 0.0]
+    again = LossHinge(2)
+    again.load_state_dict(hinge.state_dict())
+    assert torch.equal(again(torch.ones(2)), hinge(torch.ones(2)))

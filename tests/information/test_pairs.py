@@ -21,7 +21,7 @@ from modalign.information.objectives import (
     two_term_nce,
 )
 from modalign.information.pairs import score_pairs
-from modalign.information.queue import FeatureMemory
+from modalign.information.queue import FeatureMemory, RecentFeatures
 
 FORMS = {"nce3": conditional_nce, "nce2": two_term_nce, "infonce": info_nce}
 CONTEXTS = torch.tensor([3, 0, 0, 3, 1, 0, 3, 3, 2, 0, 3, 3, 1, 3])  # sizes 4, 2, 1, 7
@@ -29,6 +29,17 @@ CONTEXTS = torch.tensor([3, 0, 0, 3, 1, 0, 3, 3, 2, 0, 3, 3, 1, 3])  # sizes 4, 
 
 def batch(n: int = 14, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 5, dtype=dtype), torch.randn(n, 3, dtype=dtype)
+
+
+def padded(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """Both modalities in one tensor (2, B, 5), as a memory takes them."""
+    return torch.stack([z1, nn.functional.pad(z2, (0, 2))])
+
+
+def cut(recent: RecentFeatures) -> RecentFeatures:
+    """What a memory keeps, without the padding of the second modality."""
+    left, right = (bank if bank[..., 3:].any() else bank[..., :3] for bank in recent[:2])
+    return recent._replace(left=left, right=right)
 
 
 def critic_for(context: nn.Module | None, name: str = "separable") -> Critic:
@@ -121,8 +132,8 @@ def test_swapping_modalities_changes_nothing(form: str, context: str) -> None:
     critic, z1, z2 = critic_for(embedding if context != "none" else None), *batch()
     t = {"none": None, "continuous": torch.rand(14, 2, dtype=torch.float64)}.get(context, CONTEXTS)
     kernel = closeness if context == "continuous" else None
-    memory = FeatureMemory(4, 6, (5, 3)).double()
-    memory.push(batch(), CONTEXTS, present=torch.rand(14, 2) > 0.3)
+    memory = FeatureMemory(4, 6, 2, 5).double()
+    memory.push(padded(*batch()), CONTEXTS, present=torch.rand(14, 2) > 0.3)
 
     class Swapped(Critic):
         """h(z2, z1): the same function with its arguments exchanged."""
@@ -138,8 +149,8 @@ def test_swapping_modalities_changes_nothing(form: str, context: str) -> None:
             return critic.diagonal(right, left)
 
     used = context == "memory"
-    one = score_pairs(critic, z1, z2, t, form=form, kernel=kernel, memory=memory.pair(0, 1) if used else None)
-    two = score_pairs(Swapped(), z2, z1, t, form=form, kernel=kernel, memory=memory.pair(1, 0) if used else None)
+    one = score_pairs(critic, z1, z2, t, form=form, kernel=kernel, memory=cut(memory.pair(0, 1)) if used else None)
+    two = score_pairs(Swapped(), z2, z1, t, form=form, kernel=kernel, memory=cut(memory.pair(1, 0)) if used else None)
     torch.testing.assert_close(one.objective, two.objective)
     torch.testing.assert_close(one.pointwise, two.pointwise)
 
@@ -256,13 +267,13 @@ def test_never_nan(form: str, context: list[int], dtype: torch.dtype) -> None:
 def test_memory_adds_negatives_where_there_are_few() -> None:
     """The batch and the memory as one literal loop."""
     critic, (z1, z2) = critic_for(LearnedContext(4)), batch()
-    memory = FeatureMemory(4, 5, (5, 3), minimum=2).double()
+    memory = FeatureMemory(4, 5, 2, 5, minimum=2).double()
     old1, old2 = batch(6)
     old = torch.tensor([1, 1, 2, 0, 0, 3])
     present = torch.ones(6, 2, dtype=torch.bool)
     present[0, 1] = False  # context 1 remembers two of the first modality, one of the second
-    memory.push((old1, old2), old, present)
-    result = score_pairs(critic, z1, z2, CONTEXTS, memory=memory.pair(0, 1), block=2)
+    memory.push(padded(old1, old2), old, present)
+    result = score_pairs(critic, z1, z2, CONTEXTS, memory=cut(memory.pair(0, 1)), block=2)
     positives, negatives, count = [], [], 0
     everyone = torch.cat([CONTEXTS, old])
     left, right = critic.embed(torch.cat([z1, old1]), torch.cat([z2, old2]), everyone)
@@ -300,7 +311,7 @@ def test_refusals() -> None:
         with pytest.raises(InputError, match="pass context as floats"):
             score_pairs(critic, z1, z2, context, kernel=closeness)
     with pytest.raises(InputError, match="integer contexts"):
-        score_pairs(critic, z1, z2, memory=FeatureMemory(2, 2, (5, 3)).pair(0, 1))
+        score_pairs(critic, z1, z2, memory=FeatureMemory(2, 2, 2, 5).pair(0, 1))
 
 
 def test_names_of_the_first_version_still_work() -> None:

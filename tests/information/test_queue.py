@@ -12,7 +12,7 @@ from modalign.information.queue import FeatureMemory
 
 
 def test_keeps_the_last_of_each_context() -> None:
-    memory = FeatureMemory(contexts=5, size=4, dims=(1, 1))
+    memory = FeatureMemory(contexts=5, size=4, modalities=2, dim=1)
     kept = [defaultdict(lambda: deque(maxlen=4)), defaultdict(lambda: deque(maxlen=4))]
     number = 0.0
     for size in (1, 7, 30, 2, 0, 12):
@@ -20,7 +20,7 @@ def test_keeps_the_last_of_each_context() -> None:
         present = torch.rand(size, 2) > 0.3
         z = torch.arange(number, number + size)[:, None]
         number += size
-        memory.push((z, -z), context, present)
+        memory.push(torch.stack([z, -z]), context, present)
         for i in range(size):
             for m in range(2):
                 if present[i, m]:
@@ -32,10 +32,10 @@ def test_keeps_the_last_of_each_context() -> None:
 
 
 def test_is_saved_and_holds_no_graph() -> None:
-    memory = FeatureMemory(2, 3, (2, 2))
+    memory = FeatureMemory(2, 3, 2, 2)
     z = torch.randn(4, 2, requires_grad=True)
-    memory.push((z, z), torch.tensor([0, 1, 1, 1]))
-    copy = FeatureMemory(2, 3, (2, 2))
+    memory.push(torch.stack([z, z]), torch.tensor([0, 1, 1, 1]))
+    copy = FeatureMemory(2, 3, 2, 2)
     copy.load_state_dict(memory.state_dict())
     assert torch.equal(copy.pair(0, 1).left, memory.pair(0, 1).left)
     assert torch.equal(copy.pair(0, 1).left_valid, memory.pair(0, 1).left_valid)
@@ -44,15 +44,15 @@ def test_is_saved_and_holds_no_graph() -> None:
 
 def test_refuses_unknown_contexts() -> None:
     with pytest.raises(InputError, match="contexts 0 to 1"):
-        FeatureMemory(2, 3, (1,)).push((torch.zeros(1, 1),), torch.tensor([2]))
+        FeatureMemory(2, 3, 1, 1).push(torch.zeros(1, 1, 1), torch.tensor([2]))
 
 
 def test_forgotten_features_are_gone() -> None:
-    memory = FeatureMemory(2, 3, (1, 1))
+    memory = FeatureMemory(2, 3, 2, 1)
     context = torch.tensor([0, 1])
-    memory.push((torch.ones(2, 1), torch.ones(2, 1)), context)
+    memory.push(torch.ones(2, 2, 1), context)
     memory.forget()
     assert not memory.pair(0, 1).left_valid.any()
-    memory.push((torch.full((2, 1), 5.0), torch.ones(2, 1)), context)
+    memory.push(torch.full((2, 2, 1), 5.0), context)
     recent = memory.pair(0, 1)
     assert recent.left[recent.left_valid].tolist() == [[5.0], [5.0]]

@@ -88,7 +88,7 @@ def write_run(
                 "seconds": 1.5,
                 "train": {"task": 1.5 * (1 - gain) + 0.1, "contrast": 0.3},
                 "valid": {"accuracy": reached * gain + rng.normal() * 0.01, "nll": 1.8 - gain},
-                "log": {"lambda": 0.3 * gain},
+                "log": {"weight_joint": 0.3 * gain},
             }
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

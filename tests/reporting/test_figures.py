@@ -155,7 +155,7 @@ def test_what_the_method_did_is_drawn_by_epoch(bench: Path) -> None:
         for line in run.epochs:
             line["log"]["margin_a"] = 0.5
     figure = figures.alignment(runs).figure
-    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["log"]["lambda"])
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(runs[0].epochs[0]["log"]["weight_joint"])
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([50] * 12)
 
 
@@ -200,7 +200,7 @@ def test_curves_of_one_run_show_its_losses_its_metric_and_its_log(bench: Path) -
     (run,) = read_runs(path)
     assert valid.lines[0].get_ydata() == pytest.approx([100 * line["valid"]["accuracy"] for line in run.epochs])
     assert valid.lines[1].get_xdata() == [11, 11]  # the selected epoch, counted from one
-    assert log.lines[0].get_ydata() == pytest.approx([line["log"]["lambda"] for line in run.epochs])
+    assert log.lines[0].get_ydata() == pytest.approx([line["log"]["weight_joint"] for line in run.epochs])
     for line in run.epochs:
         del line["log"]
     assert len(figures.training_curves(run).axes) == 2

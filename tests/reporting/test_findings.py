@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def write(folder: Path, make_run: MakeRun, accuracies: dict[str, list[float]], *
 def test_noise_is_told_from_difference(tmp_path: Path, make_run: MakeRun) -> None:
     ours = [0.80, 0.81, 0.82, 0.80, 0.81]
     close = [0.82, 0.79, 0.83, 0.80, 0.82]
-    write(tmp_path, make_run, {"joint": [v - 0.1 for v in ours], "infonce": close, "modalign": ours})
+    worse = [0.70, 0.71, 0.71, 0.70, 0.72]
+    write(tmp_path, make_run, {"joint": worse, "infonce": close, "modalign": ours})
     (text,) = findings(compare(read_runs(tmp_path)))
-    assert "letters: InfoNCE has the highest test accuracy, 81.2 % (mean of 5 seeds, 95 % interval [" in text
+    assert "letters: InfoNCE has the highest test accuracy, 81.2 % (mean of 5 seeds, 95 % interval over seeds [" in text
     assert "ModAlign ranks 2 of 3" in text
     assert "beyond noise better than Joint-Train" in text
     assert "not told apart from InfoNCE" in text
@@ -32,7 +34,7 @@ def test_a_shared_first_place_and_what_cannot_be_tested(tmp_path: Path, make_run
     write(tmp_path, make_run, {"joint": [0.8], "infonce": [0.8], "modalign": [0.7]})
     (text,) = findings(compare(read_runs(tmp_path)))
     assert "letters: Joint-Train and InfoNCE share the highest test accuracy, 80.0 % (one seed)." in text
-    assert "not tested against Joint-Train and InfoNCE, with fewer than two seeds in common." in text
+    assert "not tested against Joint-Train and InfoNCE: fewer than 5 runs in common" in text
     assert "told apart" not in text
     assert "t-test" not in text
 
@@ -41,12 +43,15 @@ def test_seeds_gaps_and_versions_are_warned_of(tmp_path: Path, make_run: MakeRun
     write(tmp_path, make_run, {"joint": [0.5, 0.6], "modalign": [0.7]}, warnings=["more epochs may give more"])
     metrics = {"valid": {"accuracy": 0.9}, "test": {"accuracy": 0.7}, "test_last": {"accuracy": 0.7}}
     said = ["selection gap: 20 points"]
-    make_run(tmp_path / "x", "pmr", metrics=metrics, fingerprint="other", warnings=said)
+    make_run(tmp_path / "x", "pmr", metrics=metrics, warnings=said)
+    make_run(tmp_path / "y", "pmr")
+    (tmp_path / "y" / "environment.json").write_text(json.dumps({"commit": "fffffff"}))
     runs = read_runs(tmp_path)
     found = "\n".join(warnings(runs, compare(runs)))
-    assert "letters: one seed of pmr and ModAlign" in found
-    assert "between 1 and 2 seeds" in found
+    assert "letters: one run of pmr and ModAlign" in found
+    assert "between 1 and 2 runs" in found
+    assert "1 run of a method, split and seed that another folder has too: left out" in found
+    assert "runs are of 2 states of the code (0123abc, fffffff)" in found
     assert "validation is 20.0 points above test for pmr" in found
-    assert "runs saw 2 versions or splits" in found
     assert "letters, Joint-Train and ModAlign (3 runs): more epochs may give more" in found
     assert "selection gap: 20" not in found

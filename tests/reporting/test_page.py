@@ -95,7 +95,7 @@ def test_page_says_what_matters(page: Path) -> None:
     assert "ModAlign has the highest test accuracy" in text
     assert "result.json cannot be read" in text
     assert "stopped after 12 epochs" in text
-    assert "letters: methods have between 2 and 3 seeds" in text
+    assert "letters: methods have between 2 and 3 runs" in text
     assert "I(audio;video), I(audio;video|target) cannot be trusted: near log N" in text
     assert "22 finished of 25 runs: 4 methods on 2 data sets" in text
     assert "batch_size: 64" in text

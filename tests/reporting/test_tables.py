@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from modalign.errors import InputError
-from modalign.evaluation.statistics import mean_interval, paired
+from modalign.evaluation.statistics import mean_interval, split_interval
 from modalign.experiments.bench import ABLATION
 from modalign.reporting.runs import ORDER, Row, across, compare, order_key, read_run, read_runs
 from modalign.reporting.tables import markdown, show_tables, write_tables
@@ -41,7 +42,9 @@ def test_reads_a_bench_and_names_what_is_wrong(bench: Path) -> None:
 
 
 def test_rows_by_hand(tmp_path: Path, make_run: MakeRun) -> None:
-    accuracies = {"joint": [0.5, 0.6, 0.7], "modalign": [0.6, 0.65, 0.8], "unimodal": [0.4, 0.4, 0.4]}
+    accuracies = {
+        "joint": [0.5, 0.6, 0.7, 0.6, 0.5], "modalign": [0.6, 0.65, 0.8, 0.7, 0.7], "unimodal": [0.4] * 5,
+    }  # fmt: skip
     for strategy, values in accuracies.items():
         for seed, value in enumerate(values):
             make_run(tmp_path / strategy / f"seed{seed}", strategy, seed, accuracy=value)
@@ -51,10 +54,10 @@ def test_rows_by_hand(tmp_path: Path, make_run: MakeRun) -> None:
     expected = mean_interval(accuracies["joint"])
     assert (joint.mean, joint.ci_low, joint.ci_high) == (expected.mean, expected.low, expected.high)
     assert [single.rank, joint.rank, ours.rank] == [3, 2, 1]
-    assert joint.difference == pytest.approx(-(0.1 + 0.05 + 0.1) / 3)
-    test_joint = paired(accuracies["joint"], accuracies["modalign"])
-    test_single = paired(accuracies["unimodal"], accuracies["modalign"])
-    small, large = sorted([test_joint.p, test_single.p])
+    assert joint.difference == pytest.approx(-(0.1 + 0.05 + 0.1 + 0.1 + 0.2) / 5)
+    assert (joint.interval, joint.pairs, joint.reference) == ("seeds", 5, "modalign")  # predictions give other scores
+    gaps = [np.subtract(accuracies[name], accuracies["modalign"]) for name in ("joint", "unimodal")]
+    small, large = sorted(mean_interval(gap).p for gap in gaps)
     assert {round(joint.p_holm, 9), round(single.p_holm, 9)} == {
         round(2 * small, 9),
         round(max(large, 2 * small), 9),
@@ -63,7 +66,7 @@ def test_rows_by_hand(tmp_path: Path, make_run: MakeRun) -> None:
     assert joint.selection_gap == pytest.approx(0.01)
     assert joint.last_epoch == pytest.approx(joint.mean - 0.004)
     assert (ours.lr, ours.option, joint.option) == ("0.02", "alpha=3.0", "")
-    assert joint.seconds == pytest.approx(19.5)
+    assert joint.seconds == pytest.approx(20.5)
 
 
 def test_lower_is_better_for_errors(tmp_path: Path, make_run: MakeRun) -> None:
@@ -83,6 +86,111 @@ def test_pairs_are_common_seeds(tmp_path: Path, make_run: MakeRun) -> None:
     joint = compare(read_runs(tmp_path))[0]
     assert joint.difference == pytest.approx(-0.1)
     assert np.isnan(joint.p)
+
+
+def write_splits(folder: Path, make_run: MakeRun, scores: dict[str, list[list[float]]], **result: object) -> None:
+    """``scores``: method to a list a split of its scores by seed."""
+    for strategy, splits in scores.items():
+        for split, values in enumerate(splits):
+            for seed, value in enumerate(values):
+                at = folder / strategy / f"split{split}-seed{seed}"
+                sizes = {"train": 120, "valid": 30, "test": 50}
+                more = {"fingerprint": f"print{split}", "contents": "one", "sizes": sizes} | result
+                make_run(at, strategy, seed, accuracy=value, **more)
+                plain = yaml.safe_load((at / "recipe.yaml").read_text())
+                plain["recipe"]["data"]["fold"] = split
+                (at / "recipe.yaml").write_text(yaml.safe_dump(plain))
+
+
+def test_splits_of_one_data_set_are_merged_and_paired(tmp_path: Path, make_run: MakeRun) -> None:
+    scores = {"joint": [[0.5, 0.6], [0.7, 0.7], [0.6, 0.6]], "modalign": [[0.7, 0.6], [0.7, 0.8], [0.7, 0.9]]}
+    write_splits(tmp_path, make_run, scores)
+    joint, ours = compare(read_runs(tmp_path))
+    assert (joint.splits, joint.seeds, joint.pairs, joint.interval) == (3, 2, 6, "splits")
+    expected = split_interval([0.55, 0.7, 0.6], 50 / 150)
+    assert (joint.mean, joint.ci_low) == (pytest.approx(expected.mean), pytest.approx(expected.low))
+    gap = split_interval([-0.1, -0.05, -0.2], 50 / 150)
+    assert (joint.difference, joint.p) == (pytest.approx(gap.mean), pytest.approx(gap.p))
+    assert ours.ci_high <= 1
+    text = markdown([joint, ours])
+    assert "| Splits | Seeds |" in text
+    assert "over splits" in text
+
+
+def test_one_split_counts_its_test_units_too(tmp_path: Path, make_run: MakeRun) -> None:
+    for strategy in ("joint", "modalign"):
+        for seed in range(5):
+            make_run(tmp_path / strategy / str(seed), strategy, seed)
+    joint, ours = compare(read_runs(tmp_path))
+    assert joint.interval == "seeds and test units"
+    only_seeds = mean_interval([run.metric("test", "accuracy") for run in read_runs(tmp_path / "joint")])
+    assert joint.mean == pytest.approx(only_seeds.mean)
+    assert joint.ci_high - joint.ci_low > only_seeds.high - only_seeds.low
+    assert joint.p < 0.05
+    assert ours.difference_low != ours.difference_low  # none with itself
+
+
+def test_nothing_is_claimed_below_five_pairs_or_without_variance(tmp_path: Path, make_run: MakeRun) -> None:
+    for strategy, values in {"joint": [0.5] * 5, "infonce": [0.6, 0.61], "modalign": [0.7] * 5}.items():
+        for seed, value in enumerate(values):
+            make_run(tmp_path / strategy / str(seed), strategy, seed, accuracy=value)
+    rows = {row.strategy: row for row in compare(read_runs(tmp_path))}
+    assert rows["infonce"].pairs == 2
+    assert np.isnan([rows["joint"].p, rows["joint"].p_holm, rows["infonce"].p]).all()
+
+
+def test_what_is_of_other_data_or_code_is_not_merged(tmp_path: Path, make_run: MakeRun) -> None:
+    one = make_run(tmp_path / "a", "joint", contents="one")
+    make_run(tmp_path / "b", "modalign", contents="two", fingerprint="other")
+    with pytest.raises(InputError, match=r"'letters' are of 2 versions of the data, such as .*a and .*b"):
+        compare(read_runs(tmp_path))
+    make_run(tmp_path / "c" / "d", "modalign", contents="one", fingerprint="changed")
+    with pytest.raises(InputError, match="2 versions of one split"):
+        compare([*read_runs(one), *read_runs(tmp_path / "c")])
+    run = make_run(tmp_path / "e" / "f", "modalign", contents="one")
+    for path, version in ((one, "0.2.0"), (run, "0.3.0")):
+        (path / "environment.json").write_text(json.dumps({"packages": {"modalign": version}}))
+    with pytest.raises(InputError, match="2 versions of modalign"):
+        compare([*read_runs(one), *read_runs(run)])
+
+
+def test_another_reference_and_its_tallies(bench: Path, tmp_path: Path, make_run: MakeRun) -> None:
+    runs = read_runs(bench)
+    rows = compare(runs, "ogm_ge")
+    assert {row.reference for row in rows} == {"ogm_ge"}
+    assert "Difference to OGM-GE" in markdown(rows)
+    with pytest.raises(InputError, match="unknown method to compare with 'ogmge'; did you mean 'ogm_ge'"):
+        compare(runs, "ogmge")
+    make_run(tmp_path / "x", "joint")
+    assert compare(read_runs(tmp_path / "x"))[0].reference == "joint"
+
+
+def test_data_with_a_caution_is_shown_and_not_averaged(bench: Path) -> None:
+    runs = read_runs(bench)
+    for run in runs:
+        if run.dataset == "digits":
+            run.settings["data"]["caution"] = "seen before"
+    rows = compare(runs)
+    assert {row.datasets for row in across(rows)} == {1}
+    text = markdown(rows)
+    assert "Left out of averages over data sets: seen before" in text
+    assert "## digits" in text
+    assert "## Across data sets" not in text
+
+
+def test_wins_ties_and_losses_by_hand() -> None:
+    means = {"joint": [0.50, 0.60, 0.70], "pmr": [0.55, 0.605, 0.60], "modalign": [0.6, 0.6, 0.7]}
+    places = {"joint": [3, 2.5, 1.5], "pmr": [2, 1, 3], "modalign": [1, 2.5, 1.5]}
+    rows = [
+        Row(str(d), name, name, "accuracy", value, 0, 1, 3, rank=places[name][d], reference="modalign")
+        for name, values in means.items()
+        for d, value in enumerate(values)
+    ]
+    found = {row.strategy: row for row in across(rows)}
+    assert [found[name].against_reference for name in means] == ["0/2/1", "0/1/2", ""]
+    assert [found[name].against_baseline for name in means] == ["1/1/1", "", "2/1/0"]  # PMR: mean rank 2 before 2.33
+    assert found["joint"].worse + found["joint"].same + found["joint"].better == pytest.approx(1)
+    assert "Friedman" in markdown(rows)
 
 
 def test_order_is_the_papers() -> None:
@@ -150,7 +258,7 @@ def test_a_mean_rank_is_over_the_data_sets_on_which_a_method_has_one() -> None:
 
 
 def test_latex_is_escaped(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run(tmp_path / "run", "diagnose_relearn", title="D&R", dataset="a_b")
+    make_run(tmp_path / "run", "diagnose_relearn", title="D&R", dataset="a_b", accuracy=0.5)
     tex = write_tables(read_runs(tmp_path), tmp_path)[2].read_text()
     assert r"D\&R" in tex
     assert r"a\_b" in tex

@@ -95,7 +95,7 @@ def test_a_method_written_for_version_0_1_still_works_and_is_told(make_data, mak
 
 
 @pytest.mark.parametrize("name", strategy_names())
-@pytest.mark.parametrize("task", ["regression", "survival"])
+@pytest.mark.parametrize("task", ["classification", "regression", "survival"])
 def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for(name, task, make_stepper):
     kind = load_strategy(name)
     if task not in kind.tasks:
@@ -104,17 +104,21 @@ def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for
     a, b = rng.normal(size=(160, 3)), rng.normal(size=(160, 2))
     risk = a[:, 0] + b[:, 0]
     arrays = {"a": a, "b": b, "y": risk, "time": np.exp(-risk), "event": np.ones(160, int)}
-    label = "y" if task == "regression" else "time,event"
+    if task == "classification":
+        arrays["y"] = (risk > 0).astype(int)
+    label = "time,event" if task == "survival" else "y"
     data = from_arrays(arrays, ["a", "b"], label, task=task)
     torch.manual_seed(0)
-    strategy = kind(MultimodalModel.build(data.modalities, 1, ModelSettings(width=16)), DataInfo.of(data))
+    model = MultimodalModel.build(data.modalities, data.task.outputs, ModelSettings(width=16))
+    strategy = kind(model, DataInfo.of(data))
     make_stepper(strategy, data.train, data.valid, epochs=40, lr=0.02).fit()
     strategy.eval()
     whole = range(len(data.valid))
     output = strategy(data.valid.__getitems__(list(whole)))
     strategy.calibrate(output, data.valid.target)
     with torch.no_grad():
-        scores = strategy.predict(output)[:, 0].numpy()
-    wanted = data.valid.target.numpy() if task == "regression" else -np.log(data.valid.target[:, 0].numpy())
+        scores = data.task.log_probability(strategy.predict(output)).numpy()
+    scores = scores[:, 1] - scores[:, 0] if task == "classification" else scores[:, 0]
+    wanted = -np.log(data.valid.target[:, 0].numpy()) if task == "survival" else data.valid.target.numpy()
     assert scores.std() > 0.1
     assert np.corrcoef(scores, wanted)[0, 1] > 0.4, "the answers do not follow the target"

@@ -45,7 +45,7 @@ def test_under_conflict_the_direction_opposes_neither_and_is_no_shorter_than_the
 
 
 def test_rescaling_by_tensor_can_lose_the_pareto_property():
-    """Why ``encoder`` is the default: here the step by tensors would raise the modality's own loss."""
+    """What the published code, and the default, gives away: here the step would raise the modality's own loss."""
     joint, own = torch.tensor([1.0, 0.5]), torch.tensor([-8.0, 4.0])
     assert combined(joint, own, 1.5, sizes=[1, 1]) @ own < 0
     assert combined(joint, own, 1.5) @ own > 0
@@ -55,6 +55,10 @@ def test_rescaling_by_tensor_can_lose_the_pareto_property():
 def test_without_conflict_it_is_gamma_times_the_plain_sum(sizes):
     joint, own = torch.randn(30).abs(), torch.randn(30).abs()
     torch.testing.assert_close(combined(joint, own, 1.5, sizes), 1.5 * (joint + own))
+
+
+def test_the_default_is_that_of_the_published_code():
+    assert MMPareto.Options() == MMPareto.Options(gamma=1.5, rescale="tensor")
 
 
 def test_rescaling_by_tensor_against_the_formula():

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from modalign.data.batch import Output
 from modalign.data.info import DataInfo
 from modalign.errors import InputError
 from modalign.information import conditional_nce, pair_masks
-from modalign.models.readout import context_aware_readout
+from modalign.models.readout import evidence, pool
+from modalign.strategies.base import Stepper
 from modalign.strategies.joint_unimodal import JointUnimodal, JointUnimodalOptions
 from modalign.strategies.modalign import ModAlign, ModAlignOptions
 
@@ -38,7 +40,7 @@ def encoder_gradients(strategy) -> dict[str, torch.Tensor]:
 def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, torch.Tensor]:
     """Algorithm 1 with plain autograd on a copy: every pair of the batch scored, masked by context."""
     strategy = copy.deepcopy(strategy)
-    model, critic = strategy.model, strategy.alignment.critics[0]
+    model, critics = strategy.model, strategy.alignment
     z = [model.encoders[m](model.standardize[m](batch.inputs[m])) for m in model.modalities]
     positive, negative = pair_masks(batch.target)
     weight = negative / negative.sum(1, keepdim=True)  # negatives of one sample weigh one together
@@ -47,10 +49,11 @@ def literal_step(strategy, critic_lr: float, batch, rho: float) -> dict[str, tor
     means = [torch.stack([part[batch.target == y].mean(0) for y in batch.target]).detach() for part in z]
 
     def objective(features):
-        left, right = (part - mean for part, mean in zip(features, means, strict=True))
-        return conditional_nce(critic(left, right, batch.target), positive, weight) / (1 + ratio)
+        centered = torch.stack([part - mean for part, mean in zip(features, means, strict=True)])
+        left, right = critics.shared.embed(centered)
+        return conditional_nce(critics.critic(0)(left, right, batch.target), positive, weight) / (1 + ratio)
 
-    optimizer = torch.optim.SGD(critic.parameters(), lr=critic_lr, momentum=0.9)
+    optimizer = torch.optim.SGD(critics.parameters(), lr=critic_lr, momentum=0.9)
     (-objective([part.detach() for part in z])).backward()
     optimizer.step()
     model.zero_grad()
@@ -91,10 +94,10 @@ def test_the_critic_moves_before_the_encoders_see_it(build):
     stepper_update, stepper_from = stepper.update, stepper.backward_from
     stepper.update = lambda group: (order.append(f"update {group}"), stepper_update(group))
     stepper.backward_from = lambda *a: (order.append("encoders"), stepper_from(*a))
-    before = {k: v.clone() for k, v in strategy.alignment.critics.state_dict().items()}
+    before = {k: v.clone() for k, v in strategy.alignment.shared.state_dict().items()}
     strategy.step(batch, stepper)
     assert order == ["update critic", "encoders"]
-    assert any(not torch.equal(before[k], v) for k, v in strategy.alignment.critics.state_dict().items())
+    assert any(not torch.equal(before[k], v) for k, v in strategy.alignment.shared.state_dict().items())
 
 
 @pytest.mark.parametrize(("rho", "share"), [(1e-3, 1.0), (1e6, 0.0)])
@@ -150,6 +153,8 @@ def test_alpha_is_ramped_up(build):
         {"objective": "nce2"},
         {"objective": "infonce"},
         {"margin": "none"},
+        {"margin": "hinge"},
+        {"margin": "both"},
         {"context": "none"},
         {"context": "predicted"},
         {"context": "cluster", "clusters": 3},
@@ -164,19 +169,47 @@ def test_every_part_trains(check_trains, options):
     check_trains(ModAlign, **options)
 
 
-def test_readout_is_the_context_aware_prior_and_its_strength_is_kept(build):
-    strategy, _, batch = build()
+def test_the_answer_is_the_pool_and_its_weights_are_fitted_and_kept(build):
+    strategy, stepper, batch = build()
+    strategy.step(batch, stepper)
+    before = strategy.weights.clone()
     with torch.no_grad():
         output = strategy(batch)
         strategy.calibrate(output, batch.target)
-        information = strategy.alignment.information()["a", "b"]
-        strength = 1 - torch.exp(-torch.tensor(max(0.0, information)))
-        torch.testing.assert_close(strategy.strength, strength)
-        expected = context_aware_readout(output.logits, output.unimodal, output.present, strength, strategy.log_prior)
+        scores = strategy.alignment.every_context(output.features, output.present)
+        assert scores.shape == (24, 1, 3)
+        voices = evidence(output.logits, output.unimodal, output.present, strategy.log_prior, scores)
+        expected = pool(voices, strategy.weights, strategy.log_prior)
         torch.testing.assert_close(strategy.predict(output), expected)
+    assert (strategy.weights - before).abs().min() > 1e-4
+    logged = strategy.metrics()
+    names = ("joint", "a", "b", "critic")
+    assert [logged[f"weight_{name}"] for name in names] == pytest.approx(strategy.weights.tolist())
     again, _, _ = build()
     again.load_state_dict(strategy.state_dict())
     torch.testing.assert_close(again.predict(output), expected)
+
+
+def test_with_true_densities_the_answer_is_the_exact_posterior(build):
+    """Classes are Gaussians whose modalities correlate by class: no head sees that, and the critic says all of it."""
+    from torch.distributions import MultivariateNormal, Normal
+
+    strategy, _, _ = build()
+    torch.manual_seed(0)
+    prior, r = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.9, -0.8, 0.3]).double()
+    mean = torch.tensor([[0.0, 0.2], [0.3, 0.0], [-0.5, 0.5]]).double()
+    covariance = torch.stack([torch.ones(3).double(), r, r, torch.ones(3).double()], 1).view(3, 2, 2)
+    z = torch.randn(50, 2).double()
+    both = MultivariateNormal(mean, covariance).log_prob(z.unsqueeze(1))  # (50, 3)
+    alone = [Normal(mean[:, m], 1.0).log_prob(z[:, m : m + 1]) for m in range(2)]
+    strategy.alignment.every_context = lambda features, present: (both - alone[0] - alone[1]).unsqueeze(1)
+    strategy.log_prior, strategy.weights = prior.log(), torch.tensor([0.0, 1.0, 1.0, 1.0]).double()
+    heads = {m: one + prior.log() for m, one in zip("ab", alone, strict=True)}
+    output = Output({}, heads, torch.randn(50, 3).double(), torch.ones(50, 2, dtype=torch.bool))
+    exact = (both + prior.log()).log_softmax(1)
+    torch.testing.assert_close(strategy.predict(output), exact, rtol=0, atol=1e-6)
+    strategy.weights[3] = 0.0
+    assert (strategy.predict(output) - exact).abs().max() > 1
 
 
 def test_without_the_prior_the_joint_head_decides(build):
@@ -184,15 +217,15 @@ def test_without_the_prior_the_joint_head_decides(build):
     output = strategy(batch)
     strategy.calibrate(output, batch.target)
     assert strategy.predict(output) is output.logits
-    assert "lambda" not in strategy.metrics()
+    assert not any(name.startswith("weight") for name in strategy.metrics())
 
 
-def test_lambda_is_about_the_label_whatever_pulls(build):
-    """With another T for the pull, a second critic, on detached features, estimates I(Z1;Z2|Y)."""
+def test_the_pool_asks_about_the_label_whatever_pulls(build):
+    """With another T for the pull, a second critic, on detached features, is given the label."""
     strategy, stepper, batch = build(context="none")
     assert strategy.label_critic is not None
-    assert strategy.alignment.critics[0].context is None
-    assert strategy.label_critic.critics[0].context is not None
+    assert strategy.alignment.shared.context is None
+    assert strategy.label_critic.shared.context is not None
     losses = strategy.step(batch, stepper)
     assert {"critic", "critic_label"} <= losses.keys()
 
@@ -224,19 +257,52 @@ def test_clusters_found_anew_drop_what_was_known_of_the_old_ones(build):
     strategy.on_epoch_start(stepper)
     strategy.step(batch, stepper)
     assert strategy.alignment.memory.pair(0, 1).left_valid.any()
-    assert all(table.seen.any() for table in strategy.alignment.means.tables)
+    assert strategy.alignment.means.mean.any()
     strategy.on_epoch_start(stepper)
     assert not strategy.alignment.memory.pair(0, 1).left_valid.any()
-    assert not any(table.seen.any() for table in strategy.alignment.means.tables)
+    assert not strategy.alignment.means.mean.any()
 
 
 def test_words_of_the_first_version_are_translated_or_refused():
     with pytest.warns(DeprecationWarning, match="'two' is called 'nce2'"):
         assert ModAlignOptions(objective="two") == ModAlignOptions(objective="nce2")
-    for margin in ("log_odds", "hinge"):
-        with pytest.raises(InputError, match=f"'{margin}' is gone; use 'gradient'"):
-            ModAlignOptions(margin=margin)
+    with pytest.raises(InputError, match="'log_odds' is gone; use 'gradient'"):
+        ModAlignOptions(margin="log_odds")
     with pytest.raises(InputError, match="unknown margin 'gradent'; did you mean 'gradient'"):
         ModAlignOptions(margin="gradent")
     with pytest.raises(InputError, match="unknown objective 'nce5'"):
         ModAlignOptions(objective="nce5")
+
+
+def test_hinge_protects_what_one_modality_alone_knows(make_model, make_stepper):
+    """The label is in a's last column; what both modalities share says nothing of it, and alignment is all for that."""
+    from modalign.data.tables.arrays import from_arrays
+
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (600,), generator=generator)
+    shared = torch.randn(600, 3, generator=generator)
+    own = 2.0 * y[:, None] - 1 + 0.5 * torch.randn(600, 1, generator=generator)
+    b = shared + 0.1 * torch.randn(600, 3, generator=generator)
+    data = from_arrays({"a": torch.cat([shared, own], 1).numpy(), "b": b.numpy(), "y": y.numpy()})
+    lost = {}
+    for margin in ("none", "hinge"):
+        options = ModAlignOptions(margin=margin, alpha=30.0, eta=0.0, context="none", memory=0)
+        strategy = ModAlign(make_model(data, width=4), DataInfo.of(data), options)
+        stepper = Stepper(
+            strategy, data.train, epochs=25, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), batch_size=64
+        )
+        log = stepper.fit()
+        lost[margin] = sum(losses["task_a"] for losses in log[-20:]) / 20
+    assert lost["none"] > 0.6  # log 2 = 0.69: nothing is left
+    assert lost["hinge"] < 0.5
+    assert any(losses["hinge"] > 0 for losses in log)
+
+
+def test_hinge_adds_nothing_while_nothing_is_lost(build):
+    strategy, stepper, batch = build(margin="hinge", progress=0.0)
+    plain, plain_stepper, _ = build(objective="none")
+    losses = strategy.step(batch, stepper)
+    plain.step(batch, plain_stepper)
+    assert losses["hinge"] == 0
+    for found, expected in zip(encoder_gradients(strategy).values(), encoder_gradients(plain).values(), strict=True):
+        torch.testing.assert_close(found, expected)

@@ -18,6 +18,7 @@ from modalign.strategies.ogm_ge import (
     modulate,
     modulated_weights,
     paired_evidence,
+    true_class_probability,
 )
 
 
@@ -30,8 +31,13 @@ def test_coefficients_by_hand():
     assert weak == 1.0
 
 
-def test_equal_modalities_are_both_left_alone():
-    assert coefficients(torch.full((2, 2), 5.0), 0.8).tolist() == [1.0, 1.0]
+def test_of_two_equal_modalities_the_first_is_slowed_as_in_the_published_code():
+    """Its rule typed anew: ``if v / a > 1`` the second is slowed, ``else`` the first, at a ratio of exactly 1 too."""
+    for a, v in ((5.0, 5.0), (5.0, 4.0), (4.0, 5.0)):
+        k_a, k_v = (1.0, 1 - math.tanh(0.8 * v / a)) if v / a > 1 else (1 - math.tanh(0.8 * a / v), 1.0)
+        found = coefficients(torch.tensor([[a, a], [v, v]]), 0.8)
+        assert found.tolist() == pytest.approx([k_a, k_v], abs=1e-6)
+    assert coefficients(torch.full((3, 3), 5.0), 0.8).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_evidence_and_coefficients_against_loops_with_three_modalities_some_missing():
@@ -87,7 +93,6 @@ def test_parts_of_the_logits_are_those_of_the_paper(make_data, make_model, fusio
     data = make_data((6, 5, 4))
     model = make_model(data, fusion=fusion)
     nn.init.normal_(model.head.bias)
-    strategy = OgmGe(model, DataInfo.of(data), OgmGe.Options())
     batch = data.train.__getitems__(list(range(12)))
     features = model.encode(batch)
     if fusion == "concat":
@@ -97,7 +102,7 @@ def test_parts_of_the_logits_are_those_of_the_paper(make_data, make_model, fusio
     parts = [features[m] @ blocks[m].T + model.head.bias / 3 for m in data.modalities]
     torch.testing.assert_close(sum(parts), model.fuse(features, batch.present))
     wanted = torch.stack([part.softmax(1)[range(12), batch.target] for part in parts], 1)
-    torch.testing.assert_close(strategy._probability(features, batch), wanted)
+    torch.testing.assert_close(true_class_probability(model, features, batch), wanted)
 
 
 def test_only_encoder_weights_are_scaled_and_by_their_own_coefficient(make_data, make_model, make_stepper):

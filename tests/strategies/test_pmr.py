@@ -88,16 +88,38 @@ def _strategy(data, make_model, **options):
 
 
 def test_prototypes_are_class_means_of_those_present(make_data, make_model, make_stepper):
-    data = make_data((6, 5), missing=0.3)
+    data = make_data((6, 5), missing=0.3, samples=80)
     strategy = _strategy(data, make_model, share=0.5)
-    strategy.on_train_start(make_stepper(strategy, data.train.batches(10)))
-    batch = data.train.__getitems__(list(range(20)))
+    stepper = make_stepper(strategy, data.train.batches(1))
+    strategy.on_train_start(stepper)
+    rows = [int(batch.index) for batch in stepper.train_batches(0.5, draw=0)]
+    assert len(rows) == 40
+    batch = data.train.__getitems__(rows)
     features = strategy.model.encode(batch)
     for m, name in enumerate(data.modalities):
         for k in range(3):
             rows = batch.present[:, m] & (batch.target == k)
             torch.testing.assert_close(strategy.prototypes[name].prototypes[k], features[name][rows].mean(0))
     assert strategy.model.training
+
+
+def test_the_share_is_drawn_anew_each_epoch_and_holds_ten_samples_a_class(make_data, make_model, make_stepper):
+    """Of 60 samples in 3 classes a tenth is 6: 30 are taken; of 24 all."""
+    taken = []
+    for samples in (60, 24):
+        data = make_data(samples=samples)
+        strategy = _strategy(data, make_model)
+        stepper = make_stepper(strategy, data.train.batches(1))
+        draws = []
+        encode = strategy.model.encode
+        strategy.model.encode = lambda batch: draws[-1].append(int(batch.index)) or encode(batch)  # noqa: B023
+        for _ in range(3):
+            draws.append([])
+            strategy._compute(stepper)
+        taken.append(draws)
+    assert [len(draw) for draw in taken[0]] == [30] * 3
+    assert len({tuple(draw) for draw in taken[0]}) == 3
+    assert taken[1] == [list(range(24))] * 3
 
 
 def test_the_first_two_computations_overwrite(make_data, make_model, make_stepper):

@@ -89,7 +89,7 @@ def test_turns():
 
 
 def _strategy(data, make_model, **options):
-    return ReconBoost(make_model(data), DataInfo.of(data), ReconBoost.Options(**options))
+    return ReconBoost(make_model(data), DataInfo.of(data), ReconBoost.Options(**{"pretrain": 0.0, **options}))
 
 
 def test_losses_of_a_boosting_step_against_loops(make_data, make_model, make_stepper):
@@ -127,7 +127,66 @@ def test_the_first_stage_has_nothing_to_consolidate(make_data, make_model, make_
     assert strategy.step(stepper.batches[0], stepper)["consolidation"] == 0
 
 
-@pytest.mark.parametrize(("epoch", "trained"), [(0, "a"), (1, "abc"), (2, "b"), (4, "c"), (5, "abc"), (6, "a")])
+def test_the_first_stage_is_that_of_the_published_code(make_data, make_model, make_stepper):
+    """One learner, whose residual is against a constant: -(w1 - w2) / C log p for weights w1, w2; F is that learner."""
+    data = make_data((6, 5, 4), missing=0.3)
+    strategy = _strategy(data, make_model, residual=0.2)
+    stepper = make_stepper(strategy, data.train.batches(10), epochs=12)
+    strategy.on_epoch_start(stepper)
+    batch = stepper.batches[0]
+    f = strategy(batch).unimodal["a"].detach()
+    w1, w2, classes, here = 5.0, 1.0, 3, batch.present[:, 0]
+    published = sum(
+        -w1 * float(f[i].log_softmax(0)[y]) / classes + w2 * 1.0 * float(f[i].log_softmax(0)[y]) / classes
+        for i, y in enumerate(batch.target.tolist())
+        if here[i]
+    )
+    losses = strategy.step(batch, stepper)
+    # w1 / C is 1 here, and the mean is over the batch.
+    assert float(losses["boosting"].detach()) == pytest.approx(published / 10 / (w1 / classes), rel=1e-5)
+    torch.testing.assert_close(strategy(batch).logits, f * here[:, None])
+    wanted = strategy._others({}, batch.present)
+    assert torch.equal(residual_target(wanted, batch.target, 1.0).sum(1), torch.zeros(10))
+
+
+def test_modalities_enter_one_by_one_all_at_once_after_pretraining_or_in_a_short_budget(
+    make_data, make_model, make_stepper
+):
+    data = make_data((6, 5, 4))
+    for options, epochs, wanted in (
+        ({}, 8, ["a", "a", "ab", "ab", "abc", "abc", "abc"]),
+        ({"boost_epochs": 4, "rectify_epochs": 4}, 24, ["a"] * 8 + ["ab"] * 8 + ["abc"] * 8),
+        ({"pretrain": 0.25}, 9, ["abc"] * 9),
+        ({}, 5, ["abc"] * 5),
+    ):
+        strategy = _strategy(data, make_model, **options)
+        stepper = make_stepper(strategy, data.train.batches(10), epochs=epochs)
+        for stepper.epoch, names in enumerate(wanted):
+            strategy.on_epoch_start(stepper)
+            assert [m for m, here in zip("abc", strategy.entered, strict=True) if here] == list(names)
+
+
+def test_pretraining_is_of_each_modality_alone(make_data, make_model, make_stepper):
+    data = make_data()
+    strategy = _strategy(data, make_model, pretrain=1 / 3)
+    stepper = make_stepper(strategy, data.train.batches(10), epochs=6)
+    batch = stepper.batches[0]
+    assert set(strategy.step(batch, stepper)) == {"task_a", "task_b"}
+    alone = make_model(data)
+    data.task.loss(alone(batch).unimodal["a"], batch.target).backward()
+    for p, q in zip(strategy.model.encoders["a"].parameters(), alone.encoders["a"].parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    assert all(p.grad is None for p in strategy.shared.parameters())
+    stepper.epoch = 2
+    assert set(strategy.step(batch, stepper)) == {"boosting", "consolidation"}
+    with pytest.raises(InputError, match="pretrain is 1"):
+        ReconBoost.Options(pretrain=1)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "trained"),
+    [(0, "a"), (1, "a"), (2, "b"), (3, "ab"), (4, "c"), (5, "abc"), (6, "a"), (7, "abc")],
+)
 def test_a_phase_trains_what_it_should(make_data, make_model, make_stepper, epoch, trained):
     """Others are not stepped: no gradient, whatever momentum and weight decay they have."""
     data = make_data((6, 5, 4))
@@ -136,12 +195,13 @@ def test_a_phase_trains_what_it_should(make_data, make_model, make_stepper, epoc
     stepper.fit(1)
     stepper.epoch = epoch
     strategy.train()
+    strategy.on_epoch_start(stepper)
     strategy.step(stepper.batches[0], stepper)
     for m in data.modalities:
         grads = [p.grad for p in strategy.model.encoders[m].parameters()]
         assert all((g is not None) == (m in trained) for g in grads)
     assert all(p.grad is not None for p in strategy.shared.parameters())
-    assert (strategy.scale.grad is not None) == (trained == "abc")
+    assert (strategy.scale.grad is not None) == (epoch % 2 == 1)
     for part in (strategy.model.head, strategy.model.fusion, strategy.model.unimodal_heads):
         assert all(p.grad is None for p in part.parameters())
 
@@ -153,12 +213,17 @@ def test_norm_statistics_of_encoders_out_of_turn_stay(make_data, make_model, mak
     for m in data.modalities:
         norms[m] = nn.BatchNorm1d(8)
         model.encoders[m] = nn.Sequential(model.encoders[m], norms[m])
-    strategy = ReconBoost(model, DataInfo.of(data), ReconBoost.Options())
+    strategy = ReconBoost(model, DataInfo.of(data), ReconBoost.Options(pretrain=0.0))
     stepper = make_stepper(strategy, data.train.batches(10))
+    strategy.on_epoch_start(stepper)
     strategy.step(stepper.batches[0], stepper)
     assert not norms["b"].running_mean.any()
     assert norms["a"].running_mean.any()
     stepper.epoch = 1
+    strategy.step(stepper.batches[0], stepper)
+    assert not norms["b"].running_mean.any()
+    stepper.epoch = 3
+    strategy.on_epoch_start(stepper)
     strategy.step(stepper.batches[0], stepper)
     assert norms["b"].running_mean.any()
 
@@ -196,6 +261,6 @@ def test_bad_options_are_refused():
         ReconBoost.Options(boost_epochs=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"target": "full", "rectify_epochs": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"target": "full", "pretrain": 0.0}], ids=str)
 def test_trains_on_every_small_case(check_trains, options):
     check_trains(ReconBoost, **options)

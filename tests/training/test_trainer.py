@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from modalign.errors import Diverged, InputError
+from modalign.recipes import load_recipe
 from modalign.strategies import strategy_names
-from modalign.training.build import load_with_data
+from modalign.training.build import load_with_data, method_spec
 from modalign.training.run import RunFolder
 from modalign.training.train import train
 
@@ -51,11 +52,11 @@ def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
     assert run.done
     assert {p.name for p in run.folder.iterdir()} == {
         "recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "checkpoints",
-        "predictions_valid.npz", "predictions_test.npz", "result.json", "done",
+        "predictions_valid.npz", "predictions_test.npz", "result.json", "done", ".lock",
     }  # fmt: skip
     assert [record["epoch"] for record in run.metrics()] == [0, 1]
     assert {"critic", "task", "task_m0", "task_m1"} == set(run.metrics()[0]["train"])
-    assert "lambda" in run.metrics()[0]["log"]
+    assert {"weight_joint", "weight_m0", "weight_m1", "weight_critic", "temperature"} <= run.metrics()[0]["log"].keys()
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["fingerprint"] == data.fingerprint
     assert environment["packages"]["torch"]
@@ -76,7 +77,7 @@ def test_the_selected_epoch_is_the_best_on_validation_and_can_be_loaded(small_da
     assert spec.strategy == "joint"
     batch = data.valid.__getitems__(list(range(len(data.valid))))
     with torch.no_grad():
-        predicted = strategy.predict(strategy(batch)).argmax(1)
+        predicted = strategy.log_probability(strategy(batch)).argmax(1)
     assert (predicted == batch.target).float().mean() == pytest.approx(result["metrics"]["valid"]["accuracy"])
 
 
@@ -224,3 +225,44 @@ def test_a_finished_run_is_not_run_again(small_data, small_recipe, tmp_path):
     again = train(small_recipe(), "joint", out=tmp_path / "run", data=small_data(), resume=True, quiet=True)
     assert again == first
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "epoch"),
+    [
+        ("joint", {}, [2]),
+        ("mla", {}, [2]),
+        ("reconboost", {}, [2, 1, 2, 1]),
+        ("reconboost", {"pretrain": 0.0}, [1, 1, 1, 2]),
+        ("reconboost", {"pretrain": 0.0, "boost_epochs": 2, "rectify_epochs": 2}, [1, 1, 2, 2]),
+    ],
+)
+def test_updates_of_encoders_are_counted(small_data, small_recipe, tmp_path, strategy, options, epoch):
+    """One for each encoder and optimizer step (the last case has a budget too short to enter one by one)."""
+    recipe = small_recipe(epochs=4)
+    result = train(recipe, strategy, out=tmp_path / "run", data=small_data(), options=options, quiet=True)
+    counted = [record["encoder_updates"] for record in RunFolder(tmp_path / "run").metrics()]
+    steps = RunFolder(tmp_path / "run").metrics()[0]["step"]
+    wanted = np.cumsum([steps * n for n in (epoch * 4)[:4]]).tolist()
+    assert counted == wanted
+    assert result["encoder_updates"] == wanted[-1]
+
+
+def test_a_method_has_training_settings_of_its_own(small_recipe):
+    recipe = small_recipe()
+    recipe.strategies = {"infonce": {"weight": 0.1, "training": {"sampler": "balanced", "epochs": "7"}}}
+    own, other = (method_spec(recipe, name, 0) for name in ("infonce", "joint"))
+    assert own.options == {"weight": 0.1}
+    assert (own.recipe.training.sampler, own.recipe.training.epochs) == ("balanced", 7)
+    assert other.recipe.training == recipe.training
+    assert own.recipe.strategies == other.recipe.strategies == {}
+    assert method_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
+    recipe.strategies["infonce"]["training"] = {"samplr": "balanced"}
+    with pytest.raises(InputError, match="strategies: infonce: training: 'samplr'; did you mean 'sampler'"):
+        method_spec(recipe, "infonce", 0)
+
+
+def test_only_modalign_has_a_balanced_sampler_on_food101():
+    recipe = load_recipe("food101")
+    samplers = {name: method_spec(recipe, name, 0).recipe.training.sampler for name in strategy_names()}
+    assert {name for name, sampler in samplers.items() if sampler != "shuffle"} == {"modalign"}

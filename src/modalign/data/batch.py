@@ -110,6 +110,10 @@ class Output:
         """The same output on ``device``, floating tensors in fp32."""
         return _map(self, lambda x: x.to(device, torch.float32) if x.is_floating_point() else x.to(device))
 
+    def __getitem__(self, rows: Tensor) -> Self:
+        """The output of some rows: positions (N,) int64 or a mask (B,) bool."""
+        return _map(self, lambda x: x[rows])
+
     @classmethod
     def cat(cls, outputs: Sequence[Output]) -> Output:
         """Concatenate outputs of several batches along the samples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -117,6 +119,7 @@ class MultimodalData:
         task: what is predicted.
         train, valid, test: the splits; ``valid`` selects, ``test`` is read once.
         fingerprint: hash of contents and splits; two runs are comparable only if it agrees.
+        contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
@@ -135,6 +138,26 @@ class MultimodalData:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
+    contents: str = ""
+
+    def parts(self) -> dict[str, str]:
+        """Return hashes of what the data are made of, which say what of it has changed where the fingerprint has.
+
+        >>> from modalign.data.load import load_data
+        >>> list(load_data("digits").parts())
+        ['values', 'rows', 'labels', 'split']
+        """
+        splits = (self.train, self.valid, self.test)
+        ids = [[str(name) for name in split.ids] for split in splits]
+        names = [name for part in ids for name in part]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        targets = torch.cat([split.target for split in splits]).numpy()[order]
+        hashed = {
+            "rows": json.dumps([names[i] for i in order]).encode(),
+            "labels": json.dumps([str(name) for name in self.task.classes]).encode() + targets.tobytes(),
+            "split": json.dumps([sorted(part) for part in ids]).encode(),
+        }
+        return {"values": self.contents} | {name: hashlib.sha256(what).hexdigest() for name, what in hashed.items()}
 
     def sample_groups(self, split: Split) -> SampleGroups:
         """What metrics of ``split`` count.

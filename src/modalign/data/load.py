@@ -43,6 +43,9 @@ def load_data(
     kinds: Mapping[str, str] | None = None,
     valid_fraction: float = 0.15,
     split_seed: int = 0,
+    fold: int | None = None,
+    folds: int | str | None = None,
+    valid_seed: int | None = None,
     name: str | None = None,
     **options: Any,
 ) -> MultimodalData:
@@ -66,6 +69,9 @@ def load_data(
         kinds: modality to kind where the shape does not tell.
         valid_fraction: share of validation where none is named.
         split_seed: seed of random splits.
+        fold, folds: number of an outer split in place of ``split``, and how many folds a repetition has, or which
+            column's values are folds (see ``DataSettings``).
+        valid_seed: seed of a random validation part, if it is to have one of its own.
         name: of the data set, in tables and messages.
         options: fields of ``RowOptions`` (``task``, ``classes``, ``drop``, ``impute``, ``augment``, ...), or arguments
             of the data set of the package.
@@ -88,7 +94,7 @@ def load_data(
     given: dict[str, Any] = {
         "name": name, "modalities": list(modalities) if modalities else None, "label": target or label, "split": split,
         "group": group, "columns": list(columns), "kinds": dict(kinds or {}), "valid_fraction": valid_fraction,
-        "split_seed": split_seed, "options": options,
+        "split_seed": split_seed, "fold": fold, "folds": folds, "valid_seed": valid_seed, "options": options,
     }  # fmt: skip
     changed: dict[str, Any] = {
         key: value for key, value in given.items() if value != getattr(_DEFAULTS, key) and value is not None

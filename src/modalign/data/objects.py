@@ -329,8 +329,10 @@ def load_object(
     """
     options, name = options or RowOptions(), settings.name or "data"
     parts, made_of = split_parts(source, name), dict(made_of or {})
-    if "" not in parts and settings.split:
-        raise SettingsError(f"{name} is split already into {', '.join(parts)}; leave the setting split out")
+    if "" not in parts and (settings.split or settings.fold is not None):
+        raise SettingsError(
+            f"{name} is split already into {', '.join(parts)}; leave the setting split out, and take one split"
+        )
     samples = Samples(parts, name) if any(is_dataset(part) for part in parts.values()) else None
     if samples is None:
         tables = {key: columns_of(part) for key, part in parts.items()}
@@ -343,6 +345,7 @@ def load_object(
         label = settings.label or next((key for key in TARGETS if key in known), "y")
         roles = [*label.split(","), *settings.columns, *([settings.group] if settings.group else [])]
         roles += [settings.split] if settings.split and settings.split.isidentifier() else []
+        roles += [settings.folds] if isinstance(settings.folds, str) else []
         keys = [key for given in made_of.values() for key in ([given] if isinstance(given, str) else given)]
         keys += [m for m in settings.modalities or [] if m not in made_of and not columns_beside(m, first)]
         columns = samples.scan(roles, keys, settings.kinds)

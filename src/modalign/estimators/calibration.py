@@ -52,45 +52,80 @@ def heldout_information(critic: Critic, z1: Tensor, z2: Tensor, context: Tensor,
 
 
 @torch.no_grad()
-def calibrate(positive: Tensor, negative: Tensor, weight: Tensor, form: Form = "nce3") -> tuple[Tensor, Tensor]:
+def calibrated_information(positive: Tensor, negative: Tensor, valid: Tensor, form: Form = "nce3") -> Tensor:
+    """Estimate I(Z1;Z2|T) in nats of P pairs of modalities at once, each from its calibrated logits.
+
+    Args:
+        positive: (P, N) logits of samples' own pairs.
+        negative: (P, N, k) logits of each sample with k others of its context.
+        valid: (P, N, k) which of these there are; a sample without any is left out.
+        form: as in ``heldout_information``.
+
+    Returns:
+        (P,), at least 0; 0 where no sample has another.
+
+    >>> ones = torch.ones(1, 4, 1)
+    >>> calibrated_information(ones[..., 0], ones, ones > 0)   # logits that do not tell own pairs from others
+    tensor([0.], dtype=torch.float64)
+    """
+    count = valid.sum(-1)
+    used = (count > 0).double()
+    weight = (valid / count.clamp(min=1)[..., None]).flatten(1)
+    scale, offset = calibrate(positive.double(), negative.double().flatten(1), weight.double(), form, used)
+    anchors = used.sum(1)
+    mean = (scale * (used * positive).sum(1) + offset * anchors) / anchors.clamp(min=1)
+    return mean.clamp(min=0)
+
+
+@torch.no_grad()
+def calibrate(
+    positive: Tensor, negative: Tensor, weight: Tensor, form: Form = "nce3", used: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Fit scale a and offset b with which the scores of a critic, a s + b, are pointwise information in nats.
 
     As Platt (1999) does for classifiers: a and b maximize the NCE objective on held-out pairs (weighted logistic
-    regression by Newton's method).
+    regression by Newton's method). Several critics at once have leading dimensions.
 
     Args:
-        positive: (n,) scores of positives, float64.
-        negative: (m,) scores of negatives.
-        weight: (m,) weights of the negatives, which sum to n.
-        form: objective, ``nce3`` or ``nce2``; r is m/n.
+        positive: (..., n) scores of positives, float64.
+        negative: (..., m) scores of negatives.
+        weight: (..., m) weights of the negatives, 0 for none, which sum to the number of positives.
+        form: objective, ``nce3`` or ``nce2``; r is the number of negatives by that of positives.
+        used: (..., n) 1 for positives that count, 0 for others; all by default.
 
     Returns:
-        a and b; both 0 where the critic is worth nothing, its scores being no higher for positives.
+        a and b, (...); both 0 where the critic is worth nothing, its scores being no higher for positives.
 
     >>> a, b = calibrate(torch.tensor([3.0, 5.0]).double(), torch.tensor([1.0, 4.0]).double(), torch.ones(2).double())
     >>> bool(a > 0)
     True
     """
-    form, ratio = checked_form(form), len(negative) / len(positive)
-    gain = 1 + ratio if form == "nce3" else 1.0
-    deviation = torch.cat([positive, negative]).std().clamp(min=1e-6)
-    center = positive.mean()
-    s = torch.cat([positive - center, negative - center]) / deviation
-    sign = torch.cat([torch.ones_like(positive), -torch.ones_like(negative)])
-    weights = torch.cat([torch.full_like(positive, gain), ratio * weight]) / len(positive)
-    design = torch.stack([s, torch.ones_like(s)], dim=1)
+    form, used = checked_form(form), torch.ones_like(positive) if used is None else used
+    anchors = used.sum(-1, keepdim=True).clamp(min=1)
+    ratio = (weight > 0).sum(-1, keepdim=True) / anchors
+    gain = 1 + ratio if form == "nce3" else torch.ones_like(ratio)
+    scores, counted = torch.cat([positive, negative], -1), torch.cat([used, (weight > 0).to(used.dtype)], -1)
+    center = (used * positive).sum(-1, keepdim=True) / anchors
+    s = (scores - center) * counted
+    total = counted.sum(-1, keepdim=True).clamp(min=2)
+    variance = (s.square().sum(-1, keepdim=True) - s.sum(-1, keepdim=True).square() / total) / (total - 1)
+    deviation = variance.clamp(min=1e-12).sqrt()
+    sign = torch.cat([torch.ones_like(positive), -torch.ones_like(negative)], -1)
+    weights = torch.cat([gain * used, ratio * weight], -1) / anchors
+    design = torch.stack([s / deviation, torch.ones_like(s)], -1)
     # A trace of ridge keeps separable pairs finite.
     ridge = torch.tensor([1e-3, 1e-6], dtype=s.dtype, device=s.device)
-    solution = torch.zeros(2, dtype=s.dtype, device=s.device)
+    solution = s.new_zeros((*s.shape[:-1], 2))
     for _ in range(_STEPS):
-        wrong = torch.sigmoid(-sign * (design @ solution))
-        gradient = design.T @ (weights * sign * wrong) - ridge * solution
-        curvature = design.T @ (design * (weights * wrong * (1 - wrong))[:, None]) + torch.diag(ridge)
+        wrong = torch.sigmoid(-sign * (design @ solution[..., None]).squeeze(-1))
+        gradient = ((weights * sign * wrong)[..., None] * design).sum(-2) - ridge * solution
+        curvature = design.mT @ (design * (weights * wrong * (1 - wrong))[..., None]) + torch.diag(ridge)
         step = torch.linalg.solve(curvature, gradient)
-        solution = solution + step * (5.0 / step.norm()).clamp(max=1.0)
-        if step.norm() < 1e-10:  # the next step would be its square
+        length = step.norm(dim=-1, keepdim=True)
+        solution = solution + step * (5.0 / length).clamp(max=1.0)
+        if length.max() < 1e-10:  # the next step would be its square
             break
-    if solution[0] <= 0:
-        return torch.zeros_like(center), torch.zeros_like(center)
-    scale = solution[0] / deviation
-    return scale, pointwise_information(solution[1] - scale * center, ratio, form)
+    scale = solution[..., 0] / deviation[..., 0]
+    offset = pointwise_information(solution[..., 1] - scale * center[..., 0], ratio[..., 0], form)
+    useful = solution[..., 0] > 0
+    return torch.where(useful, scale, 0.0), torch.where(useful, offset, 0.0)

@@ -19,7 +19,8 @@ TREE_FEATURES = 6
 """With more features than this a tree looks at nearly all points, and plain distances are faster."""
 ROWS = 512  # of which distances are held at once
 # Just less than the distance of the neighbor that set a radius: it lies on it, and rounding must not let it in.
-_INSIDE = 1 - 1e-9
+_INSIDE = 1 - 1e-6
+_NEW_ROWS = 16
 
 
 def ksg_terms(x: Array, y: Array, k: int = 3) -> Array:
@@ -48,6 +49,42 @@ def conditional_ksg_terms(x: Array, y: Array, t: Array, k: int = 3) -> Array:
     """
     n_t, n_xt, n_yt = _counts([x, y, t], [(2,), (0, 2), (1, 2)], k)
     return np.asarray(digamma(k) + digamma(n_t + 1) - digamma(n_xt + 1) - digamma(n_yt + 1))
+
+
+def ksg_log_ratios(
+    known: list[Array], new: list[Array], rows: NDArray[np.int64], partners: NDArray[np.int64], k: int = 3
+) -> Array:
+    """Compute the log-ratio (n, m) that nearest neighbors among ``known`` samples give pairs of ``new`` ones.
+
+    Entry (i, j) is the local term of (x[rows[i]], y[partners[i, j]], t[rows[i]]), were it added to the known samples.
+
+    Args:
+        known: x (N, F), y (N, G) and perhaps t (N, H).
+        new: the same of n other samples.
+        rows, partners: (n,) and (n, m) rows of ``new``.
+        k: neighbors.
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 1))
+    >>> own, swapped = ksg_log_ratios([x, x], [x[:50]] * 2, np.arange(50), np.c_[:50, 49:-1:-1]).T
+    >>> bool(own.mean() > 2 and swapped.mean() < 1)
+    True
+    """
+    found = []
+    far_y = cdist(new[1], known[1], "chebyshev").astype(np.float32)
+    for start in range(0, len(partners), _NEW_ROWS):
+        here = rows[start : start + _NEW_ROWS]
+        x = cdist(new[0][here], known[0], "chebyshev").astype(np.float32)[:, None]
+        y = far_y[partners[start : start + _NEW_ROWS]]
+        near = {"x": x, "y": y}
+        if len(known) > 2:
+            t = cdist(new[2][here], known[2], "chebyshev").astype(np.float32)[:, None]
+            near = {"xt": np.maximum(x, t), "yt": np.maximum(y, t), "t": t}
+        radius = np.partition(np.maximum(*list(near.values())[:2]), k - 1, axis=2)[:, :, k - 1 : k] * np.float32(
+            _INSIDE
+        )
+        first, second, *rest = (digamma((distance <= radius).sum(2) + 1) for distance in near.values())
+        found.append(digamma(k) + (rest[0] if rest else digamma(len(known[0]) + 1)) - first - second)
+    return np.concatenate(found)
 
 
 def _counts(variables: list[Array], subspaces: list[tuple[int, ...]], k: int) -> list[Array]:

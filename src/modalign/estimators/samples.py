@@ -54,7 +54,8 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
     """Check and bring into shape.
 
     Args:
-        x, y: (N,) or (N, F), finite numbers, not constant.
+        x, y: (N,) or (N, F), finite numbers, not constant. Features that are constant or repeat an earlier one of the
+            same variable are left out, which changes no information.
         given: context T: integers, booleans or strings (N,) or (N, H) are discrete (rows are contexts); floats are
             continuous, unless every value occurs at least twice, which no continuous variable does.
         groups: (N,) samples of one group (patient, speaker) depend on each other.
@@ -76,6 +77,7 @@ def paired_samples(x: Values, y: Values, given: Values | None = None, groups: Va
     for name, array in (("x", x), ("y", y)):
         if not np.ptp(array, axis=0).any():
             raise InputError(f"{name} is constant: it carries no information. Give an array that varies.")
+    x, y = _told_once(x), _told_once(y)
     codes, t = _context(given, n)
     member = np.arange(n)
     if groups is not None:
@@ -110,6 +112,11 @@ def _context(given: Values | None, n: int) -> tuple[Codes, Array | None]:
             "least two. Merge or leave out these contexts, or give a continuous context as floats."
         )
     return codes.reshape(-1).astype(np.int64), None
+
+
+def _told_once(values: Array) -> Array:
+    first = np.sort(np.unique(values, axis=1, return_index=True)[1])
+    return values[:, first[np.ptp(values[:, first], axis=0) > 0]]
 
 
 def _features(name: str, values: Values) -> Array:

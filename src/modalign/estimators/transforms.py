@@ -2,7 +2,8 @@
 
 1. Remove what T says: mean and scale of each context, or a regression on a continuous T.
 2. Normal scores: each feature through its cumulative distribution to a standard normal one.
-3. Canonical coordinates: rotate both sides so that the k-th coordinates correlate with each other and no others.
+3. Canonical coordinates: rotate both sides so that the k-th coordinates correlate with each other and no others, all
+   contexts alike or each by itself, which makes of a dependence that turns with T one that does not.
 
 All are fitted to training samples. In these coordinates a Gaussian copula is K scalar correlations.
 """
@@ -103,6 +104,37 @@ class Canonical:
     def __call__(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Return both sides in canonical coordinates, of the same shapes."""
         return (x - self.means[0]) @ self.left, (y - self.means[1]) @ self.right
+
+
+class CanonicalByContext:
+    """Canonical coordinates of x (N, F) and y (N, G), one rotation for all contexts or, with ``own``, one for each.
+
+    A context with fewer than twice as many samples as features in all keeps the common rotation.
+
+    Attributes:
+        correlations: (contexts, min(F, G)).
+
+    >>> x, codes = np.random.default_rng(0).normal(size=(500, 2)), np.arange(500) % 2
+    >>> y = np.where(codes[:, None] == 1, x, -x)     # the sign turns with the context
+    >>> [CanonicalByContext(x, y, codes, 2, own).correlations.min().round(1).item() for own in (False, True)]
+    [0.0, 1.0]
+    """
+
+    def __init__(self, x: Array, y: Array, codes: Codes, contexts: int, own: bool = False) -> None:
+        common, enough = Canonical(x, y), 2 * (x.shape[1] + y.shape[1])
+        counts = np.bincount(codes, minlength=contexts)
+        self.each = [
+            Canonical(x[codes == c], y[codes == c]) if own and n >= enough else common for c, n in enumerate(counts)
+        ]
+        self.correlations = np.stack([fit.correlations for fit in self.each])
+
+    def __call__(self, x: Array, y: Array, codes: Codes) -> tuple[Array, Array]:
+        """Return both sides in the coordinates of their contexts, of the same shapes."""
+        left, right = np.empty_like(x), np.empty_like(y)
+        for c, fit in enumerate(self.each):
+            rows = codes == c
+            left[rows], right[rows] = fit(x[rows], y[rows])
+        return left, right
 
 
 def _whitening(values: Array, ridge: float) -> Array:

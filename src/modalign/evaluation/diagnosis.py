@@ -14,6 +14,7 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
     confidence  {column: {"contexts": [...], "count": [...], "by_modality": {modality: [I]}}}
     information ``Information`` with all its warnings, or null;
                 ``"earlier": true`` where it was kept from an earlier evaluation of the same model
+    survival    what ``evaluation.survival.survival_diagnosis`` returns; for survival alone
     source      {"checkpoint", "data"}: digests of what was evaluated (``training.inference`` adds them)
     warnings    [text]
 """

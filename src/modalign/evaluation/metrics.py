@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from modalign.data.task import Task
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "macro_f1", "nll", "ece", "auc_micro", "average_precision"),
+    "classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "auc_micro", "average_precision"),
     "regression": ("mae", "rmse", "pearson"),
     "survival": ("c_index",),
 }
-LOWER_IS_BETTER = frozenset({"nll", "ece", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae", "rmse"})
 SHARES = frozenset({"accuracy", "macro_f1", "ece", "auc_micro", "average_precision", "c_index"})
 BINS = 15
 # A probability below the smallest normal fp32 number counts as that number, so that NLL stays finite.
@@ -66,8 +66,9 @@ def compute_metrics(
         names: which metrics, all of the task by default. ``accuracy`` and ``nll`` alone cost one pass.
 
     Returns:
-        Name to value. Shares (accuracy, macro F1, ECE, areas, concordance) are in 0..1, NLL in nats. A metric
-        that the data does not define (a correlation with a constant, concordance without comparable pairs)
+        Name to value. Shares (accuracy, macro F1, ECE, areas, concordance) are in 0..1, NLL in nats, the Brier score
+        (squared distance of the probabilities from the truth, summed over classes; Brier 1950) in 0..2. A metric that
+        the data does not define (a correlation with a constant, concordance without comparable pairs)
         is NaN. Macro F1 averages over the classes that occur in target or prediction, average precision
         over those that occur in the target; AUC is micro-averaged over one-against-rest decisions.
 
@@ -159,6 +160,10 @@ def _of_classes(name: str, log_probability: np.ndarray, target: np.ndarray, weig
         return _mean(correct, weights)
     if name == "nll":
         return _mean(-log_probability[np.arange(samples), target], weights)
+    if name == "brier":
+        wrong = np.exp(log_probability)
+        wrong[np.arange(samples), target] -= 1
+        return _mean((wrong**2).sum(1), weights)
     if name == "ece":
         confidence = np.exp(highest)
         member = _bin_of(confidence, BINS)[:, None] == np.arange(BINS)

@@ -1,37 +1,40 @@
-"""Strategies x seeds x data sets side by side on the cores there are; finished runs are never run again."""
+"""Strategies x splits x seeds x data sets side by side; finished runs are never run again, and no run is run twice.
+
+Several processes, on one machine or on many that share the folder, may work on one bench: each run is claimed by a
+lock, which a process that dies lets go of, and the others take over.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.domains import Count, check_values
-from modalign.errors import Diverged, InputError, RunsFailed, SettingsError
-from modalign.evaluation.metrics import higher_is_better
+from modalign.domains import Count, Whole, check_values
+from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, unknown
 from modalign.experiments.parallel import default_jobs, side_by_side
+from modalign.experiments.search import Found, Setting, Study
+from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
 from modalign.settings import Recipe
-from modalign.strategies import Strategy, load_strategy, make_options, short_name, strategy_name
-from modalign.training.build import build_strategy, check_run
+from modalign.strategies import Strategy, short_name, strategy_name
+from modalign.training.build import build_strategy, check_run, check_same_data, method_spec
 from modalign.training.own_code import Objects, resolve
-from modalign.training.progress import BenchDisplay
+from modalign.training.progress import BenchDisplay, Work
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
 
+Memory = Mapping[str, MultimodalData | Callable[..., MultimodalData]]
+"""Data set name to data in memory, or to a function of ``fold``, ``folds`` and ``valid_seed`` that gives it."""
 _TUNE_SEED = 1000  # the search uses other seeds than the final runs
-LR_FACTORS = (
-    1 / 3,
-    1.0,
-    3.0,
-)  # of the recipe's learning rate: the three-value search, the same for every method
+_LOOK_AGAIN = 5.0  # seconds until runs that other processes have claimed are looked at again
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,13 @@ ABLATION = (
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a bench.
+    """One training of a bench, whose test split is read at the end.
 
     Attributes:
         dataset: name of the data, as in the table.
         name: of the row.
         spec: what to train.
         folder: its run folder.
-        test: whether the test split is read at the end.
         objects: objects of one's own in place of names.
         data: data in memory; None where the recipe names it.
     """
@@ -115,15 +117,32 @@ class Job:
     name: str
     spec: RunSpec
     folder: Path
-    test: bool
     objects: Objects
     data: MultimodalData | None
+    runs: int = 1
 
     @property
     def label(self) -> str:
         """How the display calls it."""
-        setting = "" if self.test else f" {self.folder.parent.name}"
-        return f"{self.dataset} {self.name}{setting} seed {self.spec.seed}"
+        fold = self.spec.recipe.data.fold
+        split = "" if fold is None else f" split {fold}"
+        return f"{self.dataset} {self.name}{split} seed {self.spec.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether it need not be run any more."""
+        return RunFolder(self.folder).done
+
+    def work(self) -> str | None:
+        """Train; what diverges is a result, not an accident."""
+        with locked(self.folder, wait=0):
+            pass  # busy: another process trains it, and is not waited for here
+        try:
+            train_spec(self.spec, self.folder, resume=True, data=self.data, objects=self.objects, quiet=True)
+        except Diverged as error:
+            write_whole(self.folder / "diverged.txt", str(error))
+            return str(error)
+        return None
 
 
 def run_bench(
@@ -132,25 +151,34 @@ def run_bench(
     seeds: Count,
     out: str | Path,
     *,
-    tune: bool = False,
+    splits: Count = 1,
+    tune: Whole = 0,
     tune_seeds: Count = 2,
+    storage: str | None = None,
     jobs: Count | None = None,
-    data: Mapping[str, MultimodalData] | None = None,
+    data: Memory | None = None,
+    reference: str | None = None,
+    skip: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Train every row with every seed on every data set; the tables are made from the folder afterwards.
+    """Train every row with every seed on every split of every data set; tables are made from the folder afterwards.
 
     Args:
         recipes: data set name to recipe.
         rows: what is compared (``entries`` of method names, ``ABLATION``).
-        seeds: runs of each, with seeds 0 .. seeds-1; the same seed means the same initial network and the same order
-            of samples for every row, so differences are paired.
-        out: the bench folder. One that holds a bench with the same settings is completed.
-        tune: choose the learning rate (times 1/3, 1, 3), then the method's main option, on validation first, by the
-            mean over ``tune_seeds`` seeds that are not those of the final runs; the test split is not read meanwhile.
-        tune_seeds: seeds of each setting that is searched.
+        seeds: runs of each on a split, with seeds 0 .. seeds-1; the same seed means the same initial network and the
+            same order of samples for every row, so differences are paired.
+        out: the bench folder. One that holds a bench with the same settings is completed, also by several processes.
+        splits: 1 for the split that the data names (or one at random); more for that many outer splits in its place:
+            folds of repeated cross-validation (``DataSettings.fold``), each with its own validation.
+        tune: trials of a search of the learning rate and each method's space on validation before, on each split by
+            itself; 0 for none. The test split is not read meanwhile.
+        tune_seeds: runs of each trial, each with another validation part and another seed, none of the final ones.
+        storage: database of the search (``sqlite:///...``, ``postgresql://...``); by default a journal beside it.
         jobs: trainings at a time; by default one a core on CPUs, one on GPUs.
-        data: data set name to data in memory, of those that no recipe names.
+        data: data in memory, of those that no recipe names; for several splits a function that gives it.
+        reference: name of the row that others are compared with; ModAlign where it is compared, else the first.
+        skip: leave out, with a line, rows that are not defined for a data set, instead of refusing them.
         quiet: print nothing.
 
     Returns:
@@ -167,116 +195,118 @@ def run_bench(
     >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
     True
     """
-    check_values(run_bench, {"seeds": seeds, "tune_seeds": tune_seeds, "jobs": jobs})
+    given = {"seeds": seeds, "splits": splits, "tune": tune, "tune_seeds": tune_seeds, "jobs": jobs}
+    check_values(run_bench, given)
     out = Path(out)
-    memory = dict(data or {})
-    _check(recipes, rows, memory)
-    _claim(out, recipes, rows, seeds, tune_seeds if tune else 0)
+    names = [row.name for row in rows]
+    if reference is not None and reference not in names:
+        raise unknown("method to compare with", reference, names)
+    cells = _cells(recipes, splits, data or {})
+    plan = _check(cells, rows, out, skip, quiet)
+    with locked(out):
+        default = "modalign" if "modalign" in names else names[0]
+        asked = {"tune": tune, "tune_seeds": tune_seeds if tune else 0, "resampled": splits > 1}
+        _claim(out, recipes, rows, asked, {"seeds": seeds, "splits": splits}, reference or default)
+    finals = len([row for cell in plan for row in cell[1]]) * seeds
     pool = _Pool(jobs or default_jobs(), quiet)
-    chosen = _tune(recipes, rows, out, tune_seeds, pool, memory) if tune else {}
-    final = []
-    for dataset, recipe in recipes.items():
-        for row in rows:
-            setting = chosen.get((dataset, row.name), Setting(recipe.training.lr))
-            for seed in range(seeds):
-                folder = run_folder(out, dataset, row, seed)
-                spec = _spec(recipe, row, seed, setting)
-                final.append(Job(dataset, row.name, spec, folder, True, row.objects, memory.get(dataset)))
+    chosen: dict[tuple[str, str, int | None], Setting] = {}
+    if tune:
+        studies = [
+            Study(
+                cell.dataset, row.name, cell.fold, tuple(cell.inner(row, i) for i in range(tune_seeds)),
+                frozenset(row.options), tune,
+                _place(out / "tune", cell.dataset, row) / ("search" if cell.fold is None else f"split{cell.fold}"),
+                storage, row.objects, tuple(cell.data(i) for i in range(tune_seeds)),
+            )
+            for cell, own in plan for row in own
+        ]  # fmt: skip
+        chosen = _search(studies, out, pool, finals)
+    jobs_ = [
+        Job(
+            cell.dataset, row.name, make_spec(cell.recipe, row, seed, chosen.get((cell.dataset, row.name, cell.fold))),
+            run_folder(out, cell.dataset, row, seed, cell.fold), row.objects, cell.data(),
+        )
+        for seed in range(seeds) for cell, own in plan for row in own
+    ]  # fmt: skip
     # By seed first, so that an early look at the table compares all rows.
-    failed = pool.run(sorted(final, key=lambda job: job.spec.seed), "training")
+    failed = pool.run(jobs_, "training")
     if failed:
         raise RunsFailed("some runs failed, the others are kept:", failed)
     return out
 
 
-def run_folder(out: Path, dataset: str, row: Entry, seed: int) -> Path:
-    """Return where the final run of a row with a seed lies in a bench folder."""
-    return out / "runs" / dataset / row.name / f"seed{seed}"
+def run_folder(out: Path, dataset: str, row: Entry, seed: int, fold: int | None = None) -> Path:
+    """Return where the final run of a row with a seed, on an outer split, lies in a bench folder."""
+    return _place(out / "runs", dataset, row) / (f"seed{seed}" if fold is None else f"split{fold}-seed{seed}")
+
+
+def _place(folder: Path, dataset: str, row: Entry) -> Path:
+    return folder / folder_name(dataset) / folder_name(row.name)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the search varies: the learning rate and the method's main option."""
+class _Cell:
+    """A data set on one of its splits.
 
-    lr: float
-    options: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        dataset: its name in the table.
+        recipe: with the split in it.
+        fold: number of the split, None for the one that the data names.
+        source: data in memory, or what gives it.
+    """
 
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return "-".join([f"lr{self.lr:.4g}", *(f"{k}{v:g}" for k, v in self.options.items())])
+    dataset: str
+    recipe: Recipe
+    fold: int | None
+    source: MultimodalData | Callable[..., MultimodalData] | None
 
+    def data(self, inner: int | None = None) -> MultimodalData | None:
+        """Return the data where it is in memory, with another validation part for each ``inner``."""
+        if callable(self.source):
+            settings = self.recipe.data
+            return self.source(fold=settings.fold, folds=settings.folds, valid_seed=inner)
+        return self.source
 
-def _tune(
-    recipes: dict[str, Recipe],
-    rows: Sequence[Entry],
-    out: Path,
-    seeds: int,
-    pool: _Pool,
-    memory: Mapping[str, MultimodalData],
-) -> dict[tuple[str, str], Setting]:
-    """Search the same for every row: three learning rates, then three values of its main option."""
-    chosen: dict[tuple[str, str], Setting] = {}
-    searched: list[dict[str, Any]] = []
-    for stage in ("learning rate", "main option"):
-        tried: list[tuple[str, Entry, Setting, list[Job]]] = []
-        for dataset, recipe in recipes.items():
-            for row in rows:
-                found = chosen.get((dataset, row.name))
-                lrs = [Setting(factor * recipe.training.lr) for factor in LR_FACTORS]
-                for setting in lrs if found is None else _main_options(recipe, row, found):
-                    jobs = [
-                        Job(
-                            dataset,
-                            row.name,
-                            _spec(recipe, row, seed, setting),
-                            folder / f"seed{seed}",
-                            False,
-                            row.objects,
-                            memory.get(dataset),
-                        )
-                        for seed in range(_TUNE_SEED, _TUNE_SEED + seeds)
-                        for folder in [out / "tune" / dataset / row.name / setting.name]
-                    ]
-                    tried.append((dataset, row, setting, jobs))
-        pool.run([job for *_, jobs in tried for job in jobs], f"searching the {stage}")
-        best: dict[tuple[str, str], tuple[float, float]] = {}
-        for dataset, row, setting, jobs in tried:
-            score = _validation(jobs)
-            searched.append({"dataset": dataset, "row": row.name, "valid": score[0], **asdict(setting)})
-            if score > best.get((dataset, row.name), (float("-inf"),) * 2):
-                best[dataset, row.name], chosen[dataset, row.name] = score, setting
-        hopeless = {f"{row.name} on {dataset}" for dataset, row, *_ in tried if (dataset, row.name) not in best}
-        if hopeless:
-            raise RunsFailed(f"every learning rate diverged for {', '.join(sorted(hopeless))}; lower --training.lr")
-    plain = [{"dataset": d, "row": r, **asdict(setting)} for (d, r), setting in chosen.items()]
-    (out / "tune.json").write_text(json.dumps({"chosen": plain, "searched": searched}, indent=2))
-    return chosen
+    def inner(self, row: Entry, i: int) -> RunSpec:
+        """Return a run of the search, on its own validation part where that is drawn at random."""
+        fixed = isinstance(self.source, MultimodalData)
+        data = self.recipe.data if fixed else replace(self.recipe.data, valid_seed=i)
+        return make_spec(replace(self.recipe, data=data), row, _TUNE_SEED + i)
 
 
-def _main_options(recipe: Recipe, row: Entry, found: Setting) -> list[Setting]:
-    """Return the chosen learning rate with each value of the method's main option, unless that is fixed."""
-    given = row.objects.strategy
-    kind = type(given) if isinstance(given, Strategy) else load_strategy(given or row.strategy)
-    fixed = {**recipe.strategies.get(row.strategy, {}), **row.options}
-    if kind.main_option is None or kind.main_option[0] in fixed:
-        return [found]
-    name, values = kind.main_option
-    default = getattr(make_options(kind, fixed), name)
-    return [found, *(Setting(found.lr, {name: value}) for value in values if value != default)]
+def _cells(recipes: Mapping[str, Recipe], splits: int, memory: Memory) -> list[_Cell]:
+    """Return the splits of all data sets."""
+    found = []
+    for name, recipe in recipes.items():
+        source = memory.get(name)
+        if splits == 1:
+            found.append(_Cell(name, recipe, recipe.data.fold, source))
+            continue
+        if recipe.data.fold is not None:
+            raise SettingsError(f"data.fold is {recipe.data.fold} and splits {splits}; give one of them")
+        if isinstance(source, MultimodalData):
+            raise SettingsError(
+                f"{name} is data that is split already; hand in what it was made of (arrays, a table, a Dataset), or "
+                "take one split"
+            )
+        found += [
+            _Cell(name, replace(recipe, data=replace(recipe.data, fold=fold)), fold, source) for fold in range(splits)
+        ]
+    return found
 
 
-def _validation(jobs: Iterable[Job]) -> tuple[float, float]:
-    """Mean score on validation, larger better, and among equals the lower loss; a diverged run counts as the worst."""
-    scores, losses = [], []
-    for job in jobs:
-        if not RunFolder(job.folder).done:
-            return float("-inf"), float("-inf")
-        result = RunFolder(job.folder).result()
-        metric, valid = result["metric"], result["metrics"]["valid"]
-        scores.append(valid[metric] if higher_is_better(metric) else -valid[metric])
-        losses.append(-valid.get("nll", 0.0))
-    return mean(scores), mean(losses)
+def _search(studies: Sequence[Study], out: Path, pool: _Pool, later: int) -> dict[tuple[str, str, int | None], Setting]:
+    """Search for every row on every split; keep and return what was chosen."""
+    failed = pool.run(studies, "searching", later)
+    found: list[Found] = [study.found() for study in studies]
+    hopeless = [f"  {one.label}" for one in found if one.chosen is None]
+    if hopeless:
+        raise RunsFailed("every setting that was tried diverged; lower --training.lr:", hopeless + failed)
+    write_whole(out / "tune.json", json.dumps({"chosen": [one.plain() for one in found]}, indent=1))
+    edges = [f"{one.label}: {', '.join(one.edges)}" for one in found if one.edges]
+    if edges and not pool.quiet:
+        print("the search ended at an edge of its space (more may lie beyond):", *edges, sep="\n  ")
+    return {(one.dataset, one.row, one.fold): one.chosen for one in found if one.chosen is not None}
 
 
 class _Pool:
@@ -285,79 +315,143 @@ class _Pool:
     def __init__(self, jobs: int, quiet: bool) -> None:
         self.jobs, self.quiet = jobs, quiet
 
-    def run(self, jobs: list[Job], title: str) -> list[str]:
-        """Run those that are not done; returns what failed, one line each."""
-        waiting = [job for job in jobs if not RunFolder(job.folder).done and not _given_up(job)]
+    def run(self, jobs: Sequence[_Claimable], title: str, later: int = 0) -> list[str]:
+        """Run those that are not done; returns what failed, one line each.
+
+        Args:
+            jobs: what to do; what other processes are at is waited for, and taken over where they die.
+            title: of this part.
+            later: runs of parts after this one.
+        """
+        waiting = [job for job in jobs if not job.done]
         failed = []
-        with BenchDisplay(title, waiting, len(jobs) - len(waiting), self.quiet) as display:
-            for job, problem in side_by_side(_execute, waiting, self.jobs):
-                display.finished(job, problem)
-                if problem is not None and job.test:
-                    failed.append(f"  {job.label}: {problem}")
+        done = sum(job.runs for job in jobs) - sum(job.runs for job in waiting)
+        with BenchDisplay(title, waiting, done, self.quiet, later) as display:
+            while waiting:
+                busy = []
+                for job, problem in side_by_side(_claimed, waiting, self.jobs):
+                    if isinstance(problem, type):
+                        busy.append(job)
+                        continue
+                    display.finished(job, problem)
+                    if problem is not None:
+                        failed.append(f"  {job.label}: {problem}")
+                if len(busy) == len(waiting):
+                    time.sleep(_LOOK_AGAIN)
+                waiting = busy
         return failed
 
 
-def _execute(job: Job) -> tuple[Job, str | None]:
-    """Train one job, perhaps in a worker; what diverges is a result, not an accident."""
+class _Claimable(Work, Protocol):
+    """Something that only one process does at a time."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it was done before."""
+        ...
+
+    @property
+    def runs(self) -> int:
+        """Trainings that it stands for."""
+        ...
+
+    def work(self) -> str | None:
+        """Do it; returns what went wrong.
+
+        Raises:
+            Busy: another process is at it.
+        """
+        ...
+
+
+def _claimed(job: _Claimable) -> tuple[_Claimable, str | type[Busy] | None]:
+    """Do a job, perhaps in a worker, unless another process is at it."""
     try:
-        train_spec(job.spec, job.folder, resume=True, data=job.data, objects=job.objects, test=job.test, quiet=True)
-    except Diverged as error:
-        (job.folder / "diverged.txt").write_text(str(error))
-        return job, str(error)
-    return job, None
+        return job, None if job.done else job.work()
+    except Busy:
+        return job, Busy
 
 
-def _given_up(job: Job) -> bool:
-    """Return whether this is a run of the search that diverged: it would diverge again."""
-    return not job.test and (job.folder / "diverged.txt").exists()
+def make_spec(recipe: Recipe, row: Entry, seed: int, setting: Setting | None = None) -> RunSpec:
+    """Return what a run of a row is determined by: a setting that was searched goes before the recipe's.
+
+    >>> make_spec(Recipe(), Entry("joint", "joint"), 3).seed
+    3
+    """
+    options = {**(setting.options if setting else {}), **row.options}
+    lr = recipe.training.lr if setting is None else setting.lr
+    tried = replace(recipe, training=replace(recipe.training, lr=lr))
+    return method_spec(tried, row.strategy, seed, options, row.name if row.title else "", row.title)
 
 
-def _spec(recipe: Recipe, row: Entry, seed: int, setting: Setting) -> RunSpec:
-    options = {**recipe.strategies.get(row.strategy, {}), **row.options, **setting.options}
-    # Settings of other strategies do not determine this run.
-    alone = replace(recipe, training=replace(recipe.training, lr=setting.lr), strategies={})
-    return RunSpec(row.strategy, seed, alone, options, row.name if row.title else "", row.title)
+def _check(
+    cells: Sequence[_Cell], rows: Sequence[Entry], out: Path, skip: bool, quiet: bool
+) -> list[tuple[_Cell, list[Entry]]]:
+    """Build everything once: what is wrong is said now, not in the middle of the night.
 
-
-def _check(recipes: dict[str, Recipe], rows: Sequence[Entry], memory: Mapping[str, MultimodalData]) -> None:
-    """Build everything once: what is wrong is said now, not in the middle of the night."""
+    Returns:
+        Splits with the rows that are run on them: all, unless ``skip`` leaves out what is not defined for the data.
+    """
     if not rows:
         raise InputError("no strategy given; expected names such as joint,infonce,modalign, or all")
     names = [row.name for row in rows]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"given twice: {', '.join(repeated)}; expected every strategy once")
-    for name, recipe in recipes.items():
-        data = memory[name] if name in memory else load_data(recipe.data)
-        info = DataInfo.of(data)
+    plan = []
+    for cell in cells:
+        given = cell.data()
+        data = load_data(cell.recipe.data) if given is None else given
+        info, own = DataInfo.of(data), []
         for row in rows:
-            spec = _spec(recipe, row, 0, Setting(recipe.training.lr))
-            check_run(spec, data, build_strategy(spec, info, objects=resolve(spec, row.objects)))
+            # What is there already was trained on the same data.
+            for begun in _place(out / "runs", cell.dataset, row).glob("*/data.json"):
+                if begun.parent.name.startswith("seed" if cell.fold is None else f"split{cell.fold}-"):
+                    check_same_data(RunFolder(begun.parent), data)
+            spec = make_spec(cell.recipe, row, 0)
+            try:
+                strategy = build_strategy(spec, info, objects=resolve(spec, row.objects))
+            except Undefined as error:
+                if not skip:
+                    raise
+                if not quiet and cell.fold in (None, 0):
+                    print(f"left out on {cell.dataset}: {error}")
+                continue
+            check_run(spec, data, strategy)
+            own.append(row)
+        plan.append((cell, own))
+    return plan
 
 
-def _claim(out: Path, recipes: dict[str, Recipe], rows: Sequence[Entry], seeds: int, tuned: int) -> None:
-    """Make the bench folder, or see that it holds the same bench; rows, seeds and data sets may be added."""
+def _claim(
+    out: Path,
+    recipes: dict[str, Recipe],
+    rows: Sequence[Entry],
+    asked: dict[str, Any],
+    counts: dict[str, int],
+    reference: str,
+) -> None:
+    """Make the bench folder, or see that it holds the same bench; rows, seeds, splits and data sets may be added."""
     datasets = {name: RunSpec("", 0, recipe).plain()["recipe"] for name, recipe in recipes.items()}
     compared = {row.name: {"strategy": row.strategy, "options": row.options} for row in rows}
     path = out / "bench.yaml"
     if path.exists():
-        old = yaml.safe_load(path.read_text())
+        old = read_settings(path, "what `modalign bench` wrote", RunFolderError)
         # What the old bench has and the new one names too must be the same.
         new = {
             "datasets": {name: datasets.get(name, value) for name, value in old["datasets"].items()},
             "rows": {name: compared.get(name, value) for name, value in old["rows"].items()},
-            "tune_seeds": tuned,
+            **asked,
         }
-        changed = differences({key: old[key] for key in new}, new)
+        changed = differences({key: old.get(key, 0) for key in new}, new)
         if changed:
             raise InputError(
                 f"{out} holds a bench with other settings: {'; '.join(changed)}. Choose a new folder with --out, "
                 "or repeat the old settings to complete it"
             )
         datasets, compared = {**old["datasets"], **datasets}, {**old["rows"], **compared}
-        seeds = max(seeds, old["seeds"])
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        counts = {name: max(count, old.get(name, 1)) for name, count in counts.items()}
+    elif in_use(out):
         raise InputError(f"output {out} is in use and holds no bench; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    plain = {"datasets": datasets, "rows": compared, "tune_seeds": tuned, "seeds": seeds}
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    plain = {"datasets": datasets, "rows": compared, **asked, **counts, "reference": reference}
+    write_whole(path, yaml.safe_dump(plain, sort_keys=False))

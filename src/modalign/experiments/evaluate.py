@@ -16,19 +16,21 @@ from torch import Tensor
 
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.media.decoders import token_reader
-from modalign.data.media.folder import StoredArray, file_digest, read_meta
+from modalign.data.media.folder import StoredArray, read_meta
 from modalign.data.tables.arrays import ArraySplit
 from modalign.data.tables.words import UNKNOWN
 from modalign.errors import DataError, unknown
 from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.contributions import Example, Extremes, contrasting, extreme_samples
-from modalign.evaluation.diagnosis import evaluate_model
+from modalign.evaluation.diagnosis import evaluate_model, plain
 from modalign.evaluation.pairs import Reference
+from modalign.evaluation.survival import SurvivalModel, survival_diagnosis
+from modalign.files import file_digest, write_whole
 from modalign.strategies import Strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
-from modalign.training.run import RunFolder, write_whole
+from modalign.training.run import RunFolder
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def evaluate_run(
     def answer(keep: tuple[str, ...]) -> Tensor:
         """Log-probabilities of all samples with the other modalities masked."""
         found = whole if set(keep) == set(modalities) else outputs(strategy, samples, keep)
-        return task.log_probability(strategy.predict(found))
+        return strategy.log_probability(found)
 
     heads = None
     if strategy.trains_unimodal:
@@ -117,6 +119,11 @@ def evaluate_run(
         reference=reference_features(strategy, data.valid if split == "test" else data.train) if information else None,
         split=split,
     )
+    if task.kind == "survival" and (run.folder / "survival.json").exists():
+        fitted = SurvivalModel.from_dict(run.about("survival.json"))
+        risk, known = groups.mean(answer(tuple(modalities))).numpy(), data.sample_groups(data.train).first
+        target = samples.target[groups.first].numpy()
+        result["survival"] = plain(survival_diagnosis(risk, target, fitted, data.train.target[known].numpy()))
     result["source"] = {"checkpoint": file_digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
     kept = run.folder / "evaluation.json"
     if not information:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
 import joblib
 import torch
+
+from modalign.errors import RunError
+from modalign.files import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,12 +31,19 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
         yield from map(work, items)
         return
     threads = max(1, cores() // jobs)
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_in_worker)(work, item, threads, Path.cwd()) for item in items
-    )
+    try:
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            joblib.delayed(_in_worker)(work, item, threads, Path.cwd()) for item in items
+        )
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process was killed, perhaps for lack of memory; what is done is kept: repeat the command, with "
+            "fewer --jobs if memory is short"
+        ) from error
 
 
 def _in_worker(work: Callable[[Item], Result], item: Item, threads: int, folder: Path) -> Result:
+    end_with_parent()
     torch.set_num_threads(threads)
     os.chdir(folder)  # workers live on from call to call, and relative paths are those of this call
     return work(item)

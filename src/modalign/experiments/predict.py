@@ -40,7 +40,9 @@ def predict(
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
         modality ``<m>_present`` and, where the method trains heads of single modalities, ``<m>_predicted`` and
-        ``<m>_confidence``. Other tasks: ``id, predicted`` and ``<m>_predicted``.
+        ``<m>_confidence``. Other tasks: ``id, predicted`` and ``<m>_predicted``. Survival: ``predicted`` is the log
+        risk; ``median_time`` is when survival falls to one half (infinity where it never does), and ``survival_<t>``
+        is the probability of living beyond each of five times (quantiles of the times of events on validation).
 
     Raises:
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
@@ -53,10 +55,15 @@ def predict(
         run = load_trained(run, objects=objects, trust_code=trust_code)
     split = read_samples(source, run.inputs, modalities)
     found, task = outputs(run.strategy, split, modalities), run.info.task
-    scores = task.log_probability(run.strategy.predict(found))
+    scores = run.strategy.log_probability(found)
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
     if task.kind == "classification":
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}
+    if run.survival is not None:
+        risk = scores[:, 0].numpy()
+        curves = run.survival.curves(risk, run.survival.ticks)
+        columns["median_time"] = run.survival.median(risk)
+        columns |= {f"survival_{t:.6g}": p for t, p in zip(run.survival.ticks, curves.T, strict=True)}
     for m, name in enumerate(run.info.modalities):
         columns[f"{name}_present"] = here = found.present[:, m].numpy()
         if run.strategy.trains_unimodal:

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modalign.errors import InputError, RunsFailed, unknown
+from modalign.errors import InputError, RunFolderError, RunsFailed, unknown
 from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.diagnosis import fusibility_and_complementarity
 from modalign.evaluation.pairs import Complete
 from modalign.experiments.bench import Entry, run_bench, run_folder
 from modalign.experiments.evaluate import reference_features
 from modalign.experiments.parallel import default_jobs, side_by_side
+from modalign.files import read_settings, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
 from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
 from modalign.training.progress import BenchDisplay
-from modalign.training.run import RunFolder, write_whole
+from modalign.training.run import RunFolder
 
 ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # The model at the end of training: one selected on validation hides what too strong an alignment does to it.
@@ -101,8 +102,7 @@ def run_tradeoff(
         "failed": failed,
     }
     path = Path(out) / "tradeoff.json"
-    path.write_text(json.dumps(content, indent=1))
-    return path
+    return write_whole(path, json.dumps(content, indent=1))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Measurement:
     def kept(self) -> dict[str, Any] | None:
         """Return what was measured before by the same estimator, if it was."""
         path = self.folder / "tradeoff.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found = read_settings(path, "what `modalign tradeoff` measured", RunFolderError) if path.exists() else {}
         return found if found.get("method") == self.method else None
 
     def measure(self) -> _Measurement:

@@ -11,9 +11,10 @@ from modalign.information.critics import (
     LearnedContext,
     MLPCritic,
     SeparableCritic,
+    SeparableCritics,
     make_critic,
 )
-from modalign.information.margin import Guarded, gradient_scale, guarded_gradients, ramp, squared_norms
+from modalign.information.margin import Guarded, LossHinge, gradient_scale, guarded_gradients, ramp, squared_norms
 from modalign.information.objectives import (
     Form,
     PairSums,
@@ -29,8 +30,8 @@ from modalign.information.queue import FeatureMemory, RecentFeatures
 
 __all__ = [
     "BilinearCritic", "ContextEmbedding", "ContextMeans", "ContextSource", "ContinuousContext", "Critic",
-    "FeatureMemory", "FixedContext", "Form", "Guarded", "LearnedContext", "MLPCritic", "PairResult", "PairSums",
-    "RecentFeatures", "SeparableCritic", "conditional_nce", "donsker_varadhan", "gradient_scale",
-    "guarded_gradients", "info_nce", "information", "make_critic", "pair_masks", "pointwise_information", "ramp",
-    "same_context", "score_pairs", "squared_norms", "two_term_nce",
+    "FeatureMemory", "FixedContext", "Form", "Guarded", "LearnedContext", "LossHinge", "MLPCritic", "PairResult",
+    "PairSums", "RecentFeatures", "SeparableCritic", "SeparableCritics", "conditional_nce", "donsker_varadhan",
+    "gradient_scale", "guarded_gradients", "info_nce", "information", "make_critic", "pair_masks",
+    "pointwise_information", "ramp", "same_context", "score_pairs", "squared_norms", "two_term_nce",
 ]  # fmt: skip

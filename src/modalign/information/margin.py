@@ -1,10 +1,9 @@
 """The protective margin: how hard agreement between modalities may pull, and when it must let go.
 
-The pull is bounded at the features of each modality,
+The idea is that of InfoBridge (ICCV 2025), which states it in words; both forms are this package's:
 
-    || alpha grad_z L_NCE || <= rho || grad_z (task losses) ||.
-
-The idea is that of InfoBridge (ICCV 2025), which states it in words; the form is this package's.
+- a bound on the pull at the features of each modality, || alpha grad_z L_NCE || <= rho || grad_z (task losses) ||;
+- a term, ``LossHinge``: what a modality's own head has lost against what it had reached, zero while nothing is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalign.information.objectives import full_precision
 
@@ -90,6 +89,63 @@ def guarded_gradients(features: Sequence[Tensor], pull_loss: Tensor, task_loss: 
     )
     scales = gradient_scale(squared_norms(task), squared_norms(pull), rho)
     return Guarded([s.to(g.dtype) * g for s, g in zip(scales, pull, strict=True)], scales)
+
+
+_FAST, _SLOW = 0.2, 0.05  # of the newest batch in the running losses
+_NOISE = 0.6  # of a batch's deviation, about two of the fast mean
+
+
+class LossHinge(nn.Module):
+    """Hinge on the loss of each modality's own head: what it has lost against the best that it had reached.
+
+        hinge_m = max(0, fast_m - best_m - noise_m)
+
+    ``fast`` follows the loss over some 5 batches, the reference ``best`` is the lowest that a mean over some 20 has
+    been: it only moves down, and slowly. Let alignment wait until the heads have reached something without it, or there
+    is nothing to hold.
+    ``noise`` is what the fast mean strays by chance, from the deviations of the batches. All are buffers.
+
+    Args:
+        modalities: M.
+
+    >>> hinge, loss = LossHinge(1), torch.tensor([0.5], requires_grad=True)
+    >>> [round(hinge(value * loss).item(), 2) for value in (4.0, 3.0, 2.0, 2.0)]   # falls: nothing is lost
+    [0.0, 0.0, 0.0, 0.0]
+    """
+
+    fast: Tensor
+    slow: Tensor
+    variance: Tensor
+    best: Tensor
+    count: Tensor
+
+    def __init__(self, modalities: int) -> None:
+        super().__init__()
+        for name in ("fast", "slow", "variance"):
+            self.register_buffer(name, torch.zeros(modalities))
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("best", torch.full((modalities,), torch.inf))
+
+    def forward(self, losses: Tensor, everywhere: Tensor | None = None) -> Tensor:
+        """Take in the losses of a batch and return the hinge of each modality, (M,).
+
+        Where it is above zero its gradient is that of the loss itself, not of its small share in the running mean.
+
+        Args:
+            losses: (M,) losses of the heads on this process's samples.
+            everywhere: the same on all samples of the batch, without gradient, where processes share it.
+        """
+        with torch.no_grad():
+            seen = full_precision(losses if everywhere is None else everywhere)
+            new = self.count == 0
+            self.variance.lerp_(torch.where(new, 0.0, seen - self.fast).square(), _SLOW)
+            self.fast.copy_(torch.where(new, seen, self.fast.lerp(seen, _FAST)))
+            self.slow.copy_(torch.where(new, seen, self.slow.lerp(seen, _SLOW)))
+            lost = (self.fast - self.best - _NOISE * self.variance.sqrt()).clamp(min=0)
+            self.count += 1
+            settled = self.count * _SLOW >= 1
+            self.best.copy_(torch.where(settled, torch.minimum(self.best, self.slow), self.best))
+        return lost + (lost > 0) * (losses - losses.detach())
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Tensor:

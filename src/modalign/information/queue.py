@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,79 +30,83 @@ class RecentFeatures(NamedTuple):
 class FeatureMemory(nn.Module):
     """The last ``size`` detached features of every modality in every discrete context.
 
-    Each modality has its own ring: p(z1|T) p(z2|T) does not ask which features belonged together, and a
+    Each modality has its own rings: p(z1|T) p(z2|T) does not ask which features belonged together, and a
     sample may lack some. Push after the step, so that a batch does not meet itself. Everything is a buffer:
     saved with the model, and the same on all processes that push the same (gathered) rows.
 
     Args:
         contexts: number C of contexts.
         size: features kept of each context and modality.
-        dims: D_m of each modality.
+        modalities: M.
+        dim: D of every modality (padded to one D where they differ).
         minimum: contexts with fewer negatives than this in the batch also get those of the memory.
 
-    >>> memory = FeatureMemory(contexts=2, size=4, dims=[3, 5])
-    >>> memory.push([torch.zeros(6, 3), torch.zeros(6, 5)], torch.tensor([0, 0, 0, 0, 0, 1]))
+    >>> memory = FeatureMemory(contexts=2, size=4, modalities=2, dim=3)
+    >>> memory.push(torch.zeros(2, 6, 3), torch.tensor([0, 0, 0, 0, 0, 1]))
     >>> memory.pair(0, 1).left_valid.sum(1)
     tensor([4, 1])
     """
 
-    def __init__(self, contexts: int, size: int, dims: Sequence[int], minimum: int = 8) -> None:
+    rows: Tensor
+    pushed: Tensor
+
+    def __init__(self, contexts: int, size: int, modalities: int, dim: int, minimum: int = 8) -> None:
         super().__init__()
         self.minimum = minimum
-        self.rings: Any = nn.ModuleList(_Ring(contexts, size, dim) for dim in dims)
+        self.size = size
+        # All rings of a modality one after the other, and a last row for what is not kept.
+        self.register_buffer("rows", torch.zeros(modalities, contexts * size + 1, dim))
+        self.register_buffer("pushed", torch.zeros(modalities, contexts, dtype=torch.int64))  # so far, by context
 
     @torch.no_grad()
-    def push(self, features: Sequence[Tensor], context: Tensor, present: Tensor | None = None) -> None:
-        """Add B samples.
+    def push(self, features: Tensor, context: Tensor, present: Tensor | None = None) -> None:
+        """Add N samples.
 
         Args:
-            features: M tensors (B, D_m).
-            context: (B,) int64 in [0, C).
-            present: (B, M) bool, which features exist; all by default.
+            features: (M, N, D).
+            context: (N,) int64 in [0, C).
+            present: (N, M) bool, which features exist; all by default.
 
         Raises:
             InputError: a context is outside [0, C).
         """
-        for m, (ring, z) in enumerate(zip(self.rings, features, strict=True)):
-            keep = slice(None) if present is None else present[:, m]
-            added, codes, (contexts, size, _) = z[keep].detach(), context[keep], ring.bank.shape
-            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < contexts:
-                raise InputError(
-                    f"the memory holds contexts 0 to {contexts - 1} and got codes {int(codes.min())} to "
-                    f"{int(codes.max())}; build it with as many contexts as there are."
-                )
-            counts = torch.bincount(codes, minlength=contexts)
-            order = torch.argsort(codes, stable=True)
-            code = codes[order]
-            rank = torch.arange(len(code), device=code.device) - (counts.cumsum(0) - counts)[code]
-            slot = (ring.pushed[code] + rank) % size
-            last = rank >= counts[code] - size  # of more than ``size`` the last remain: slots are distinct
-            ring.bank[code[last], slot[last]] = added[order][last].to(ring.bank.dtype)
-            ring.pushed += counts
+        (modalities, contexts), size = self.pushed.shape, self.size
+        if len(context) == 0:
+            return
+        low, high = context.aminmax()
+        if not (context.is_cuda or 0 <= int(low) <= int(high) < contexts):  # a wait for the accelerator otherwise
+            raise InputError(
+                f"the memory holds contexts 0 to {contexts - 1} and got codes {int(low)} to {int(high)}; "
+                "build it with as many contexts as there are."
+            )
+        # In order of context, the rank of a sample among those of its context that have the modality: (M, N).
+        code, order = context.sort(stable=True)
+        there = torch.ones_like(context).expand(modalities, -1) if present is None else present.T[:, order].long()
+        counts = torch.zeros_like(self.pushed).scatter_add_(1, code.expand(modalities, -1), there)
+        rank = there.cumsum(1) - 1 - (counts.cumsum(1) - counts)[:, code]
+        # Of more than ``size`` the last remain, so slots are distinct.
+        kept = (there > 0) & (rank >= counts[:, code] - size)
+        slot = torch.where(kept, code * size + (self.pushed[:, code] + rank) % size, contexts * size)
+        added = features[:, order].to(self.rows.dtype)
+        self.rows.scatter_(1, slot[..., None].expand_as(added), added)
+        self.rows[:, -1] = 0
+        self.pushed += counts
 
-    def pair(self, first: int, second: int) -> RecentFeatures:
-        """Return what is remembered of two modalities, to be given to ``score_pairs``."""
-        a, b = self.rings[first], self.rings[second]
-        return RecentFeatures(a.bank, b.bank, a.valid, b.valid, self.minimum)
-
-    def forget(self) -> None:
-        """Empty the memory, where codes have come to mean something else (clusters found again)."""
-        for ring in self.rings:
-            ring.pushed.zero_()
-
-
-class _Ring(nn.Module):
-    """Ring buffers (C, size, D); ``pushed`` (C,) counts what each context has received so far."""
-
-    bank: Tensor
-    pushed: Tensor
-
-    def __init__(self, contexts: int, size: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("bank", torch.zeros(contexts, size, dim))
-        self.register_buffer("pushed", torch.zeros(contexts, dtype=torch.int64))
+    @property
+    def bank(self) -> Tensor:
+        """(M, C, size, D): what is kept."""
+        return self.rows[:, :-1].unflatten(1, (-1, self.size))
 
     @property
     def valid(self) -> Tensor:
-        """(C, size) bool: slots that hold a feature."""
-        return torch.arange(self.bank.shape[1], device=self.bank.device) < self.pushed[:, None]
+        """(M, C, size) bool: slots that hold a feature."""
+        return torch.arange(self.size, device=self.rows.device) < self.pushed[..., None]
+
+    def pair(self, first: int, second: int) -> RecentFeatures:
+        """Return what is remembered of two modalities, to be given to ``score_pairs``."""
+        bank, valid = self.bank, self.valid
+        return RecentFeatures(bank[first], bank[second], valid[first], valid[second], self.minimum)
+
+    def forget(self) -> None:
+        """Empty the memory, where codes have come to mean something else (clusters found again)."""
+        self.pushed.zero_()

@@ -1,66 +1,159 @@
-"""Read out ModAlign: a mixture of the joint head and the product of the modalities' own posteriors (experts).
+"""Read out what several voices say of the class: a log-opinion pool with weights fitted to held-out likelihood.
 
 By Bayes' rule, with C classes and M modalities,
 
-    log p(y | z_1..z_M) = sum_m log p(y | z_m) - (M - 1) log p(y)
+    log p(y | z_1..z_M) = log p(y) + sum_m [log p(y | z_m) - log p(y)]
                           + log [ p(z_1..z_M | y) / prod_m p(z_m | y) ] + const(z_1..z_M)
 
-so the product of experts is optimal where the bracket does not depend on y, as where the modalities are independent
-given the label. The mean of its logarithm is the conditional total correlation, for two modalities I(Z1; Z2 | Y).
+so the product of experts (the first line) is the posterior where the bracket of the second does not depend on y, as
+where the modalities are independent given the label. The bracket is what a critic h(z_a, z_b, T = y) estimates, up to
+a constant: its logit s, evaluated for every candidate class, is the fusion operator E_h. What all classes share, such
+as nuisance that modalities have in common, cancels. For M > 2 the sum over pairs is the first order of the bracket.
 
-The strength of the joint head, lambda = 1 - exp(-I), is a rule of thumb of this package and does *not* follow from the
-above: information that modalities share alike in all classes (a common speaker, say) raises I and lambda, and says
-nothing of the class. All information is in nats.
+Voices that were fitted to few samples are over-confident, and overlap; so each has a weight that must be earned:
+
+    F_c = log p(c) + w_J [log p_J(c) - log p(c)] + sum_m w_m [log p_m(c) - log p(c)]
+          + kappa sum_{a<b} [s(z_a, z_b, c) - mean_c s],        w, kappa > 0
+
+(Genest and Zidek, "Combining probability distributions", Statistical Science 1986; with one voice it is the temperature
+of Guo et al., ICML 2017.) The prior's exponent follows from the weights, 1 - sum w: evidence is weighed, the prior
+counts once. With w_J = 0, w_m = kappa = 1 and true densities F is the exact posterior.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from modalign.data.task import Task
 from modalign.errors import InputError
 
+SHRINKAGE = 3.0
+"""Strength of the log-normal prior on weights: a weight e times its prior costs as much as 3 nats on the samples."""
 
-def context_aware_readout(
+
+def evidence(
     joint_logits: Tensor,
     unimodal_logits: Mapping[str, Tensor],
     present: Tensor,
-    strength: Tensor | float,
     log_prior: Tensor | None = None,
+    scores: Tensor | None = None,
 ) -> Tensor:
-    """Compute the mixture of the joint head and the product of experts, as log-probabilities.
-
-    F = lambda log p_J + (1 - lambda) [ sum_{m present} log p_m - (n_present - 1) log p(y) ], normalized.
-    Without ``log_prior`` the classes count as equally likely, and the correction drops out.
-
-    With a single output (regression, survival) the scores themselves are mixed, the experts by their mean.
+    """Stack what each voice of the pool says: the joint head, the head of each modality, the critics together.
 
     Args:
         joint_logits: (B, C) of the joint head.
         unimodal_logits: modality name to (B, C), in the order of the columns of ``present``.
-        present: (B, M) bool; absent modalities do not count.
-        strength: lambda in [0, 1], a scalar or (B,).
-        log_prior: (C,) logarithm of the class frequencies in training (``class_log_prior``).
+        present: (B, M) bool; what needs an absent modality is zero, and drops out of the pool.
+        log_prior: (C,) logarithm of the class frequencies (``class_log_prior``); equal ones by default.
+        scores: (B, P, C) logits s of the critics of P pairs for every class, zero where one of a pair is absent.
 
     Returns:
-        (B, C) log-probabilities in fp32. A row without any modality has the prior as its experts.
+        (B, K, C) with K = 1 + M, or 2 + M with critics: log p_k - log p(y), and s less its mean over classes. With
+        single outputs (regression, survival) the scores as they are, and NaN for what is absent.
 
     Raises:
         InputError: the number of modalities and the columns of ``present`` disagree.
 
-    >>> here, equal = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2)
-    >>> context_aware_readout(equal, {"a": equal, "b": torch.tensor([[0.75, 0.25]]).log()}, here, 0.0).exp()
-    tensor([[0.7500, 0.2500]])
+    >>> sure, here = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[True, False]])
+    >>> evidence(sure, {"a": sure, "b": sure}, here).shape
+    torch.Size([1, 3, 2])
     """
-    weight = torch.as_tensor(strength, dtype=torch.float32, device=joint_logits.device).reshape(-1, 1)
-    experts = product_of_experts(unimodal_logits, present, log_prior)
-    if joint_logits.shape[1] == 1:
-        mixed = weight * joint_logits.float() + (1 - weight) * experts
-        return torch.where(present.any(1, keepdim=True), mixed, joint_logits.float())
-    return (weight * joint_logits.float().log_softmax(1) + (1 - weight) * experts).log_softmax(1)
+    there = torch.cat([present.any(1, keepdim=True), present], 1)
+    heads = _stack([joint_logits, *unimodal_logits.values()], there)
+    if heads.shape[2] == 1:
+        return torch.where(there.unsqueeze(2), heads, torch.nan)
+    prior = 0.0 if log_prior is None else log_prior.to(heads).log_softmax(0)
+    voices = torch.where(there.unsqueeze(2), heads.log_softmax(2) - prior, 0.0)
+    if scores is None:
+        return voices
+    critics = scores.to(voices).sum(1, keepdim=True)
+    return torch.cat([voices, critics - critics.mean(2, keepdim=True)], 1)
+
+
+def pool(voices: Tensor, weights: Tensor, log_prior: Tensor | None = None) -> Tensor:
+    """Pool what voices say (``evidence``), (B, K, C), with ``weights`` (K,): log-probabilities (B, C).
+
+    A row in which nothing is present has the prior. Single outputs (B, K, 1) are averaged with the weights of those
+    present; a row without any is 0.
+
+    >>> pool(torch.tensor([[0.75, 0.25]]).log().expand(1, 2, 2), torch.ones(2)).exp()
+    tensor([[0.9000, 0.1000]])
+    """
+    weights = weights.to(voices)
+    if voices.shape[2] == 1:
+        there = ~voices.isnan().squeeze(2)
+        total = (there * weights).sum(1, keepdim=True).clamp(min=torch.finfo(voices.dtype).tiny)
+        return (voices.squeeze(2).nan_to_num() * weights).sum(1, keepdim=True) / total
+    pooled = torch.einsum("k,bkc->bc", weights, voices)
+    if log_prior is not None:
+        pooled = pooled + log_prior.to(pooled).log_softmax(0)
+    return pooled.log_softmax(1)
+
+
+def fit_weights(
+    voices: Tensor,
+    target: Tensor,
+    start: Sequence[float] | Tensor,
+    task: Task,
+    log_prior: Tensor | None = None,
+    shrinkage: float = SHRINKAGE,
+) -> Tensor:
+    """Fit the weights of a pool to held-out samples by maximum a posteriori, in fp64 on the CPU: deterministic.
+
+    The negative log-likelihood of the samples plus ``shrinkage`` times the squared logarithm of each weight over its
+    ``start``, by L-BFGS from ``start``. A log-normal prior keeps weights positive, and lets few samples do no harm.
+    The likelihood is that of the classes, of a Gaussian with the variance of the residuals (regression), or Cox's
+    partial one (survival).
+
+    Args:
+        voices: (N, K, C) of ``evidence``.
+        target: (N,) classes or values, (N, 2) time and event.
+        start: (K,) the weights of the prior, above zero.
+        task: what is predicted.
+        log_prior: (C,) as in ``pool``.
+        shrinkage: strength of the prior on the weights.
+
+    Returns:
+        (K,) fp32 on the CPU; ``start`` where the samples cannot tell (a single class or value, no event).
+
+    >>> said = torch.tensor([[[2.0, -2.0]], [[-2.0, 2.0]], [[2.0, -2.0]], [[2.0, -2.0]]])
+    >>> fit_weights(said, torch.tensor([0, 1, 1, 0]), [1.0], Task("classification", ("a", "b"))).round(decimals=1)
+    tensor([0.7000])
+    """
+    voices, target = voices.detach().cpu().double(), target.cpu()
+    prior = torch.as_tensor(start, dtype=torch.float64).log()
+    log_prior = None if log_prior is None else log_prior.detach().cpu().double()
+    blind = not target[:, 1].any() if task.kind == "survival" else len(target.unique()) < 2
+    if blind:
+        return prior.exp().float()
+    change = torch.zeros_like(prior, requires_grad=True)
+    loss = _likelihood(task, voices, target, log_prior)
+    optimizer = torch.optim.LBFGS([change], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = loss((prior + change).exp()) + shrinkage * change.square().sum()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return (prior + change.detach()).exp().float()
+
+
+def _likelihood(task: Task, voices: Tensor, target: Tensor, log_prior: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the negative log-likelihood, a sum over samples, of weights (K,)."""
+    if task.kind == "classification":
+        return lambda weights: functional.nll_loss(pool(voices, weights, log_prior), target, reduction="sum")
+    if task.kind == "survival":
+        return lambda weights: task.loss(pool(voices, weights), target, "sum")
+    return lambda weights: (
+        len(target) / 2 * (pool(voices, weights).squeeze(1) - target).square().mean().clamp(min=1e-30).log()
+    )
 
 
 def product_of_experts(
@@ -68,17 +161,17 @@ def product_of_experts(
 ) -> Tensor:
     """Compute the posterior of modalities that are independent given the label, as log-probabilities.
 
-    Arguments and errors are those of ``context_aware_readout``. Of single outputs (regression, survival) it is the mean
+    Arguments and errors are those of ``evidence``. Of single outputs (regression, survival) it is the mean
     of the scores: where the product of Gaussians of equal variance has its maximum.
 
     Returns:
-        (B, C) log-probabilities in fp32, or (B, 1) scores.
+        (B, C) log-probabilities, or (B, 1) scores.
 
     >>> sure = torch.tensor([[0.75, 0.25]]).log()
     >>> product_of_experts({"a": sure, "b": sure}, torch.ones(1, 2, dtype=torch.bool)).exp()
     tensor([[0.9000, 0.1000]])
     """
-    stacked = _stack(unimodal_logits, present)
+    stacked = _stack([*unimodal_logits.values()], present)
     if stacked.shape[2] == 1:
         return (stacked * present.unsqueeze(2)).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
     scores = (stacked.log_softmax(2) * present.unsqueeze(2)).sum(1)
@@ -88,14 +181,15 @@ def product_of_experts(
     return scores.log_softmax(1)
 
 
-def _stack(unimodal_logits: Mapping[str, Tensor], present: Tensor) -> Tensor:
-    """(B, M, C) in fp32."""
-    if len(unimodal_logits) != present.shape[1]:
+def _stack(logits: Sequence[Tensor], present: Tensor) -> Tensor:
+    """(B, K, C) in fp32, or fp64 where they are."""
+    if len(logits) != present.shape[1]:
         raise InputError(
-            f"{len(unimodal_logits)} modalities have logits but 'present' has {present.shape[1]} columns; "
-            "expected one column each, in the same order."
+            f"{len(logits)} heads have logits but {present.shape[1]} are said to be present; "
+            "expected one column of 'present' for each modality, in the same order."
         )
-    return torch.stack([logits.float() for logits in unimodal_logits.values()], 1)
+    stacked = torch.stack(list(logits), 1)
+    return stacked.to(torch.promote_types(stacked.dtype, torch.float32))
 
 
 def class_log_prior(counts: Sequence[int] | Tensor) -> Tensor:
@@ -106,41 +200,3 @@ def class_log_prior(counts: Sequence[int] | Tensor) -> Tensor:
     """
     smoothed = torch.as_tensor(counts) + 1.0
     return (smoothed / smoothed.sum()).log()
-
-
-def fusion_strength(information: Tensor | float) -> Tensor:
-    """Return lambda = 1 - exp(-max(0, I)) of information I in nats: a rule of thumb, see the top of this file.
-
-    >>> fusion_strength(0.0).item()
-    0.0
-    """
-    return -torch.expm1(-torch.as_tensor(information, dtype=torch.float32).clamp(min=0))
-
-
-def total_correlation_bound(pairwise: Mapping[tuple[str, str], float | Tensor]) -> float:
-    """Bound the (conditional) total correlation of M modalities from below by the information of pairs, in nats.
-
-    The maximum-weight spanning tree of the pairs: for every tree p_T over the modalities,
-    KL(p || p_T) = TC - sum of the tree's pairwise information >= 0, and this tree's sum is the largest (Chow and
-    Liu 1968). For two modalities it is the information itself.
-
-    Args:
-        pairwise: (m, n) to I(Z_m; Z_n | T); estimates below zero count as zero.
-
-    Raises:
-        InputError: a pair of a modality with itself, or information that is not finite.
-
-    >>> total_correlation_bound({("a", "b"): 1.0, ("b", "c"): 0.5, ("a", "c"): 0.25})
-    1.5
-    """
-    tree = 0.0
-    part = {name: name for pair in pairwise for name in pair}
-    for (m, n), value in sorted(pairwise.items(), key=lambda entry: -float(entry[1])):
-        information = float(value)
-        if m == n or not math.isfinite(information):
-            raise InputError(f"pair ({m!r}, {n!r}) with {information} nats: expected two modalities, a finite number.")
-        if part[m] != part[n] and information > 0:
-            tree += information
-            joined, kept = part[n], part[m]
-            part = {name: kept if root == joined else root for name, root in part.items()}
-    return tree

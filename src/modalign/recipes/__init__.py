@@ -11,25 +11,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from modalign.domains import check_values, wrong
 from modalign.errors import DataError, Problems, SettingsError, unknown
+from modalign.files import read_settings
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
 _DATA_FILES = (".npz", ".parquet", ".csv")
 GROUPS: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads ``1e-3`` as the number that it is in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
-)
 
 
 def recipe_names() -> list[str]:
@@ -63,15 +54,7 @@ def load_recipe(name: str) -> Recipe:
         path = _FOLDER / f"{name}.yaml" if name in recipe_names() else path
         if not path.is_file():
             raise SettingsError(f"recipe file {path} does not exist")
-        try:
-            plain = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise SettingsError(
-                f"recipe {path} is not valid YAML: {error}; expected UTF-8 text of settings by name, as in "
-                "`training: {epochs: 5}`"
-            ) from error
-        if not isinstance(plain, dict):
-            raise SettingsError(f"recipe {path} holds a {type(plain).__name__}; expected settings by name")
+        plain = read_settings(path, "a recipe: settings by name, in YAML", SettingsError)
         if set(plain) & {"table", "modalities"} and "data" not in plain:  # the description of a manifest
             return Recipe(data=DataSettings(name=path.stem, path=str(path)))
         return recipe_from_plain(plain, str(path))

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 
 from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
+from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.runs import RunRecord, read_runs
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
+from modalign.reporting.survival import survival_figures, survival_table
 from modalign.reporting.tables import MetricFormat, Table, show
 
 KINDS = ("sequence", "image", "clip", "vector", "text")
@@ -65,7 +67,8 @@ def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how
                 print(f"{record.path}: left out ({error})", end="\n\n")
             continue
         print(summarize(record, found.result))
-        folder = record.path if out is None else Path(out) / f"{record.dataset}-{record.strategy}-seed{record.seed}"
+        own = folder_name(f"{record.dataset}-{record.strategy}-seed{record.seed}")
+        folder = record.path if out is None else Path(out) / own
         written = write_evaluation_figures(record, folder, found.extremes)
         print(f"written: {record.path / 'evaluation.json'} and {len(written)} files of figures in {folder}", end="\n\n")
     if len(refused) == len(done):
@@ -100,6 +103,8 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
         ]
         frame = pd.DataFrame(curves, columns=["Share of samples", *shares])
         tables.append(Table("missing", f"When a modality is missing ({named})", frame))
+    if found.get("survival"):
+        tables.append(survival_table(found["survival"]))
     if found["information"]:
         tables += _information_tables(found["information"])
     if "classes" in found:
@@ -195,7 +200,8 @@ def evaluation_figures(found: dict[str, Any]) -> list[Captioned]:
     missing = [missing_modalities(found)] if found["missing"] else []
     confidence = [context_confidence(found, name) for name in found.get("confidence", {})]
     information = [information_bars(found["information"])] if found["information"] else []
-    return [shapley_bars(found), *missing, *confidence, *information]
+    survival = survival_figures(found["survival"]) if found.get("survival") else []
+    return [*survival, shapley_bars(found), *missing, *confidence, *information]
 
 
 def write_evaluation_figures(
@@ -217,7 +223,7 @@ def write_evaluation_figures(
         drawn["reliability"] = reliability(found["calibration"], title, of).figure
     if extremes is not None:
         drawn["examples"] = example_grid(extremes.groups, extremes.kinds)
-    return [path for name, figure in drawn.items() for path in save(figure, folder / name)]
+    return [path for name, figure in drawn.items() for path in save(figure, folder / folder_name(name))]
 
 
 def units(found: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ Nothing here uses matplotlib's global state, so that figures can be drawn from a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,19 @@ from matplotlib.ticker import MaxNLocator
 
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
-from modalign.evaluation.statistics import Interval, mean_interval
-from modalign.reporting.runs import REFERENCE, Row, RunRecord, by_dataset, compare, headline, order_key, read_run
+from modalign.evaluation.statistics import LEVEL, Interval, critical_difference, mean_interval
+from modalign.files import folder_name, read_settings
+from modalign.reporting.runs import (
+    REFERENCE,
+    Row,
+    RunRecord,
+    by_dataset,
+    compare,
+    headline,
+    order_key,
+    rank_matrix,
+    read_run,
+)
 from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save
 from modalign.reporting.tables import MetricFormat, plural
 
@@ -28,8 +38,6 @@ from modalign.reporting.tables import MetricFormat, plural
 SPARSE = 10
 # Where the largest training loss is so many times the smallest, its axis is logarithmic.
 WIDE_RANGE = 10
-# Least range of the axis of lambda, so that a weight of nearly nothing looks like that.
-LEAST_LAMBDA = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,12 @@ def comparison(rows: Sequence[Row]) -> Captioned:
         for axis, (dataset, own) in zip(axes, grouped.items(), strict=False):
             form = MetricFormat(own[0].metric)
             for y, row in enumerate(own):
-                tone, mark = (OURS, "D") if row.strategy == REFERENCE else (OTHER, "o")
+                tone, mark = (OURS, "D") if row.strategy == row.reference else (OTHER, "o")
                 mean, low, high = (form.factor * v for v in (row.mean, row.ci_low, row.ci_high))
                 axis.plot([low, high], [y, y], color=tone, linewidth=2.5)
                 axis.plot(mean, y, mark, color=tone, markersize=7)
             name_rows(axis, [row.title for row in own])
-            if form.factor == 100:  # t-intervals of few seeds reach beyond what a share can be
+            if form.factor == 100:  # room for markers at 0 and 100 %, and no more
                 left, right = axis.get_xlim()
                 axis.set_xlim(max(left, -0.5), min(right, 100.5))
             axis.set_xlabel(f"test {form.label}")
@@ -77,10 +85,11 @@ def comparison(rows: Sequence[Row]) -> Captioned:
             said.append(f"{dataset}: Test {form.label} with 95 % intervals: {values}.")
         for axis in axes[len(grouped) :]:
             axis.set_visible(False)
-    ours = next((row.title for row in rows if row.strategy == REFERENCE), "ModAlign")
+    ours = next((f"{row.title} is set apart. " for row in rows if row.strategy == row.reference), "")
+    over = " or ".join(dict.fromkeys(row.interval for row in rows if row.interval)) or "nothing (one run)"
     note = (
-        f"Means over {_seeds(rows)}. Lines are 95 % Student intervals of the mean over seeds (none for one seed); "
-        f"{ours} is set apart. Whether two methods differ is a paired question, answered in the tables."
+        f"Means over {_seeds(rows)}. Lines are 95 % intervals of the mean over {over}. {ours}Whether two methods "
+        "differ is a paired question, answered in the tables."
     )
     return Captioned("comparison", "Methods compared", " ".join(said), figure, note)
 
@@ -95,7 +104,9 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
 def _seeds(rows: Sequence[Row]) -> str:
     """Return the number of seeds of the methods, or its range."""
     fewest, most = min(row.seeds for row in rows), max(row.seeds for row in rows)
-    return plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    splits = max(row.splits for row in rows)
+    said = plural(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return f"{plural(splits, 'split')} × {said}" if splits > 1 else said
 
 
 def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: str | None = None) -> Figure:
@@ -103,7 +114,7 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
 
     Args:
         runs: a run (its record or folder), or records of several. Of one run all terms of the loss are shown, the
-            selected epoch, and what the method logged (its margin, lambda) where there is any. Of several a line a
+            selected epoch, and what the method logged (its margin, its weights) where there is any. Of several a line a
             method, the range over seeds as a band; their loss is the term ``task``, which methods have in common, not
             the sum with terms of their own.
         metric: metric on validation; by default the one that the run was selected by.
@@ -144,14 +155,14 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
     form = MetricFormat(chosen := metric or run.primary)
     terms = list(dict.fromkeys(name for line in run.epochs for name in line.get("train") or {}))
     logged = list(dict.fromkeys(name for line in run.epochs for name in line.get("log") or {}))
-    logged = [name for name in logged if name == "lambda" or name.startswith("margin_")]
+    logged = [name for name in logged if name.startswith(("weight_", "margin_"))]
     with canvas(9.2 + 3.4 * bool(logged), 3.6, 1, 2 + bool(logged)) as (figure, axes):
-        titles = ("Loss in training", f"Validation {form.label}", "Log: λ, and the share of steps with a margin")
+        titles = ("Loss in training", f"Validation {form.label}", "Log: weights, and the share of steps with a margin")
         panels = zip(axes, titles, ("train", "valid", "log"), (terms, [chosen], logged), strict=False)
         for axis, title, part, names in panels:
             for i, name in enumerate(names):
                 factor = form.factor if part == "valid" else 1.0
-                label = name.replace("margin_", "steps with margin, ")
+                label = name.replace("margin_", "steps with margin, ").replace("weight_", "weight of ")
                 _band(axis, [factor * run.curve(part, name)], {"color": COLORS[i % len(COLORS)]}, label)
             axis.set(xlabel="epoch", title=title)
             if len(names) > 1:
@@ -191,7 +202,7 @@ def cost(rows: Sequence[Row]) -> Captioned:
         for axis, (name, label) in zip(axes, panels, strict=True):
             values = np.array([getattr(row, name) for row in rows])
             unit = next((v for row, v in zip(rows, values, strict=True) if row.strategy == "joint"), np.nanmin(values))
-            tones = [OURS if row.strategy == REFERENCE else OTHER for row in rows]
+            tones = [OURS if row.strategy == row.reference else OTHER for row in rows]
             axis.barh(range(len(rows)), values, color=tones, height=0.62)
             for y, value in enumerate(values):
                 write_beside(axis, f"{value / unit:.2g}×", value, y, 8.5)
@@ -212,27 +223,33 @@ def write_beside(axis: Axes, text: str, x: float, y: float, size: float) -> None
 
 
 def alignment(runs: Sequence[RunRecord]) -> Captioned:
-    """Draw what ModAlign did by epoch: lambda, and in which share of the steps each margin held the pull back.
+    """Draw what ModAlign did by epoch: the weights of its pool, and the share of steps in which each margin acted.
 
     Args:
         runs: records of the method, one a seed; bands are the range over seeds.
     """
     names = [name for name in runs[0].epochs[0]["log"] if name.startswith("margin_")]
+    weights = [name for name in runs[0].epochs[0]["log"] if name.startswith("weight_")]
     with canvas(9.2, 3.4, 1, 2) as (figure, (left, right)):
-        _band(left, [run.curve("log", "lambda") for run in runs], {"color": OURS, "linewidth": 2}, "lambda")
-        left.set(xlabel="epoch", title="Weight λ of the joint head in the prediction")
-        left.set_ylim(0, max(LEAST_LAMBDA, left.get_ylim()[1]))
+        for i, name in enumerate(weights):
+            look = {"color": COLORS[i % len(COLORS)], "linewidth": 2}
+            _band(left, [run.curve("log", name) for run in runs], look, name.removeprefix("weight_"))
+        left.set(xlabel="epoch", title="Weights in the pool of the prediction", ylim=(0, None))
+        left.legend()
         for i, name in enumerate(names):
             shares = [100 * run.curve("log", name) for run in runs]
             _band(right, shares, modality_look(i) | {"markersize": 4}, name.removeprefix("margin_"))
         right.set(xlabel="epoch", title="Steps in which the margin acted (%)", ylim=(-3, 103))
         if names:
             right.legend()
-    alt = "The weight of the alignment, and the share of steps in which the margin of each modality acted, by epoch."
+    alt = (
+        "The weights of joint head, single heads and critic in the prediction, and the share of steps in which the "
+        "margin of each modality acted, by epoch."
+    )
     note = (
-        f"Means over {plural(len(runs), 'seed')}; bands are the range. λ = 1 − exp(−I(Z1; Z2 | Y)) "
-        "weighs the joint head against the product of the single heads. The margin acts in a step where the pull "
-        "on a modality exceeds what it allows, by default 0.3 times the task's gradient."
+        f"Means over {plural(len(runs), 'seed')}; bands are the range. The weights of what is pooled "
+        "are fitted to validation: joint head, single heads, and the critic asked about every class. The margin acts "
+        "in a step where the pull on a modality exceeds what it allows, by default 0.3 times the task's gradient."
     )
     return Captioned("alignment", "What ModAlign did in training", alt, figure, note)
 
@@ -316,7 +333,7 @@ def dataset_figures(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Capt
         found.append(Captioned("curves", "Training curves", alt, training_curves(runs, metric), note))
     if len(rows) > 1 and any(row.seconds_per_epoch > 0 for row in rows):
         found.append(cost(rows))
-    aligned = [run for run in begun if run.strategy == REFERENCE and "lambda" in (run.epochs[0].get("log") or {})]
+    aligned = [run for run in begun if run.strategy == REFERENCE and "weight_joint" in (run.epochs[0].get("log") or {})]
     if aligned:
         found.append(alignment(aligned))
     return found + (_prediction_figures(headline(rows), runs) if rows and runs[0].task == "classification" else [])
@@ -367,11 +384,13 @@ def tradeoff_figures(path: str | Path) -> list[Captioned]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = read_settings(path, "what `modalign tradeoff` wrote", RunFolderError)
         points = pd.DataFrame(content["points"])[["alpha", "margin", "seed", *_MEASURED]]
         default = float(content["default"])
         metric, failed = str(content.get("metric", "accuracy")), content.get("failed", [])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except RunFolderError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is no sweep of `modalign tradeoff` ({type(error).__name__}: {error})") from None
     seeds = plural(points["seed"].nunique(), "seed")
     alt = (
@@ -450,17 +469,67 @@ def _plane(points: pd.DataFrame, default: float) -> Figure:
     return figure
 
 
-def write_comparison(runs: Sequence[RunRecord], stem: str | Path) -> list[Path]:
-    """Draw the comparison of ``runs`` and save it as SVG, PNG and PDF; return the paths, none if no run is done."""
-    rows = compare(runs)
-    return save(comparison(rows).figure, stem) if rows else []
+def critical_differences(rows: Sequence[Row]) -> Captioned | None:
+    """Draw mean ranks over data sets, joined by bars where Nemenyi's test does not tell methods apart.
+
+    None for fewer than two data sets or three methods that were run on all of them.
+
+    Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7, 2006, Figure 1.
+    """
+    names, matrix = rank_matrix(rows)
+    sets, methods = matrix.shape
+    if sets < 2 or methods < 3:
+        return None
+    titles = {row.strategy: row.title for row in rows}
+    reference = next((row.reference for row in rows if row.reference), "")
+    order = np.argsort(matrix.mean(0), kind="stable")
+    mean, names = matrix.mean(0)[order], [names[i] for i in order]
+    apart = critical_difference(methods, sets)
+    ends = [int(np.flatnonzero(mean <= mean[i] + apart)[-1]) for i in range(methods)]
+    bars = [(i, j) for i, j in enumerate(ends) if j > i and (i == 0 or j > ends[i - 1])]
+    with canvas(7.6, 1.2 + 0.3 * methods + 0.12 * len(bars)) as (figure, (axis,)):
+        for y, (name, value) in enumerate(zip(names, mean, strict=True)):
+            tone, mark = (OURS, "D") if name == reference else (OTHER, "o")
+            axis.plot(value, y, mark, color=tone, markersize=7)
+            write_beside(axis, f"{value:.2f}", value, y, 8.5)
+        for place, (i, j) in enumerate(bars):
+            x = methods + 0.35 + 0.22 * place  # beside the points: bars of methods, not of ranks
+            axis.plot([x, x], [i - 0.25, j + 0.25], color=INK, linewidth=3, solid_capstyle="butt")
+        axis.plot([1, min(1 + apart, methods)], [-1, -1], color=INK, linewidth=2)
+        axis.annotate(
+            f"critical difference {apart:.2f}", (1, -1), xytext=(0, 5), textcoords="offset points", fontsize=9
+        )
+        name_rows(axis, [titles[name] for name in names])
+        axis.set_ylim(methods - 0.4, -1.9)
+        axis.set_xlim(0.7, methods + 0.6 + 0.22 * len(bars))
+        axis.set_xlabel("mean rank (1 is best)")
+    alt = "Mean ranks: " + "; ".join(f"{titles[n]} {v:.2f}" for n, v in zip(names, mean, strict=True)) + "."
+    note = (
+        f"Mean ranks of {plural(methods, 'method')} over {plural(sets, 'data set')}. Methods along one bar at the "
+        f"right are not told apart by Nemenyi's test at level {LEVEL:g}: mean ranks differ by less than {apart:.2f}."
+    )
+    return Captioned("critical_difference", "Ranks over data sets", alt, figure, note)
 
 
-def write_figures(runs: Iterable[RunRecord], folder: str | Path) -> list[Path]:
+def overview(rows: Sequence[Row]) -> list[Captioned]:
+    """Draw what stands before all else: the comparison, and ranks where there are several data sets."""
+    ranked = critical_differences(rows)
+    return ([comparison(rows)] if rows else []) + ([ranked] if ranked else [])
+
+
+def write_comparison(runs: Sequence[RunRecord], folder: str | Path, reference: str | None = None) -> list[Path]:
+    """Draw the comparison of ``runs`` and their ranks into ``folder`` as SVG, PNG and PDF; return the paths."""
+    drawn = overview(compare(runs, reference))
+    return [path for one in drawn for path in save(one.figure, Path(folder) / one.name)]
+
+
+def write_figures(runs: Iterable[RunRecord], folder: str | Path, reference: str | None = None) -> list[Path]:
     """Save the figures of every data set as SVG, PNG and PDF into ``folder``; return the paths."""
     runs = list(runs)
-    written = []
-    for dataset, rows in by_dataset(compare(runs)).items():
+    compared, written = compare(runs, reference), []
+    for drawn in overview(compared)[1:]:  # the comparison is drawn for each data set
+        written += save(drawn.figure, Path(folder) / drawn.name)
+    for dataset, rows in by_dataset(compared).items():
         for drawn in dataset_figures(rows, [run for run in runs if run.dataset == dataset]):
-            written += save(drawn.figure, Path(folder) / f"{dataset.replace('/', '_')}_{drawn.name}")
+            written += save(drawn.figure, Path(folder) / folder_name(f"{dataset}_{drawn.name}"))
     return written

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from modalign.evaluation.metrics import SHARES, higher_is_better
-from modalign.reporting.runs import REFERENCE, Row, RunRecord, best, by_dataset
-from modalign.reporting.tables import MetricFormat, plural
+from modalign.evaluation.statistics import LEVEL, MINIMUM_PAIRS
+from modalign.reporting.runs import Row, RunRecord, best, by_dataset, read_mapping, unrepeated
+from modalign.reporting.tables import MetricFormat, across_words, averaged, plural
 
-FEW_SEEDS = 5
 LARGE_GAP = 0.05
-LEVEL = 0.05
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -29,22 +30,25 @@ def findings(rows: Sequence[Row]) -> list[str]:
             continue
         first, form = lead[0], MetricFormat(lead[0].metric)
         bounds = form.interval(first.ci_low, first.ci_high)
-        over = f"mean of {first.seeds} seeds, 95 % interval {bounds}" if bounds != "–" else "one seed"
+        runs = f"{plural(first.splits, 'split')} × {plural(first.seeds, 'seed')}" if first.splits > 1 else ""
+        runs = runs or (f"{plural(first.seeds, 'seed')}" if first.seeds > 1 else "")
+        over = f"mean of {runs}" if runs else "one seed"
+        over += f", 95 % interval over {first.interval} {bounds}" if bounds != "–" else ""
         texts.append(
             f"{dataset}: {_list([row.title for row in lead])} {'share' if len(lead) > 1 else 'has'} the "
             f"{'highest' if higher_is_better(first.metric) else 'lowest'} test {form.name}, "
             f"{form(first.mean)}{form.unit.replace('(', '').replace(')', '')} ({over}).{_told_apart(own)}"
         )
-    return texts
+    return texts + ([f"Over data sets: {across_words(rows).partition('. Tied')[0]}."] if averaged(rows) else [])
 
 
 def _told_apart(rows: Sequence[Row]) -> str:
-    """Say from which methods ModAlign differs beyond noise."""
-    reference = [row for row in rows if row.strategy == REFERENCE]
+    """Say from which methods the reference differs beyond noise."""
+    reference = [row for row in rows if row.strategy == row.reference]
     if not reference or len(rows) < 2:
         return ""
     sign = 1 if higher_is_better(rows[0].metric) else -1
-    others = [row for row in rows if row.strategy != REFERENCE]
+    others = [row for row in rows if row.strategy != row.reference]
     untested = [row.title for row in others if np.isnan(row.p_holm)]
     clear = [row for row in others if row.p_holm < LEVEL]
     worse = [row.title for row in clear if sign * row.difference < 0]
@@ -54,9 +58,11 @@ def _told_apart(rows: Sequence[Row]) -> str:
     text = f" {reference[0].title} ranks {reference[0].rank:g} of {len(rows)}"
     text += "".join(f", {how} {_list(names)}" for how, names in told.items() if names)
     if len(untested) < len(others):
-        text += f" (paired t-test over seeds, Holm, level {LEVEL:g})"
+        text += f" (paired, over {reference[0].interval}, Holm, level {LEVEL:g})"
     if untested:
-        text += f"; not tested against {_list(untested)}, with fewer than two seeds in common"
+        text += (
+            f"; not tested against {_list(untested)}: fewer than {MINIMUM_PAIRS} runs in common, or all differ alike"
+        )
     return f"{text}."
 
 
@@ -71,25 +77,40 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
     if untested:
         found.append(f"{untested} runs without a test score (of a search on validation) are left out")
     for dataset, own in by_dataset(rows).items():
-        prints = {run.result.get("fingerprint") for run in runs if run.dataset == dataset and run.state == "done"}
-        fewest, most = min(row.seeds for row in own), max(row.seeds for row in own)
+        done = [run for run in runs if run.dataset == dataset and run.state == "done"]
+        counts = {row.title: row.seeds * row.splits for row in own}
+        fewest, most = min(counts.values()), max(counts.values())
         said = []
         if fewest == 1:
-            single = _list([row.title for row in own if row.seeds == 1])
-            said.append(f"one seed of {single}: no interval, no test; use --seeds {FEW_SEEDS}")
-        elif fewest < FEW_SEEDS:
-            said.append(f"only {fewest} seeds; with fewer than {FEW_SEEDS} intervals are wide and tests weak")
+            single = _list([title for title, count in counts.items() if count == 1])
+            said.append(f"one run of {single}: no test; use --splits 3 --seeds 2 or more")
+        elif fewest < MINIMUM_PAIRS:
+            said.append(f"only {plural(fewest, 'run')}; below {MINIMUM_PAIRS} nothing is tested")
         if fewest != most:
-            said.append(f"methods have between {fewest} and {most} seeds; differences use common seeds only")
+            said.append(f"methods have between {fewest} and {most} runs; differences use common splits and seeds only")
+        twice = len(done) - len(unrepeated(done))
+        if twice:
+            said.append(f"{plural(twice, 'run')} of a method, split and seed that another folder has too: left out")
+        commits = sorted({str(commit) for run in done if (commit := run.environment.get("commit"))})
+        if len(commits) > 1:
+            said.append(f"runs are of {len(commits)} states of the code ({', '.join(commits)})")
         wide = [row for row in own if row.metric in SHARES and row.selection_gap > LARGE_GAP]
         if wide:
             worst = max(wide, key=lambda row: row.selection_gap)
             more = f" and above {100 * LARGE_GAP:g} for {len(wide) - 1} more" if len(wide) > 1 else ""
             text = f"validation is {100 * worst.selection_gap:.1f} points above test for {worst.title}{more}"
             said.append(f"{text}: the splits differ, or selection overfitted")
-        if len(prints) > 1:
-            said.append(f"runs saw {len(prints)} versions or splits of the data: do not compare them")
         found += [f"{dataset}: {text}" for text in said]
+    # What a search of the bench was limited by: folder/runs/DATA/METHOD/RUN beside folder/tune.json.
+    benches = {run.path.resolve().parents[3] for run in runs if len(run.path.resolve().parents) > 3}
+    for path in sorted(bench / "tune.json" for bench in benches):
+        searched: list[dict[str, Any]] = read_mapping(path, json.loads, []).get("chosen") or []
+        edges = [f"{one['label']} ({', '.join(one['edges'])})" for one in searched if one.get("edges")]
+        if edges:
+            found.append(
+                f"of {len(searched)} searches {len(edges)} ended at an edge of the space, beyond which more may lie: "
+                f"{'; '.join(edges)}"
+            )
     # What runs warned of themselves, once for all that say the same; gaps are said above for whole methods.
     own_words: dict[tuple[str, str], list[str]] = {}
     for run in runs:

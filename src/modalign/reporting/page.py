@@ -17,12 +17,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from modalign.files import write_whole
 from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
-from modalign.reporting.figures import Captioned, comparison, dataset_figures, tradeoff_figures
+from modalign.reporting.figures import Captioned, dataset_figures, overview, tradeoff_figures
 from modalign.reporting.findings import findings, warnings
-from modalign.reporting.runs import Row, RunRecord, across, by_dataset, compare, headline, read_run, read_runs
+from modalign.reporting.runs import Row, RunRecord, by_dataset, compare, headline, read_run, read_runs
 from modalign.reporting.style import inline_svg
-from modalign.reporting.tables import MetricFormat, dataset_tables, plural, ranks_table, runs_table
+from modalign.reporting.tables import MetricFormat, averaged, dataset_tables, plural, ranks_table, runs_table
 
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -34,16 +35,17 @@ EXAMPLES = (
     "own colors), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
 )
 METHOD = (
-    "Means over seeds with 95 % Student intervals. Differences are paired by seed; p values are of the paired t-test, "
-    "Holm-corrected over the comparisons of a data set. Epochs are selected on validation; the test split is read "
-    "once. “Last epoch” is the test score without selection; “selection gap” is validation minus test at the "
-    "selected epoch. Student intervals of few seeds are wide and may leave the range of a share. "
-    "Intervals within a run are bootstrapped over samples, over whole groups where there are any. "
-    "Information is in nats."
+    "Means over splits and seeds with 95 % intervals. Over several splits of one data set the interval is the "
+    "corrected resampled t-interval of Nadeau and Bengio, as splits share samples; over one split it is crossed, "
+    "over seeds and bootstrapped test units. Differences are paired by split and seed, with an interval of the same "
+    "kind; p values are Holm-corrected over the comparisons of a data set, and none is given below five pairs or "
+    "without variance. The test split is read once. “Last epoch” is the test score of the last epoch; “selection "
+    "gap” is validation minus test at the scored weights. Intervals within a run are bootstrapped over samples, "
+    "over whole groups where there are any. Information is in nats."
 )
 
 
-def write_report(runs: Any, out: str | Path = "report.html") -> Path:
+def write_report(runs: Any, out: str | Path = "report.html", reference: str | None = None) -> Path:
     """Write one page about runs and return its path.
 
     A folder that holds ``tradeoff.json`` adds Figure 1(a), a run with ``evaluation.json`` its diagnosis.
@@ -51,6 +53,7 @@ def write_report(runs: Any, out: str | Path = "report.html") -> Path:
     Args:
         runs: a run folder, a folder that holds runs, an object with a ``folder`` (``Run``, ``Bench``), or several.
         out: the page.
+        reference: the method that others are compared with; by default ModAlign where it was run, else the first.
 
     Raises:
         RunFolderError: a folder does not exist or there is no run in any.
@@ -62,16 +65,13 @@ def write_report(runs: Any, out: str | Path = "report.html") -> Path:
     """
     several = [runs] if isinstance(runs, (str, Path)) or hasattr(runs, "folder") else runs
     folders = [Path(getattr(one, "folder", one)) for one in several]
-    page = render(read_runs(folders), [path for f in folders if (path := f / "tradeoff.json").exists()])
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
-    return out
+    page = render(read_runs(folders), [path for f in folders if (path := f / "tradeoff.json").exists()], reference)
+    return write_whole(out, page)
 
 
-def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = ()) -> str:
+def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = (), reference: str | None = None) -> str:
     """Return the page of ``runs`` and of the trade-off files ``sweeps`` as text."""
-    rows = compare(runs)
+    rows = compare(runs, reference)
     grouped = by_dataset(rows)
     names = list(dict.fromkeys([*grouped, *(run.dataset for run in runs)]))
     datasets = [
@@ -86,11 +86,11 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = ()) -> str:
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         findings=findings(rows),
-        overview=[_figure(comparison(rows), "overview")] if rows else [],
+        overview=[_figure(drawn, "overview") for drawn in overview(rows)],
         warnings=warnings(runs, rows),
         doubts=sum(len(found["warnings"]) for d in datasets for found in d["diagnoses"]),
         datasets=datasets,
-        across=ranks_table(across(rows)) if len(grouped) > 1 else None,
+        across=ranks_table(rows) if averaged(rows) else None,
         tradeoff=[_figure(d, f"sweep{i}") for i, path in enumerate(sweeps) for d in tradeoff_figures(path)],
         setups=[setup for name in names for setup in _setups(name, [r for r in runs if r.dataset == name])],
         runs=runs_table(runs),

@@ -13,21 +13,37 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import yaml
 
-from modalign.errors import RunFolderError
-from modalign.evaluation.metrics import METRICS, higher_is_better
-from modalign.evaluation.statistics import holm, mean_interval, paired, ranks
+from modalign.errors import InputError, RunFolderError, unknown
+from modalign.evaluation.metrics import METRICS, SHARES, higher_is_better, weighted_metrics
+from modalign.evaluation.statistics import (
+    MINIMUM_PAIRS,
+    Interval,
+    bootstrap_weights,
+    crossed_interval,
+    holm,
+    mean_interval,
+    ranks,
+    signed_rank_posterior,
+    split_interval,
+)
 
 REFERENCE = "modalign"
+ROPE = 0.01
+"""Half width of the region of practical equivalence between shares: one point."""
+REPEATS = 400
+"""Bootstrap resamples of the test units: their variance is known to 7 %."""
 # The methods in the order of the paper's Table 1, then the variants of its Table 2. Written down here, and held equal
 # to the methods' own list by a test, because their modules import torch and a report needs none.
 ORDER = (
-    "unimodal", "late_fusion", "joint", "joint_unimodal", "infonce", "mmpareto", "diagnose_relearn", "reconboost",
-    "ogm_ge", "pmr", "no_objective", "no_margin", "no_prior", "no_context",
+    "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce", "mmpareto",
+    "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl",
+    "no_objective", "no_margin", "no_prior", "no_context",
 )  # fmt: skip
 # Files of which at least one marks a folder as a run, whatever state it is in.
 _MARKS = ("recipe.yaml", "result.json", "metrics.jsonl", "environment.json", "done")
@@ -84,6 +100,29 @@ class RunRecord:
         return int(self.result.get("seed", self.recipe.get("seed", -1)))
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Split, by the fingerprint of its data, and seed."""
+        return str(self.result.get("fingerprint", "")), self.seed
+
+    @property
+    def split(self) -> str:
+        """Which split of the data it is, for people."""
+        data = self.settings.get("data") or {}
+        return str(data.get("split") or "") if data.get("fold") is None else f"fold {data['fold']}"
+
+    @property
+    def caution(self) -> str:
+        """Why its scores are shown and left out of averages over data sets; empty if they are not."""
+        return str((self.settings.get("data") or {}).get("caution") or "")
+
+    @property
+    def ratio(self) -> float:
+        """Samples tested over samples learned from (trained on or selected by); 1/3 where the run does not say."""
+        sizes = self.result.get("sizes") or {}
+        learned = sizes.get("train", 0) + sizes.get("valid", 0)
+        return float(sizes["test"] / learned) if learned else 1 / 3
+
+    @property
     def task(self) -> str:
         """Kind of task."""
         return str(self.result.get("task", "classification"))
@@ -123,7 +162,7 @@ class RunRecord:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Return what ``modalign evaluate`` wrote; None where it was not run or cannot be read."""
-        return _read(self.path / "evaluation.json", json.loads, []) or None
+        return read_mapping(self.path / "evaluation.json", json.loads, []) or None
 
 
 def read_runs(folders: str | Path | Iterable[str | Path]) -> list[RunRecord]:
@@ -160,9 +199,9 @@ def read_run(path: str | Path) -> RunRecord:
     """
     path, problems = Path(path), []  # type: ignore[var-annotated]
     record = RunRecord(path)
-    record.recipe = _read(path / "recipe.yaml", yaml.safe_load, problems)
-    record.environment = _read(path / "environment.json", json.loads, problems)
-    record.result = _read(path / "result.json", json.loads, problems)
+    record.recipe = read_mapping(path / "recipe.yaml", yaml.safe_load, problems)
+    record.environment = read_mapping(path / "environment.json", json.loads, problems)
+    record.result = read_mapping(path / "result.json", json.loads, problems)
     lines = path / "metrics.jsonl"
     for text in lines.read_text(errors="replace").splitlines() if lines.exists() else []:
         with suppress(ValueError):  # a line cut by a crash is dropped
@@ -184,7 +223,8 @@ def read_run(path: str | Path) -> RunRecord:
     return record
 
 
-def _read(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+def read_mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+    """Return the mapping in a file, {} where there is none; what is wrong is added to ``problems``."""
     if not path.exists():
         return {}
     try:
@@ -203,15 +243,22 @@ class Row:
     """One method on one data set; columns of ``table.csv``.
 
     Attributes:
-        mean, ci_low, ci_high: test metric over seeds, with its 95 % t-interval.
+        mean, ci_low, ci_high: test metric over splits and seeds, with its 95 % interval; of what, ``interval`` says:
+            ``splits`` (corrected resampled t-interval), ``seeds and test units`` (one split, crossed), ``test units``
+            (one seed) or ``seeds`` (Student's, where no predictions are kept).
+        seeds, splits: how many of each.
         rank: rank among the methods of the data set, by mean.
-        seconds: mean time of a whole run.
-        difference: mean over common seeds of this method minus the reference (ModAlign), with its interval
-            and p value (paired t-test), Holm-corrected over the comparisons of the data set; and Wilcoxon's.
+        reference: the method that all are compared with.
+        difference: mean of this method minus the reference over common splits and seeds, with an interval of the same
+            kind and its p value, Holm-corrected over the comparisons of the data set. No p below five pairs of runs,
+            nor where differences do not vary.
+        pairs: common runs behind the difference.
+        caution: why the data set is left out of averages over data sets, else empty.
         lr, option: learning rate and non-default options (what ``--tune`` chose).
         last_epoch: test metric after the last epoch instead of the selected one.
         selection_gap: by how much validation flattered the selected epoch: validation minus test, in the
             direction in which more is better.
+        seconds: mean time of a whole run.
     """
 
     dataset: str
@@ -222,14 +269,18 @@ class Row:
     ci_low: float
     ci_high: float
     seeds: int
+    splits: int = 1
+    interval: str = ""
     rank: float = _NAN
     seconds: float = _NAN
+    reference: str = ""
     difference: float = _NAN
     difference_low: float = _NAN
     difference_high: float = _NAN
+    pairs: int = 0
     p: float = _NAN
     p_holm: float = _NAN
-    p_wilcoxon: float = _NAN
+    caution: str = ""
     lr: str = ""
     option: str = ""
     parameters: float = _NAN
@@ -246,6 +297,9 @@ class RankRow:
     Attributes:
         mean_rank: mean of its ranks; datasets: on how many; wins: on how many it is first.
         mean: mean of its metric over those data sets (only where all have the same metric, else NaN).
+        against_reference, against_baseline: data sets on which it wins, ties (within ``ROPE``) and loses against the
+            reference, and against the best other method; empty for itself.
+        worse, same, better: posterior probabilities of the Bayesian signed-rank test against the reference.
     """
 
     strategy: str
@@ -255,6 +309,11 @@ class RankRow:
     wins: int
     mean: float
     metric: str
+    against_reference: str = ""
+    against_baseline: str = ""
+    worse: float = _NAN
+    same: float = _NAN
+    better: float = _NAN
 
 
 def order_key(strategy: str) -> tuple[int, str]:
@@ -268,51 +327,204 @@ def order_key(strategy: str) -> tuple[int, str]:
     return (ORDER.index(strategy) if strategy in ORDER else len(ORDER), strategy)
 
 
-def compare(runs: Iterable[RunRecord]) -> list[Row]:
-    """Return the rows of all data sets, methods in the paper's order, compared with ModAlign seed by seed.
+def compare(runs: Iterable[RunRecord], reference: str | None = None) -> list[Row]:
+    """Return the rows of all data sets, methods in the paper's order, compared with one of them run by run.
 
     Args:
-        runs: records; those not done are left out, the others judged by the metric that they were selected by.
+        runs: records; those not done are left out, the others judged by the metric that they were selected by. Splits
+            of one data set are merged.
+        reference: the method to compare with; by default ModAlign where it was run, else the first.
+
+    Raises:
+        RunFolderError: runs under one name are of different data or versions of the package.
+        InputError: no run is of the reference.
     """
-    methods: dict[str, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
-    primary: dict[str, str] = {}
+    sets: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         if run.state == "done":
-            primary.setdefault(run.dataset, run.primary)
-            methods[run.dataset][run.strategy][run.seed] = run
+            sets[run.dataset].append(run)
+    names = sorted({run.strategy for own in sets.values() for run in own}, key=order_key)
+    if reference is not None and names and reference not in names:
+        raise unknown("method to compare with", reference, names)
     rows: list[Row] = []
-    for dataset in sorted(methods):
-        own = methods[dataset]
-        names = sorted(own, key=order_key)
-        chosen = primary[dataset]
-        found = [_row(list(own[name].values()), chosen) for name in names]
-        for row, rank in zip(found, ranks([row.mean for row in found], higher_is_better(chosen)), strict=True):
-            row.rank = float(rank)
-        others = [row for row in found if row.strategy != REFERENCE and REFERENCE in own]
-        for row in others:
-            seeds = sorted(own[row.strategy].keys() & own[REFERENCE].keys())
-            scores = [[own[name][seed].metric("test", chosen) for seed in seeds] for name in (row.strategy, REFERENCE)]
-            test = paired(*scores)
-            row.difference, row.p, row.p_wilcoxon = test.difference.mean, test.p, test.p_wilcoxon
-            row.difference_low, row.difference_high = test.difference.low, test.difference.high
-        for row, p in zip(others, holm([row.p for row in others]), strict=True):
-            row.p_holm = float(p)
-        rows += found
+    for dataset in sorted(sets):
+        check_alike(dataset, sets[dataset])
+        rows += _compare(sets[dataset], reference)
     return rows
 
 
-def _row(runs: Sequence[RunRecord], metric: str) -> Row:
+_SPLITTING = ("fold", "folds", "split", "split_seed", "valid_seed", "valid_fraction", "title", "caution")
+
+
+def check_alike(dataset: str, runs: Sequence[RunRecord]) -> None:
+    """Refuse runs that stand under one name and are not of the same data, or not of the same version of the package.
+
+    Splits may differ. Where runs keep no hash of their data without its splits, its settings stand for it.
+
+    Raises:
+        RunFolderError: says which runs differ in what.
+    """
+
+    def settings(run: RunRecord, without: Sequence[str] = ()) -> str:
+        data = dict(run.settings.get("data") or {})
+        options = {k: v for k, v in (data.pop("options", None) or {}).items() if not (without and k in _OPTIONS)}
+        kept = {k: v for k, v in data.items() if k not in without and v is not None}
+        return json.dumps([kept, options], sort_keys=True, default=str)
+
+    keys: dict[str, Callable[[RunRecord], Any]] = {
+        "versions of modalign": lambda run: (run.environment.get("packages") or {}).get("modalign"),
+        "versions of the data": lambda run: run.result.get("contents") or settings(run, _SPLITTING),
+    }
+    one_split: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        one_split[settings(run)].append(run)
+    for what, key in [*keys.items(), ("versions of one split", lambda run: run.result.get("fingerprint"))]:
+        for alike in one_split.values() if what not in keys else [runs]:
+            first = {key(run): run for run in reversed(alike)}
+            if len(first) > 1:
+                paths = " and ".join(str(run.path) for run in [*first.values()][:-3:-1])
+                raise RunFolderError(
+                    f"runs called {dataset!r} are of {len(first)} {what}, such as {paths}; expected one, for a table "
+                    "averages over them: report the folders apart, or train anew under another data.title"
+                )
+
+
+_OPTIONS = ("fold", "actor_seed", "test_actors")
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of a method by run, or of the difference of two, with what an interval needs.
+
+    Attributes:
+        values: (split, seed) to the score; a split goes by the fingerprint of its data.
+        resampled: the same on bootstrap resamples of the test units, where predictions are kept.
+        units: number of test units; ratio: samples tested over samples learned from.
+    """
+
+    values: dict[tuple[str, int], float]
+    resampled: dict[tuple[str, int], np.ndarray]
+    units: int
+    ratio: float
+
+    def minus(self, other: _Scores) -> _Scores:
+        """Return the differences over common runs."""
+        values = {k: v - other.values[k] for k, v in self.values.items() if k in other.values}
+        both = {k: v - other.resampled[k] for k, v in self.resampled.items() if k in other.resampled and k in values}
+        return _Scores(values, both, self.units, self.ratio)
+
+    def interval(self) -> tuple[Interval, str]:
+        """Return the mean with its interval, and what the interval is over."""
+        known = {key: value for key, value in self.values.items() if not np.isnan(value)}
+        splits: dict[str, list[float]] = defaultdict(list)
+        for (split, _), value in known.items():
+            splits[split].append(value)
+        if len(splits) > 1:
+            return split_interval([float(np.mean(own)) for own in splits.values()], self.ratio), "splits"
+        if known and known.keys() <= self.resampled.keys():
+            found = crossed_interval([*known.values()], np.stack([self.resampled[k] for k in known]), self.units)
+            return found, "seeds and test units" if len(known) > 1 else "test units"
+        return mean_interval([*known.values()]), "seeds" if len(known) > 1 else ""
+
+
+def _scores(runs: Sequence[RunRecord], metric: str, weights: dict[tuple[int, bytes], np.ndarray]) -> _Scores:
+    """Return the scores of a method; of one split with bootstrap replicates, from the predictions that runs keep."""
+    values = {run.key: run.metric("test", metric) for run in runs}
+    resampled: dict[tuple[str, int], np.ndarray] = {}
+    units = 0
+    if len({run.key[0] for run in runs}) == 1:
+        for run in runs:
+            found = _resampled(run, metric, weights)
+            if found is not None:
+                resampled[run.key], units = found
+    return _Scores(values, resampled, units, float(np.mean([run.ratio for run in runs])))
+
+
+def _resampled(
+    run: RunRecord, metric: str, weights: dict[tuple[int, bytes], np.ndarray]
+) -> tuple[np.ndarray, int] | None:
+    """Return the metric on resamples of the test units, the same for all runs of a split, and the number of units.
+
+    None where predictions are not kept, or do not give the score that ``result.json`` says.
+    """
+    kept = run.predictions()
+    try:
+        if kept is None:
+            return None
+        scores, target, groups = kept["scores"], kept["target"], kept["groups"]
+        if run.result.get("scored") == "groups":
+            names, first, member = np.unique(groups, return_index=True, return_inverse=True)
+            share = (member == np.arange(len(names))[:, None]) / np.bincount(member)[:, None]
+            of_classes = run.task == "classification"
+            scores = np.log(share @ np.exp(scores)) if of_classes else share @ scores
+            target, groups = target[first], names
+        drawn = weights.get(at := (len(target), groups.tobytes()))
+        if drawn is None:
+            drawn = weights[at] = bootstrap_weights(len(target), groups, REPEATS)
+        task: Any = SimpleNamespace(kind=run.task)
+        whole = weighted_metrics(task, scores, target, np.vstack([np.ones(len(target)), drawn]), [metric])[metric]
+    except (InputError, KeyError):
+        return None
+    said = run.metric("test", metric)
+    if not abs(whole[0] - said) <= 1e-4 * max(1.0, abs(said)):
+        return None
+    return whole[1:], len(np.unique(groups)) if len(groups) else len(target)
+
+
+def _compare(runs: Sequence[RunRecord], reference: str | None) -> list[Row]:
+    """Return the rows of one data set."""
+    own: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in unrepeated(runs):
+        own[run.strategy].append(run)
+    names, metric = sorted(own, key=order_key), runs[0].primary
+    default = REFERENCE if REFERENCE in own else names[0]
+    compared = default if reference is None else reference
+    weights: dict[tuple[int, bytes], np.ndarray] = {}
+    scores = {name: _scores(own[name], metric, weights) for name in names}
+    low, high = (0.0, 1.0) if metric in SHARES else (-1.0, 1.0) if metric == "pearson" else (0.0, np.inf)
+    found = []
+    for name in names:
+        interval, over = scores[name].interval()
+        row = _row(own[name], metric, interval.within(low, high))
+        row.interval, row.reference = over, compared if compared in own else ""
+        found.append(row)
+    for row, rank in zip(found, ranks([row.mean for row in found], higher_is_better(metric)), strict=True):
+        row.rank = float(rank)
+    others = [row for row in found if row.reference and row.strategy != row.reference]
+    for row in others:
+        gap = scores[row.strategy].minus(scores[row.reference])
+        interval = gap.interval()[0].within(low - high, high - low)
+        row.pairs = sum(not np.isnan(value) for value in gap.values.values())
+        row.difference, row.difference_low, row.difference_high = interval.mean, interval.low, interval.high
+        row.p = interval.p if row.pairs >= MINIMUM_PAIRS else _NAN
+    for row, p in zip(others, holm([row.p for row in others]), strict=True):
+        row.p_holm = float(p)
+    return found
+
+
+def unrepeated(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the first of runs that are the same method, split and seed.
+
+    >>> runs = [RunRecord(Path(place), result={"strategy": "joint", "seed": 0}) for place in ("a", "b")]
+    >>> [str(run.path) for run in unrepeated(runs)]
+    ['a']
+    """
+    return list({(run.strategy, *run.key): run for run in reversed(runs)}.values())[::-1]
+
+
+def _row(runs: Sequence[RunRecord], metric: str, interval: Interval) -> Row:
     """Return the row of one method, but for its rank and its comparison with others."""
-    interval = mean_interval([run.metric("test", metric) for run in runs])
     sign = 1 if higher_is_better(metric) else -1
     lrs = [f"{run.number('lr'):.3g}" for run in runs if "lr" in run.result]
-    numbers = {
+    numbers: dict[str, Any] = {
         name: mean_interval([run.number(name) for run in runs]).mean
         for name in ("seconds", "parameters", "peak_memory_mb", "seconds_per_epoch")
     }
     return Row(
         runs[0].dataset, runs[0].strategy, runs[0].title, metric,
-        interval.mean, interval.low, interval.high, interval.n,
+        interval.mean, interval.low, interval.high,
+        len({run.seed for run in runs}), len({run.key[0] for run in runs}),
+        caution=runs[0].caution,
         lr=" / ".join(dict.fromkeys(lrs)),
         option=" / ".join(dict.fromkeys(run.option for run in runs if run.option)),
         last_epoch=mean_interval([run.metric("test_last", metric) for run in runs]).mean,
@@ -324,18 +536,69 @@ def _row(runs: Sequence[RunRecord], metric: str) -> Row:
 
 
 def across(rows: Sequence[Row]) -> list[RankRow]:
-    """Return one row a method over all data sets, in the paper's order."""
-    datasets = sorted({row.dataset for row in rows})
+    """Return one row a method over all data sets but those with a caution, in the paper's order."""
+    rows = [row for row in rows if not row.caution]
     names = sorted({row.strategy for row in rows}, key=order_key)
-    cell = {(row.dataset, row.strategy): row for row in rows}
+    own = {name: [row for row in rows if row.strategy == name] for name in names}
+    mean_ranks = {name: mean_interval([row.rank for row in own[name]]).mean for name in names}
+    compared = next((row.reference for row in rows if row.reference), "")
+    others = [name for name in names if name != compared and not np.isnan(mean_ranks[name])]
+    baseline = min(others, key=mean_ranks.__getitem__) if others else ""
     found = []
     for name in names:
-        own = [cell[d, name] for d in datasets if (d, name) in cell]
-        same = len({row.metric for row in own}) == 1
-        mean, metric = (mean_interval([row.mean for row in own]).mean, own[0].metric) if same else (_NAN, "")
-        rank, wins = mean_interval([row.rank for row in own]).mean, sum(row.rank == 1 for row in own)
-        found.append(RankRow(name, own[0].title, rank, len(own), wins, mean, metric))
+        same = len({row.metric for row in own[name]}) == 1
+        mean, metric = (
+            (mean_interval([row.mean for row in own[name]]).mean, own[name][0].metric) if same else (_NAN, "")
+        )
+        wins = sum(row.rank == 1 for row in own[name])
+        row = RankRow(name, own[name][0].title, mean_ranks[name], len(own[name]), wins, mean, metric)
+        row.against_reference, gaps = _tally(own[name], own.get(compared, []))
+        row.against_baseline = _tally(own[name], own.get(baseline, []))[0]
+        if name != compared and len(gaps) > 1:
+            row.worse, row.same, row.better = signed_rank_posterior(gaps, ROPE)
+        found.append(row)
     return found
+
+
+def _tally(own: Sequence[Row], other: Sequence[Row]) -> tuple[str, list[float]]:
+    """Return wins, ties and losses against another method, as text, and the gaps in which more is better.
+
+    Gaps of metrics that are no shares are relative to the other's value.
+    """
+    against = {row.dataset: row for row in other}
+    gaps = []
+    for row in own:
+        peer = against.get(row.dataset)
+        if peer is None or peer is row or np.isnan(row.mean - peer.mean):
+            continue
+        sign = 1 if higher_is_better(row.metric) else -1
+        unit = 1.0 if row.metric in SHARES else max(abs(peer.mean), 1e-12)
+        gaps.append(sign * (row.mean - peer.mean) / unit)
+    if not gaps:
+        return "", []
+    wins, losses = sum(gap > ROPE for gap in gaps), sum(gap < -ROPE for gap in gaps)
+    return f"{wins}/{len(gaps) - wins - losses}/{losses}", gaps
+
+
+def rank_matrix(rows: Sequence[Row]) -> tuple[list[str], np.ndarray]:
+    """Return the methods that were run on all data sets without a caution, and their ranks among them.
+
+    Returns:
+        Names (M,) in the paper's order, and ranks (N, M).
+
+    >>> rows = [Row(d, m, m, "accuracy", v, v, v, 3) for d in "ab" for m, v in (("joint", 0.8), ("modalign", 0.9))]
+    >>> rank_matrix(rows)[1].tolist()
+    [[2.0, 1.0], [2.0, 1.0]]
+    """
+    grouped = by_dataset([row for row in rows if not row.caution])
+    cells = [{row.strategy: row for row in own if not np.isnan(row.mean)} for own in grouped.values()]
+    names = sorted(set.intersection(*(set(cell) for cell in cells)) if cells else [], key=order_key)
+    found = [
+        ranks([cell[name].mean for name in names], higher_is_better(next(iter(cell.values())).metric))
+        for cell in cells
+        if cell
+    ]
+    return names, np.array(found).reshape(len(found), len(names))
 
 
 def by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -350,5 +613,5 @@ def best(rows: Sequence[Row]) -> list[Row]:
 
 
 def headline(rows: Sequence[Row]) -> Row:
-    """Return the row of ModAlign where it was run, else of the best method."""
-    return next((row for row in rows if row.strategy == REFERENCE), (best(rows) or list(rows))[0])
+    """Return the row of the method that others are compared with, else of the best one."""
+    return next((row for row in rows if row.strategy == row.reference), (best(rows) or list(rows))[0])

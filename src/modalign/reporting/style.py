@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from modalign.files import write_whole
 
 # Okabe and Ito, Color Universal Design, 2008; black and yellow last, as they are hard on one of two grounds.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#000000")
@@ -82,13 +85,13 @@ def modality_look(position: int) -> dict[str, Any]:
 def save(figure: Figure, stem: str | Path) -> list[Path]:
     """Write a figure as SVG, PNG and PDF beside each other and return the paths; equal figures give equal bytes."""
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     # Without a date the files do not change when the numbers do not.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in KINDS]
     with styled():
         for path in paths:
-            figure.savefig(path, dpi=160, metadata=undated[path.suffix[1:]])
+            kind = path.suffix[1:]
+            write_whole(path, partial(figure.savefig, format=kind, dpi=160, metadata=undated[kind]))
     return paths
 
 

@@ -18,11 +18,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from modalign.evaluation.metrics import SHARES
-from modalign.reporting.runs import REFERENCE, RankRow, Row, RunRecord, across, best, by_dataset, compare
+from modalign.evaluation.statistics import LEVEL, critical_difference, friedman
+from modalign.files import write_csv, write_whole
+from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_dataset, compare, rank_matrix
 
 _READABLE = {
     "macro_f1": "macro F1",
     "nll": "negative log-likelihood",
+    "brier": "Brier score",
     "ece": "calibration error (ECE)",
     "auc_micro": "AUC (micro)",
     "average_precision": "average precision",
@@ -159,18 +162,26 @@ class Table:
 def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
     """Return the scores of one data set, and the settings and cost behind them."""
     form = MetricFormat(rows[0].metric)
-    reference = next((row.title for row in rows if row.strategy == REFERENCE), "ModAlign")
+    reference = next((row.title for row in rows if row.strategy == row.reference), "")
+    several = any(row.splits > 1 for row in rows)
     scores = [
         {
             "Method": row.title,
             f"Test {form.label}": form(row.mean),
             "95 % interval": form.interval(row.ci_low, row.ci_high),
+            **({"Splits": row.splits} if several else {}),
             "Seeds": row.seeds,
             "Rank": f"{row.rank:g}",
-            f"Difference to {reference}": form(row.difference, signed=True),
-            "its 95 % interval": form.interval(row.difference_low, row.difference_high),
-            "p (Holm)": show(row.p_holm, 3),
         }
+        | (
+            {
+                f"Difference to {reference}": form(row.difference, signed=True),
+                "its 95 % interval": form.interval(row.difference_low, row.difference_high),
+                "p (Holm)": show(row.p_holm, 3),
+            }
+            if reference
+            else {}
+        )
         for row in rows
     ]
     costs = [
@@ -186,16 +197,27 @@ def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
         }
         for row in rows
     ]
-    said = f"Test scores on {dataset}: means over seeds with 95 % intervals; the best is marked"
+    over = " or ".join(dict.fromkeys(row.interval for row in rows if row.interval))
+    said = f"Test scores on {dataset}: means with 95 % intervals{f' over {over}' if over else ''}; the best is marked"
+    if rows[0].caution:
+        said += f". Left out of averages over data sets: {rows[0].caution}"
     winners = [rows.index(row) for row in best(rows)]
     return [
         Table("scores", said, pd.DataFrame(scores), winners),
-        Table("cost", f"Settings, selection and cost on {dataset}: means over seeds", pd.DataFrame(costs)),
+        Table("cost", f"Settings, selection and cost on {dataset}: means over runs", pd.DataFrame(costs)),
     ]
 
 
-def ranks_table(rows: Sequence[RankRow]) -> Table:
-    """Return the ranks of methods over all data sets."""
+def ranks_table(rows: Sequence[Row]) -> Table:
+    """Return methods over all data sets but those with a caution: ranks, wins and losses, posterior probabilities.
+
+    Args:
+        rows: of all data sets.
+    """
+    found = across(rows)
+    titles = {row.strategy: row.title for row in rows}
+    reference = next((titles[row.reference] for row in rows if row.reference in titles), "")
+    baseline = next((row.title for row in found if not row.against_baseline), "")
     cells = [
         {
             "Method": row.title,
@@ -203,12 +225,49 @@ def ranks_table(rows: Sequence[RankRow]) -> Table:
             "Data sets": row.datasets,
             "First on": row.wins,
             "Mean metric": MetricFormat(row.metric)(row.mean),
+            f"Won/tied/lost against {reference}": row.against_reference or "–",
+            f"against {baseline}": row.against_baseline or "–",
+            "P(worse, same, better)": "–"
+            if np.isnan(row.same)
+            else f"{row.worse:.2f}, {row.same:.2f}, {row.better:.2f}",
         }
-        for row in rows
+        for row in found
     ]
-    lowest = min(row.mean_rank for row in rows)
-    winners = [i for i, row in enumerate(rows) if row.mean_rank == lowest]
-    return Table("ranks", "Ranks over all data sets; the lowest mean rank is marked", pd.DataFrame(cells), winners)
+    if not reference or reference == baseline:
+        cells = [{k: v for k, v in cell.items() if k in list(cell)[:5]} for cell in cells]
+    lowest = min((row.mean_rank for row in found), default=np.nan)
+    winners = [i for i, row in enumerate(found) if row.mean_rank == lowest]
+    return Table(
+        "ranks",
+        f"Ranks over data sets; the lowest mean rank is marked. {across_words(rows)}",
+        pd.DataFrame(cells),
+        winners,
+    )
+
+
+def across_words(rows: Sequence[Row]) -> str:
+    """Return in words what is known over data sets: Friedman's test, the critical difference, what is left out."""
+    sets, methods = rank_matrix(rows)[1].shape
+    said = []
+    if sets > 1 and methods > 2:
+        p, apart = friedman(rank_matrix(rows)[1]), critical_difference(methods, sets)
+        said.append(
+            f"Of {plural(methods, 'method')} on {plural(sets, 'data set')} Friedman's test of no difference gives "
+            f"p = {p:.2g}; mean ranks are told apart (Nemenyi, level {LEVEL:g}) from a difference of {apart:.2f} on"
+        )
+    said.append(
+        f"Tied is what is within {100 * ROPE:g} point (shares) or {100 * ROPE:g} % of the other; P is the Bayesian "
+        "signed-rank test against the reference with that region of equivalence"
+    )
+    left = [f"{name} ({own[0].caution})" for name, own in by_dataset(rows).items() if own[0].caution]
+    if left:
+        said.append(f"Left out: {'; '.join(left)}")
+    return ". ".join(said)
+
+
+def averaged(rows: Sequence[Row]) -> bool:
+    """Return whether several data sets are there to be averaged over."""
+    return len({row.dataset for row in rows if not row.caution}) > 1
 
 
 def runs_table(runs: Sequence[RunRecord]) -> Table:
@@ -218,6 +277,7 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
             "Folder": str(run.path),
             "Data": run.dataset,
             "Method": run.title,
+            "Split": run.split or "–",
             "Seed": run.seed,
             "Test": MetricFormat(run.primary)(run.metric("test", run.primary)),
             "State": f"{run.state}: {run.reason}" if run.reason else run.state,
@@ -227,12 +287,16 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
     return Table("runs", "Every run folder that was read", pd.DataFrame(cells), words=True)
 
 
-def write_tables(runs: Iterable[RunRecord], folder: str | Path) -> list[Path]:
+def write_tables(
+    runs: Iterable[RunRecord], folder: str | Path, reference: str | None = None, formulas: bool = False
+) -> list[Path]:
     """Write ``table.csv``, ``.md``, ``.tex``, and ``ranks.csv`` for several data sets; return the paths.
 
     Args:
         runs: records, as ``read_runs`` gives them; of those not done ``table.md`` says why they are left out.
         folder: where to; it is made.
+        reference: the method that others are compared with.
+        formulas: leave texts in CSV files that a spreadsheet takes for formulas (a title ``=1+1``) as they are.
 
     Example:
         Tables of a bench folder::
@@ -240,15 +304,14 @@ def write_tables(runs: Iterable[RunRecord], folder: str | Path) -> list[Path]:
             write_tables(read_runs("runs/bench"), "tables")
     """
     folder, runs = Path(folder), list(runs)
-    rows = compare(runs)
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = compare(runs, reference)
     frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
-    if len(by_dataset(rows)) > 1:
+    if averaged(rows):
         frames["ranks"] = pd.DataFrame(across(rows))
-    (folder / "table.md").write_text(markdown(rows, runs))
-    (folder / "table.tex").write_text(latex(rows))
+    write_whole(folder / "table.md", markdown(rows, runs))
+    write_whole(folder / "table.tex", latex(rows))
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\r\n")
+        write_csv(folder / f"{name}.csv", frame, formulas, float_format="%.6g", lineterminator="\r\n")
     return [folder / name for name in ("table.csv", "table.md", "table.tex", "ranks.csv")[: 2 + len(frames)]]
 
 
@@ -258,8 +321,9 @@ def markdown(rows: Sequence[Row], runs: Sequence[RunRecord] = ()) -> str:
     for dataset, own in by_dataset(rows).items():
         parts.append(f"## {dataset}")
         parts += [f"{table.caption}.\n\n{table.markdown()}" for table in dataset_tables(dataset, own)]
-    if len(by_dataset(rows)) > 1:
-        parts += ["## Across data sets", ranks_table(across(rows)).markdown()]
+    if averaged(rows):
+        table = ranks_table(rows)
+        parts += ["## Across data sets", f"{table.caption}.", table.markdown()]
     missing = [f"- {run.path}: {run.state}, {run.reason}" for run in runs if run.state != "done"]
     if missing:
         parts += ["## Left out", "\n".join(missing)]
@@ -293,5 +357,6 @@ def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:
     console = console or Console(width=None if Console().is_terminal else 110)
     for dataset, own in by_dataset(rows).items():
         scores, cost = dataset_tables(dataset, own)
-        frame = pd.concat([scores.frame.drop(columns="its 95 % interval"), cost.frame["s in all"]], axis=1)
+        shown = scores.frame.drop(columns="its 95 % interval", errors="ignore")
+        frame = pd.concat([shown, cost.frame["s in all"]], axis=1)
         console.print(Table("shown", dataset, frame, scores.best).rich())

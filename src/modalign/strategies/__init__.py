@@ -16,10 +16,11 @@ from modalign.errors import SettingsError, unknown
 from modalign.recipes import plain_type
 from modalign.strategies.base import Stepper, Strategy
 
-# Order of the rows of the paper's Table 1, the two plain baselines that it leaves out beside their relatives.
+# Order of the rows of the paper's Table 1, the plain baselines that it leaves out beside their relatives, newer
+# methods after the older.
 _ORDER = (
-    "unimodal", "late_fusion", "joint", "joint_unimodal", "infonce", "mmpareto", "diagnose_relearn", "reconboost",
-    "ogm_ge", "pmr", "modalign",
+    "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce", "mmpareto",
+    "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl", "modalign",
 )  # fmt: skip
 
 

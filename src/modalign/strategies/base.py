@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -23,6 +24,7 @@ from modalign.data.info import DataInfo
 from modalign.data.samplers import ShuffledBatchSampler
 from modalign.domains import check_instance
 from modalign.models.multimodal import MultimodalModel
+from modalign.models.readout import fit_weights
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Strategy(nn.Module):
     Class attributes:
         title: the name in tables, as in the literature.
         Options: frozen dataclass of the method's options; its docstring describes each (shown by the command line).
-        main_option: the one setting that ``--tune`` searches beside the learning rate, and the values tried.
+        space: options that ``bench --tune`` searches beside the learning rate: name to a range (low, high), log-uniform
+            where it does not reach zero, or to a list of choices; all are drawn jointly.
+        main_option: a short form of ``space``: one option and values, whose range is searched.
         minimum_modalities: 2 for methods that relate modalities.
         tasks: kinds of task the method is defined for.
         trains_unimodal: whether the heads of single modalities are trained, so that their scores mean something.
+        epochs_factor: by what a method of this package multiplies the recipe's epochs.
 
     Args:
         model: the network that is trained.
@@ -66,11 +71,14 @@ class Strategy(nn.Module):
 
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    space: ClassVar[Mapping[str, tuple[float, float] | list[Any]]] = {}
     main_option: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     minimum_modalities: ClassVar[int] = 1
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False
+    epochs_factor: ClassVar[int] = 1
     options: Any
+    temperature: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take methods of one's own under their names of version 0.1, which would be passed over in silence."""
@@ -88,6 +96,7 @@ class Strategy(nn.Module):
         self.options = self.Options() if options is None else options
         if is_dataclass(options):
             check_instance(options, "options.")
+        self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, batch: Batch) -> Output:
         """Return what the trained system says of a batch; overridden where inference is not the plain model."""
@@ -97,6 +106,10 @@ class Strategy(nn.Module):
     def predict(self, output: Output) -> Tensor:
         """Return the final scores (B, C) of an output: those of the joint head unless a method combines more."""
         return output.logits
+
+    def log_probability(self, output: Output) -> Tensor:
+        """Return what is reported of an output: log-probabilities (B, C) at the temperature; scores of other tasks."""
+        return self.task.log_probability(self.predict(output) / self.temperature)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Take one training step up to the gradients; return the named loss terms (scalars) for the log."""
@@ -121,10 +134,20 @@ class Strategy(nn.Module):
         """Act after the last step of each epoch, before validation."""
 
     def calibrate(self, output: Output, target: Tensor) -> None:
-        """Take in the outputs on the whole validation split (the same on all processes), each epoch."""
+        """Take in the outputs on the validation samples that calibrate (the same on all processes), each epoch."""
+
+    @torch.no_grad()
+    def fit_temperature(self, output: Output, target: Tensor) -> None:
+        """Fit the temperature by which the scores of classes are divided to held-out likelihood, after ``calibrate``.
+
+        Guo et al., ICML 2017, with the log-normal prior of ``models.readout.fit_weights``. It changes no decision.
+        """
+        if self.task.kind == "classification":
+            voices = self.task.log_probability(self.predict(output)).unsqueeze(1)
+            self.temperature.copy_(1 / fit_weights(voices, target, [1.0], self.task)[0])
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for the log of each epoch (activity of the margin, lambda, coefficients)."""
+        """Return numbers for the log of each epoch (activity of the margin, weights, coefficients)."""
         return {}
 
 
@@ -239,10 +262,21 @@ class Stepper:
         """Return what ``compute`` gives in one process, the same in all: for what rounds differently elsewhere."""
         return compute()
 
-    def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
-        """Yield this process's part of (a share ``limit`` of) the training split, in order, not augmented."""
-        batches = _in_order(self._train, self._batch_size)
-        yield from batches[: max(1, round(limit * len(batches)))]
+    def train_batches(self, limit: float = 1.0, draw: int | None = None) -> Iterator[Batch]:
+        """Yield this process's part of (a share ``limit`` of) the training split, in order, not augmented.
+
+        Args:
+            limit: share of the split, evenly spread over it.
+            draw: number of a draw: the share is drawn at random instead, the same for the same number and seed.
+        """
+        if isinstance(self._train, Sequence):  # batches as they were given
+            rows = drawn_rows(len(self._train), limit, self.seed, draw)
+            yield from (self._train[i] for i in rows)
+        else:
+            self._train.set_epoch(None)
+            rows = drawn_rows(len(self._train), limit, self.seed, draw)
+            for i in range(0, len(rows), self._batch_size):
+                yield self._train.__getitems__(rows[i : i + self._batch_size])
 
     def valid_batches(self) -> Iterator[Batch]:
         """Yield this process's part of the validation split."""
@@ -323,6 +357,18 @@ _OLD_STEPPER: dict[str, tuple[str, dict[str, Any]]] = {
 def _renamed(old: str, new: str) -> None:
     message = f"{old} is {new} since version 0.2; the old name goes with 0.3"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
+def drawn_rows(total: int, share: float, seed: int, draw: int | None = None, least: int = 1) -> list[int]:
+    """Return a share of 0 .. total - 1 in order: evenly spread, or the ``draw``-th draw of a seed.
+
+    >>> drawn_rows(6, 0.5, seed=0)
+    [0, 2, 4]
+    """
+    count = min(total, max(least, round(share * total)))
+    if draw is None or count == total:
+        return [k * total // count for k in range(count)]
+    return sorted(np.random.default_rng([seed, draw]).choice(total, count, replace=False).tolist())
 
 
 def _in_order(split: Split | Sequence[Batch], size: int) -> Sequence[Batch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from modalign.data.batch import Batch, Output
@@ -52,12 +53,14 @@ def unimodal_losses(task: Task, output: Output, batch: Batch) -> dict[str, Tenso
 
     Dividing by the whole batch, not by those present, keeps the mean over processes equal to one process's.
     """
-    losses = {}
-    for column, (name, logits) in enumerate(output.unimodal.items()):
-        here = output.present[:, column]
-        if task.kind == "survival":  # the partial likelihood is over the risk set of those present
+    if task.kind == "survival":  # the partial likelihood is over the risk set of those present
+        losses = {}
+        for (name, logits), here in zip(output.unimodal.items(), output.present.T, strict=True):
             loss = task.loss(logits[here], batch.target[here]) if here.any() else logits.sum() * 0
-        else:
-            loss = (task.loss(logits, batch.target, reduction="none") * here).sum() / len(here)
-        losses[f"task_{name}"] = loss
-    return losses
+            losses[f"task_{name}"] = loss
+        return losses
+    heads, samples = len(output.unimodal), len(batch.target)
+    scores = torch.stack(list(output.unimodal.values())).flatten(0, 1)  # all heads at once
+    terms = task.loss(scores, batch.target.repeat(heads), reduction="none").view(heads, samples)
+    means = (terms * output.present.T).sum(1) / samples
+    return {f"task_{name}": loss for name, loss in zip(output.unimodal, means.unbind(), strict=True)}

@@ -15,9 +15,9 @@ Heads and fusion take the plain gradient of L_0 + sum_m L_m. Inference is that o
 number of modalities (each encoder has its own pair), any fusion, any task. Choices where paper and code
 differ:
 
-- ``rescale = "encoder"`` (paper) takes the norms over a whole encoder. ``"tensor"`` (code) takes them
-  tensor by tensor, which turns h: its product with g_0 or g_m may then become negative, so what Pareto
-  integration is for no longer holds.
+- ``rescale = "tensor"`` (code, what the published numbers were made with) takes the norms tensor by tensor, which
+  turns h: its product with g_0 or g_m may then become negative, so what Pareto integration is for no longer
+  holds. ``"encoder"`` (paper) takes them over a whole encoder.
 - gamma also acts without conflict, so encoders run at gamma times the learning rate of the heads.
 - Where one of the gradients is zero (a modality absent from the batch) there is no conflict; the formula
   taken literally would give h = 0 and 0/0.
@@ -93,11 +93,11 @@ class MMParetoOptions(Checked):
 
     Args:
         gamma: factor of the encoders' gradient (paper: 1.5).
-        rescale: over what norms are taken: ``encoder`` (paper) or ``tensor`` (code).
+        rescale: over what norms are taken: ``tensor`` (code) or ``encoder`` (paper).
     """
 
     gamma: Positive = 1.5
-    rescale: Literal["encoder", "tensor"] = "encoder"
+    rescale: Literal["tensor", "encoder"] = "tensor"
 
 
 class MMPareto(Strategy):

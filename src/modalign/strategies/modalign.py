@@ -10,13 +10,14 @@ gives margin, prior and overall loss in words. What is printed and what is ours:
 - Algorithm 1 (printed): one forward pass of the encoders; h ascends L_NCE on detached features; encoders and classifier
   descend the overall loss against the updated h: ``ModAlign.step``.
 - Overall loss (its Eq. 10 is not printed; ours): CE(p_J, y) + eta sum_m CE(p_m, y) - alpha L_NCE / (1+r).
-- Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there: ``information.margin``.
-- Context-aware prior (ours, lambda a rule of thumb): log p = lambda log p_J + (1-lambda) [product of experts], with
-  lambda = 1 - exp(-I(Z1;Z2|Y)) estimated on validation features once an epoch: ``models.readout``.
+- Protective margin (ours): the pull at z_m is bounded by rho times the task's gradient there, or a hinge holds the loss
+  of each modality's own head at the best it had reached: ``information.margin``.
+- Context-aware prior and fusion operator E_h (ours, from Bayes' rule): the class posterior is the product of the
+  unimodal posteriors times the density ratio given the class, which is what h(z1, z2, T = class) estimates. Answers are
+  a log-opinion pool of joint head, unimodal heads and critics, its weights fitted to validation: ``models.readout``.
 
-For M > 2 every pair of modalities has its critic; the objective is their mean, and I in lambda is the heaviest spanning
-tree of the pairs' estimates, a lower bound on the conditional total correlation. Labels that are not classes
-(regression, survival) serve as context by their quantile.
+For M > 2 every pair of modalities has its critic; the objective is their mean. Labels that are not classes (regression,
+survival) serve as context by their quantile; their pool is a mean of the heads' scores with fitted weights, no critic.
 
 Cost per step over joint training: the critics', twice on the features of the batch; the encoders run once forward, once
 backward.
@@ -42,18 +43,19 @@ from modalign.information.critics import (
     FixedContext,
     LearnedContext,
 )
-from modalign.information.margin import gradient_scale, ramp, squared_norms
+from modalign.information.margin import LossHinge, gradient_scale, ramp
 from modalign.information.objectives import FORMS, checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
-from modalign.models.readout import class_log_prior, context_aware_readout, fusion_strength, total_correlation_bound
+from modalign.models.readout import class_log_prior, evidence, fit_weights, pool
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
-from modalign.strategies.pair_critics import Features, PairCritics
+from modalign.strategies.pair_critics import Features, PairCritics, stacked
 
-# Margins of version 0.1, and what to use.
-_GONE = dict.fromkeys(("log_odds", "hinge"), "use 'gradient' with its bound rho")
+# A margin of version 0.1, and what to use.
+_GONE = {"log_odds": "use 'gradient' with its bound rho"}
 _CLUSTERED = 4096  # samples on which clusters are found
+_START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ class ModAlignOptions(Checked):
         clusters: number of clusters where context is ``cluster``.
         class_names: a ``transformers`` model or folder, or a ``.npy`` file (C, E), that embeds the names of classes:
             they then stand for the label in the critic; learned embeddings by default.
-        margin: ``gradient`` (bounds the pull at the features of each modality) or ``none``.
-        rho: margin's bound: largest ratio of the pull to the task's gradient at the features.
-        ramp: share of training over which alpha rises from zero.
-        prior: read out with the context-aware prior; the joint head alone otherwise.
+        margin: ``gradient`` (bounds the pull at the features of each modality), ``hinge`` (a term: what its own head
+            has lost against the best it had reached), ``both`` or ``none``.
+        rho: bound of ``gradient``: largest ratio of the pull to the task's gradient at the features.
+        hinge: weight of ``hinge``.
+        ramp: share of training over which alpha rises from zero; under ``hinge`` it stays zero for as long before.
+        prior: answer with the pool of joint head, unimodal heads and critics; the joint head alone otherwise.
         critic: ``separable``, ``bilinear`` or ``mlp``.
         critic_width: K, width of the critic.
         memory: recent features kept of each context as further negatives; 0 for none.
@@ -85,20 +89,21 @@ class ModAlignOptions(Checked):
     context: Annotated[str, Words(SOURCES)] = "label"
     clusters: Count = 8
     class_names: str | None = None
-    margin: Annotated[str, Words(("gradient", "none"), _GONE)] = "gradient"
+    margin: Annotated[str, Words(("gradient", "hinge", "both", "none"), _GONE)] = "gradient"
     rho: Positive = 0.3
+    hinge: NonNegative = 3.0
     ramp: Share = 0.3
     prior: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: Width = 128
+    critic_width: Width = 64
     memory: Whole = 16
-    memory_minimum: Whole = 8
+    memory_minimum: Whole = 4
 
     # Options of version 0.1 that are gone, and what to use.
     removed: ClassVar[dict[str, str]] = {
         "softness": "negatives are the samples that share the context; leave it out",
         "gamma": "the margin 'log_odds' is gone; use margin 'gradient' and its bound rho",
-        "delta": "the margin 'hinge' is gone; use margin 'gradient' and its bound rho",
+        "delta": "the margin 'hinge' is another one now, on the loss of each modality's own head; its weight is hinge",
     }
 
     def __post_init__(self) -> None:
@@ -112,13 +117,14 @@ class ModAlign(Strategy):
 
     title = "ModAlign"
     Options = ModAlignOptions
-    main_option = ("alpha", (0.3, 1.0, 3.0))
+    main_option = ("rho", (0.1, 0.3, 1.0))
     minimum_modalities = 2
     trains_unimodal = True
     options: ModAlignOptions
     log_prior: Tensor | None
-    strength: Tensor
+    weights: Tensor
     bound: Tensor
+    lost: Tensor
     steps: Tensor
 
     def __init__(self, model: MultimodalModel, info: DataInfo, options: ModAlignOptions | None = None) -> None:
@@ -128,13 +134,18 @@ class ModAlign(Strategy):
         self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
         self.clustered = min(1.0, _CLUSTERED / info.samples)
         self.alignment = self._critics(info, self.context.kind) if options.objective != "none" else None
-        # lambda needs I(Z1;Z2|Y) whatever T pulls; where T is the label one critic serves both.
+        # The pool asks h about classes whatever T pulls; where T is the label one critic serves both.
         shared = self.alignment is not None and options.context == "label"
-        self.label_critic = self._critics(info, "label") if options.prior and not shared else None
         classify = self.task.kind == "classification"
+        self.label_critic = self._critics(info, "label") if options.prior and classify and not shared else None
         self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
-        self.register_buffer("strength", torch.ones(()))
+        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * (classify and options.prior)
+        self.register_buffer("weights", torch.tensor(self.start))
+        self.bounded = options.margin in ("gradient", "both") and self.alignment is not None
+        hinged = options.margin in ("hinge", "both") and self.alignment is not None
+        self.hinge = LossHinge(modalities) if hinged else None
         self.register_buffer("bound", torch.zeros(modalities))
+        self.register_buffer("lost", torch.zeros(modalities))
         self.register_buffer("steps", torch.zeros(()))
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
@@ -142,81 +153,94 @@ class ModAlign(Strategy):
         options = self.options
         features = self.model.encode(batch)  # the only forward pass of the encoders
         # The graph is cut at z: what task and pull ask of it is seen, and bounded, before the encoders hear of it.
-        leaves = {m: z.detach().requires_grad_() for m, z in features.items()}
+        z = stacked(features).detach().requires_grad_()
+        leaves = {m: z[:, i, : part.shape[1]] for i, (m, part) in enumerate(features.items())}
         output = self.model.heads(leaves, batch.present)
         losses = {"task": self.task.loss(output.logits, batch.target)} | unimodal_losses(self.task, output, batch)
-        heads = sum(value for name, value in losses.items() if name != "task")
-        stepper.backward(losses["task"] + options.eta * heads)
-        gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves.values()]
+        heads = torch.stack([value for name, value in losses.items() if name != "task"])
+        if self.hinge is not None:
+            losses["hinge"] = self._hinge(heads, len(z), stepper)
+        stepper.backward(losses["task"] + options.eta * heads.sum() + options.hinge * losses.get("hinge", 0))
+        gradient = torch.zeros_like(z) if z.grad is None else z.grad
 
-        everywhere = {m: stepper.all_gather(z) for m, z in leaves.items()}
+        everywhere = stepper.all_gather(z).transpose(0, 1)
         present = stepper.all_gather(batch.present)
         label = self.info.target_bins(stepper.all_gather(batch.target))
         context = self._context(batch, output, stepper)
-        losses |= self._update_critics(everywhere, present, context, label, stepper)
-        if self.alignment is not None:
-            live = {m: stepper.all_gather(z, grad=True) for m, z in leaves.items()}
-            pulled = self._bounded_pull(live, leaves, present, context, gradients, stepper)
-            gradients = [g + p for g, p in zip(gradients, pulled, strict=True)]
-        stepper.backward_from(list(features.values()), gradients)
-        for critics, given in ((self.alignment, context), (self.label_critic, label)):
-            if critics is not None:
-                critics.remember(everywhere, present, given)
-        return losses
-
-    def _update_critics(
-        self, features: Features, present: Tensor, context: Tensor | None, label: Tensor, stepper: Stepper
-    ) -> dict[str, Tensor]:
-        """Ascend L_NCE over h on detached features, before the encoders see h."""
-        losses = {}
+        # Step 2: h ascends on detached features.
+        plans, terms = {}, {}
         for name, critics, given in (("critic", self.alignment, context), ("critic_label", self.label_critic, label)):
             if critics is not None:
-                losses[name] = -critics.objective(critics(features, present, given, training=True))
-        if losses:
-            stepper.backward(torch.stack(list(losses.values())).sum())
+                plans[name] = critics.observe(everywhere, present, given)
+                terms[name] = -critics(everywhere, present, given, plans[name]).objective
+        if terms:
+            stepper.backward(torch.stack(list(terms.values())).sum())
             stepper.update("critic")
-        return losses
+        # Step 3: the encoders descend against the updated h.
+        if self.alignment is not None:
+            live = stepper.all_gather(z, grad=True).transpose(0, 1)
+            scored = self.alignment(live, present, context, plans["critic"])
+            gradient = gradient + self._bounded_pull(scored.objective, z, gradient, stepper)
+            self.alignment.remember(scored.keys, present, context)
+        if self.label_critic is not None and self.label_critic.memory is not None:
+            self.label_critic.remember(self.label_critic.keys(everywhere, label), present, label)
+        parts = [gradient[:, i, : part.shape[1]].to(part.dtype) for i, part in enumerate(features.values())]
+        stepper.backward_from(list(features.values()), parts)
+        return losses | terms
 
-    def _bounded_pull(
-        self,
-        live: Features,
-        leaves: Features,
-        present: Tensor,
-        context: Tensor | None,
-        task: list[Tensor],
-        stepper: Stepper,
-    ) -> list[Tensor]:
-        """The gradient of -alpha L_NCE / (1+r) at this process's features, within the margin."""
-        assert self.alignment is not None
+    def _hinge(self, heads: Tensor, samples: int, stepper: Stepper) -> Tensor:
+        """The hinge on what the heads of the modalities lost, (M,) losses of ``samples`` of this process."""
+        assert self.hinge is not None
+        *totals, count = stepper.all_reduce(torch.cat([heads.detach(), heads.new_ones(1)]) * samples)
+        terms = self.hinge(heads, torch.stack(totals) / count)
+        self.lost += terms.detach() > 0
+        return terms.sum()
+
+    def _bounded_pull(self, objective: Tensor, z: Tensor, task: Tensor, stepper: Stepper) -> Tensor:
+        """The gradient of -alpha L_NCE / (1+r) at this process's features z (N, M, D), within the margin."""
         options = self.options
-        weight = options.alpha * ramp(stepper.progress, options.ramp)
-        loss = -weight * self.alignment.objective(self.alignment(live, present, context))
-        pull = stepper.gradients(loss, list(leaves.values()))
+        # Under the hinge the pull waits while the heads reach what they can without it.
+        wait = options.ramp if self.hinge is not None else 0.0
+        weight = options.alpha * ramp(max(0.0, stepper.progress - wait), options.ramp)
+        (pull,) = stepper.gradients(-weight * objective, [z])
         self.steps += 1
-        if options.margin == "none":
+        if not self.bounded:
             return pull
-        norms = stepper.all_reduce(torch.stack([squared_norms(task), squared_norms(pull)]))
+        norms = stepper.all_reduce(torch.stack([task, pull]).square().sum((1, 3)))  # (2, M)
         scales = gradient_scale(norms[0], norms[1], options.rho)
-        self.bound += (scales < 1).float()
-        return [scale.to(g.dtype) * g for scale, g in zip(scales, pull, strict=True)]
+        self.bound += scales < 1
+        return scales[:, None] * pull
 
     def predict(self, output: Output) -> Tensor:
-        """log p = lambda log p_J + (1-lambda) times the product of experts; p_J alone without the prior."""
+        """The pool of joint head, unimodal heads and critics; the joint head alone without the prior."""
         if not self.options.prior:
             return output.logits
-        return context_aware_readout(output.logits, output.unimodal, output.present, self.strength, self.log_prior)
+        return pool(self._voices(output), self.weights, self.log_prior)
 
     @torch.no_grad()
     def calibrate(self, output: Output, target: Tensor) -> None:
-        """lambda from the information between the modalities given the label, on held-out features."""
+        """Fit the weights of the pool, and estimate information given the label, on held-out features."""
+        if self.options.prior:
+            self.weights.copy_(fit_weights(self._voices(output), target, self.start, self.task, self.log_prior))
+            if self._about_label is not None:
+                self._about_label.estimate(output.features, output.present, target)
+
+    def fit_temperature(self, output: Output, target: Tensor) -> None:
+        """Fit none to the pool: the sum of its weights is one already."""
+        if not self.options.prior:
+            super().fit_temperature(output, target)
+
+    def _voices(self, output: Output) -> Tensor:
+        """What joint head, unimodal heads and, for classes, critics say: (B, K, C)."""
         critics = self._about_label
-        if self.options.prior and critics is not None:
-            critics.estimate(output.features, output.present, self.info.target_bins(target))
-            self.strength.copy_(fusion_strength(total_correlation_bound(critics.information())))
+        scores = None if critics is None else critics.every_context(output.features, output.present)
+        return evidence(output.logits, output.unimodal, output.present, self.log_prior, scores)
 
     @property
     def _about_label(self) -> PairCritics | None:
-        """The critics whose context is the label, on which lambda rests."""
+        """The critics whose context is the label, which the pool asks about every class; None for other tasks."""
+        if not self.options.prior or self.task.kind != "classification":
+            return None
         return self.label_critic if self.label_critic is not None else self.alignment
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -227,22 +251,24 @@ class ModAlign(Strategy):
     def on_epoch_start(self, stepper: Stepper) -> None:
         """Start the counts of the epoch; find clusters where they are the context."""
         self.bound.zero_()
+        self.lost.zero_()
         self.steps.zero_()
         if self.context.kind == "cluster" and self.alignment is not None:
             self._find_clusters(stepper)
 
     def metrics(self) -> dict[str, float]:
-        """lambda, the information it rests on, and how often the margin bound, by modality."""
-        values = {"lambda": float(self.strength)} if self.options.prior else {}
+        """Weights of the pool, information given the label, and how often the margin bound, by modality."""
+        names = ["joint", *self.model.modalities, "critic"] if self.options.prior else []
+        values = {f"weight_{name}": float(w) for name, w in zip(names, self.weights, strict=False)}
         for name, critics in (("pull", self.alignment), ("label", self.label_critic)):
             if critics is not None:
                 values |= {f"ratio_{name}": float(critics.ratio)}
-        critics = self._about_label
-        if self.options.prior and critics is not None:
-            values |= {f"information_{a}_{b}": value for (a, b), value in critics.information().items()}
-        if self.alignment is not None and self.options.margin != "none":
-            share = self.bound / self.steps.clamp(min=1)
-            values |= {f"margin_{m}": float(s) for m, s in zip(self.model.modalities, share, strict=True)}
+        if self._about_label is not None:
+            values |= {f"information_{a}_{b}": value for (a, b), value in self._about_label.information().items()}
+        for name, given, counts in (("margin", self.bounded, self.bound), ("hinge", self.hinge is not None, self.lost)):
+            if given:
+                share = (counts / self.steps.clamp(min=1)).tolist()
+                values |= {f"{name}_{m}": s for m, s in zip(self.model.modalities, share, strict=True)}
         return values
 
     # The context T -------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ Inference is that of joint training. Deviations, and choices where paper and cod
 - The paper defines two modalities; for more, rho_m is the mean of the pairwise ratios, as its authors
   advise. Each ratio uses only the samples that have both modalities; a modality that shares no sample
   keeps k = 1.
+- Two modalities exactly alike (rho = 1): the code slows the first one by its "else", and so does this file; by the
+  paper neither is slowed.
 - Any fusion: the part of m is score(m alone) - (1 - 1/M) score(nothing), which is W_m z_m + b / M where
   the logits are a sum over modalities (concat, sum).
 - Weights of two or more dimensions are modulated, embeddings excepted. The reference takes only those of
@@ -67,11 +69,29 @@ def evidence_ratios(evidence: Tensor) -> Tensor:
     return torch.where(known, evidence / evidence.T.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
 
-def coefficients(evidence: Tensor, alpha: float) -> Tensor:
-    """k_m (M,) from ``paired_evidence`` (M, M): Eq. 9 and 10, for any number of modalities."""
+@torch.no_grad()
+def true_class_probability(model: MultimodalModel, features: dict[str, Tensor], batch: Batch) -> Tensor:
+    """(B, M) probability of the true class from each modality's part of the joint logits."""
+    names, present = model.modalities, batch.present
+    nothing = model.score_subset(features, present, ()).float() * (1 - 1 / len(names))
+    alone = [model.score_subset(features, present, (name,)).float() - nothing for name in names]
+    own = torch.stack([scores.softmax(1) for scores in alone], 1)
+    return own.take_along_dim(batch.target.view(-1, 1, 1), 2).squeeze(2)
+
+
+def lead(evidence: Tensor) -> Tensor:
+    """rho_m (M,) from ``paired_evidence`` (M, M): Eq. 9, for any number of modalities."""
     ratios = evidence_ratios(evidence)
-    rho = ratios.sum(1) / (ratios > 0).sum(1).clamp(min=1)
-    return torch.where(rho > 1, 1 - torch.tanh(alpha * rho), 1.0)
+    return ratios.sum(1) / (ratios > 0).sum(1).clamp(min=1)
+
+
+def coefficients(evidence: Tensor, alpha: float) -> Tensor:
+    """k_m (M,) from ``paired_evidence`` (M, M): Eq. 9 and 10."""
+    rho = lead(evidence)
+    ahead = rho > 1
+    if len(rho) == 2:
+        ahead[0] |= rho[0] == 1  # of two that are equal the code slows the first
+    return torch.where(ahead, 1 - torch.tanh(alpha * rho), 1.0)
 
 
 def modulate(gradient: Tensor, coefficient: Tensor, generator: torch.Generator | None) -> None:
@@ -143,7 +163,7 @@ class OgmGe(Strategy):
         loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
         stepper.backward(loss)
         if self._active(stepper):
-            self.evidence += paired_evidence(self._probability(features, batch), batch.present)
+            self.evidence += paired_evidence(true_class_probability(self.model, features, batch), batch.present)
         return {"task": loss}
 
     def before_update(self, stepper: Stepper) -> None:
@@ -167,15 +187,6 @@ class OgmGe(Strategy):
 
     def _active(self, stepper: Stepper) -> bool:
         return stepper.epoch <= self.options.until * stepper.epochs
-
-    @torch.no_grad()
-    def _probability(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
-        """(B, M) probability of the true class from each modality's part of the joint logits."""
-        names, present = self.model.modalities, batch.present
-        nothing = self.model.score_subset(features, present, ()).float() * (1 - 1 / len(names))
-        alone = [self.model.score_subset(features, present, (name,)).float() - nothing for name in names]
-        own = torch.stack([scores.softmax(1) for scores in alone], 1)
-        return own.take_along_dim(batch.target.view(-1, 1, 1), 2).squeeze(2)
 
     def _generator(self, stepper: Stepper, index: int, device: torch.device) -> torch.Generator | None:
         """Noise that is the same in every process and after a resume; None without noise."""

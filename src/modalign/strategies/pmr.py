@@ -11,7 +11,7 @@ With c^m_k the prototype (mean feature) of class k in modality m, a constant bet
     w_m   = clip(max_j s_j / s_m - 1, 0, 1)      how far m is behind (the paper's beta and gamma for M = 2)
     v_m   = clip(max_j s_m / s_j - 1, 0, 1)      how far m is ahead
 
-Prototypes are class means over a share of the training split in evaluation mode, before training and
+Prototypes are class means over a share of the training split in evaluation mode, drawn anew before training and
 after each epoch: c <- (1 - momentum) new + momentum old, where the first two computations overwrite.
 Inference is that of joint training. Deviations, and choices where paper and code differ:
 
@@ -19,6 +19,8 @@ Inference is that of joint training. Deviations, and choices where paper and cod
   with the smallest s, 0 for the others.
 - The entropy term (PER) is in the paper, absent from the code, and its size and duration are in neither:
   it is off (``entropy = 0``) unless asked for.
+- The share is a tenth (code), but at least ten samples a class on average, and so the whole split where it is small: a
+  prototype of one or two samples is their noise, and pulls towards it.
 - A class not seen in the share keeps its former prototype; one never seen is left out of the softmax, and
   its samples out of PCE and s. (The code divides 0 by 0.)
 - More than two modalities by the maxima above; ratios use the samples that have both modalities.
@@ -47,6 +49,7 @@ from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.ogm_ge import evidence_ratios, paired_evidence
 
+_ROUNDING = 1e-5  # of the length of two features, about 100 times the precision of fp32
 _NEVER = -1e9  # similarity to a class without prototype; finite, so that no 0 * inf arises
 
 
@@ -59,10 +62,14 @@ def similarities(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
         known: (C,) bool, which classes have a prototype; the others get -1e9.
 
     Returns:
-        (B, C) fp32; its gradient is zero, not NaN, at a prototype.
+        (B, C) fp32; its gradient is zero at a prototype, and where nothing but rounding parts the two.
     """
+    features = features.float()
     # The form by matrix products cancels for close points.
-    distance = torch.cdist(features.float(), prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    # The only sample of a class is its own prototype: what lies between them is rounding, and has no direction.
+    rounding = _ROUNDING * (features.norm(dim=1, keepdim=True) + prototypes.norm(dim=1))
+    distance = torch.where(distance > rounding, distance, distance.detach())
     return (-distance).masked_fill(~known, _NEVER)
 
 
@@ -132,7 +139,7 @@ class PmrOptions(Checked):
         alpha: weight of the prototype cross-entropy; published commands use 2 (concat), 3 and 5 (sum).
         weights: ``clip`` (paper) or ``weakest`` (code).
         momentum: share of the old prototypes; nearly all published commands use 0.
-        share: share of the training split from which prototypes are made.
+        share: share of the training split from which prototypes are made, raised to ten samples a class.
         until: share of the epochs during which the method acts, the last of them included.
         entropy: weight of the entropy term of the paper, 0 for none.
         entropy_until: share of the epochs during which the entropy term acts.
@@ -223,7 +230,9 @@ class Pmr(Strategy):
         for m, width in self.model.dims.items():
             # By class: sum of features, sum of their squares, count.
             sums[m] = torch.zeros(classes, 2 * width + 1, device=self.weight.device)
-        for batch in stepper.train_batches(self.options.share):
+        occurring = sum(count > 0 for count in self.info.class_counts)
+        share = max(self.options.share, 10 * occurring / max(1, sum(self.info.class_counts)))
+        for batch in stepper.train_batches(min(1.0, share), draw=int(self.computations)):
             for present, (m, z) in zip(batch.present.T, self.model.encode(batch).items(), strict=True):
                 rows = torch.cat([z, z.square(), torch.ones_like(z[:, :1])], 1).float() * present.unsqueeze(1)
                 sums[m].index_add_(0, batch.target, rows)

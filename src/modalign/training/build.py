@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,51 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
-from modalign.domains import check_instance
-from modalign.errors import RunFolderError, SettingsError, unknown
+from modalign.domains import check_instance, wrong
+from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
+from modalign.evaluation.survival import SurvivalModel
 from modalign.models.multimodal import MultimodalModel
-from modalign.strategies import Strategy, load_strategy, make_options
+from modalign.recipes import recipe_from_plain
+from modalign.settings import Recipe
+from modalign.strategies import Strategy, load_strategy, make_options, strategy_names
 from modalign.training.optimizers import make_optimizers
 from modalign.training.own_code import Objects, load_objects
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.trainer import make_sampler
+
+
+def method_spec(
+    recipe: Recipe,
+    strategy: str,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    variant: str = "",
+    title: str = "",
+) -> RunSpec:
+    """Return what determines a run of one method; what the recipe says of other methods is no part of it.
+
+    Under ``training`` among a method's options stand training settings of its own, over those of the recipe.
+
+    Raises:
+        SettingsError: such a setting is unknown or of a wrong type.
+
+    >>> recipe = Recipe(strategies={"modalign": {"alpha": 2.0, "training": {"sampler": "balanced"}}})
+    >>> [method_spec(recipe, name, 0).recipe.training.sampler for name in ("modalign", "joint")]
+    ['balanced', 'shuffle']
+    >>> method_spec(recipe, "joint_long", 0).recipe.training.epochs
+    90
+    """
+    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
+    own, training = chosen.pop("training", {}), recipe.training
+    if strategy in strategy_names():
+        training = replace(training, epochs=training.epochs * load_strategy(strategy).epochs_factor)
+    if lines := wrong(f"strategies.{strategy}.training", own, dict[str, Any]):
+        raise SettingsError(lines[0])
+    if own:
+        plain = {"training": {**asdict(training), **own}}
+        training = recipe_from_plain(plain, f"recipe: strategies: {strategy}").training
+    return RunSpec(strategy, seed, replace(recipe, training=training, strategies={}), chosen, variant, title)
 
 
 def build_strategy(
@@ -49,13 +85,13 @@ def build_strategy(
     given = objects.strategy if objects.strategy is not None else spec.strategy
     kind = type(given) if isinstance(given, Strategy) else load_strategy(given)
     if len(info.modalities) < kind.minimum_modalities:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} relates modalities and needs at least {kind.minimum_modalities}; "
             f"data set {info.name!r} has {len(info.modalities)} ({', '.join(info.modalities)}). "
             "Use unimodal or joint, or give more --modalities"
         )
     if info.task.kind not in kind.tasks:
-        raise SettingsError(
+        raise Undefined(
             f"strategy {spec.strategy!r} is defined for {', '.join(kind.tasks)}; "
             f"data set {info.name!r} is {info.task.kind}"
         )
@@ -119,12 +155,14 @@ class Trained:
         spec: what determined the run.
         info: what its data was.
         inputs: how raw rows become inputs (``data.load.describe_inputs``).
+        survival: how log risks become survival curves; None for other tasks.
     """
 
     strategy: Strategy
     spec: RunSpec
     info: DataInfo
     inputs: dict[str, Any]
+    survival: SurvivalModel | None = None
 
 
 def load_trained(
@@ -156,7 +194,9 @@ def load_trained(
     info = DataInfo.from_dict(about["info"])
     strategy = build_strategy(spec, info, objects=objects, networks=run.about("network.json"))
     restore(strategy, state, folder)
-    return Trained(strategy.eval(), spec, info, about["inputs"])
+    fitted = (run.folder / "survival.json").exists()
+    survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
+    return Trained(strategy.eval(), spec, info, about["inputs"], survival)
 
 
 def load_with_data(
@@ -183,13 +223,27 @@ def load_with_data(
     if data is None and own and not trust_code:
         raise untrusted(folder, own)
     data = load_data(trained.spec.recipe.data) if data is None else data
-    before = run.about("environment.json")["fingerprint"]
-    if data.fingerprint != before:
-        raise RunFolderError(
-            f"the data of {folder} has changed since: fingerprint {data.fingerprint[:12] or 'none'}, it was "
-            f"{before[:12] or 'none'}. Give the data that it was trained on, or train again"
-        )
+    check_same_data(run, data)
     return trained.strategy, data, trained.spec
+
+
+def check_same_data(run: RunFolder, data: MultimodalData) -> None:
+    """See that data are those that a run was, or is being, trained on.
+
+    Raises:
+        RunFolderError: they are others; the message says what of them has changed.
+    """
+    before, told = run.about("environment.json").get("fingerprint"), run.about("data.json").get("parts")
+    if before == data.fingerprint:
+        return
+    now, old = data.parts(), told if isinstance(told, dict) else {}
+    changed = [name for name, value in now.items() if old and old.get(name) != value]
+    what = " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or "the way it is read"
+    raise RunFolderError(
+        f"the data of {run.folder} has changed since it was trained: {what} differ (fingerprint "
+        f"{data.fingerprint[:12] or 'none'}, it was {str(before)[:12] or 'none'}). Give it the data that it began "
+        "with, or train again into another folder"
+    )
 
 
 def untrusted(folder: str | Path, name: str) -> RunFolderError:

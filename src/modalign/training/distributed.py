@@ -8,6 +8,9 @@ take gradients by hand and leave parameters untouched, and ``DistributedDataPara
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from typing import Any, Literal
 import cloudpickle
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from modalign.errors import InputError
@@ -42,16 +46,23 @@ class Devices:
         launched = "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ
         self.precision = precision
         self.spawns = count > 1 and not launched  # whether ``launch`` starts processes of its own
+        if self.spawns or (launched and world == int(os.environ.get("LOCAL_WORLD_SIZE", world))):
+            _stay_on_this_machine()
         self._fabric = Fabric(
             accelerator=accelerator,
             devices=int(os.environ.get("LOCAL_WORLD_SIZE", world)) if launched else count,
             num_nodes=world // int(os.environ.get("LOCAL_WORLD_SIZE", world)) if launched else 1,
-            strategy="ddp" if launched else "ddp_spawn" if self.spawns else "auto",
+            strategy="ddp" if launched else _Spawned() if self.spawns else "auto",
         )
+        self.first = not launched or os.environ.get("RANK", "0") == "0"  # of those that were started from outside
 
     def launch(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run ``function(self, *args)`` in every process; returns what rank 0 returns."""
-        return self._fabric.launch(_Call(self, function, args))
+        try:
+            return self._fabric.launch(_Call(self, function, args))
+        finally:
+            if isinstance(strategy := self._fabric.strategy, _Spawned):
+                shutil.rmtree(strategy.meeting, ignore_errors=True)
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +165,37 @@ class _Call:
 
 def _restored(packed: bytes) -> _Call:
     return _Call(*cloudpickle.loads(packed))
+
+
+class _Spawned(DDPStrategy):
+    """Local processes that find each other through a file instead of a port that anybody could connect to."""
+
+    def __init__(self) -> None:
+        super().__init__(start_method="spawn")
+        self.meeting = ""
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        self.meeting = tempfile.mkdtemp(prefix="modalign-")
+
+    def _setup_distributed(self) -> None:
+        self._set_world_ranks()
+        self._process_group_backend = self._get_process_group_backend()
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                self._process_group_backend,
+                init_method=f"file://{self.meeting}/meeting",
+                rank=self.global_rank,
+                world_size=self.world_size,
+                device_id=None if self.root_device.type == "cpu" else self.root_device,
+            )
+
+
+def _stay_on_this_machine() -> None:
+    """Have the processes of one machine listen on loopback alone."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
 
 
 def _check(accelerator: str, count: int) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from modalign.data.batch import Batch, Output
 from modalign.data.dataset import Split
+from modalign.files import end_with_parent
 from modalign.strategies.base import Strategy
 
 _BATCH = 128
@@ -30,9 +31,14 @@ def load_batches(split: Split, batches: list[list[int]], workers: int, device: t
         batch_sampler=batches,
         collate_fn=_identity,
         num_workers=workers,
+        worker_init_fn=_begin if workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),  # keeps its hands off the run's random state
     )
+
+
+def _begin(_: int) -> None:
+    end_with_parent()
 
 
 def _identity(batch: Any) -> Any:

@@ -10,29 +10,27 @@ from pathlib import Path
 
 import torch
 
+_STATUS = Path("/proc/self/status")
 
-class PeakMemory:
-    """Peak since construction, in MiB.
 
-    On a GPU: bytes allocated by tensors. On the CPU: resident memory of the process; where Linux lets the
-    high-water mark be reset it starts here, elsewhere it is the peak since the process began.
+def start_peak() -> None:
+    """Begin to watch: call it before the data are read, which is often when most memory is needed."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # lets the high-water mark of Linux begin here; elsewhere it is the process's
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb(device: torch.device) -> float:
+    """Return the peak since ``start_peak``, in MiB.
+
+    On a GPU: bytes allocated by tensors. On the CPU: resident memory of the process without the pages of mapped files
+    (prepared arrays, libraries), which the system takes back when it needs them.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def peak_mb(self) -> float:
-        """Return the peak so far."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 2**20
-        with contextlib.suppress(OSError):
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-            if found:
-                return int(found[1]) / 2**10
-        unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError, KeyError):
+        said = dict(re.findall(r"(VmHWM|RssFile):\s+(\d+) kB", _STATUS.read_text()))
+        return (int(said["VmHWM"]) - int(said["RssFile"])) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

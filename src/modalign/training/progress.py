@@ -7,7 +7,7 @@ import importlib.util
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -137,13 +137,23 @@ class Display(_Shown):
         metric = result["metric"]
         parts = [f"{split} {values[metric]:.4f}" for split, values in result["metrics"].items()]
         self._say(
-            f"{metric} {', '.join(parts)}; epoch {result['selected_epoch'] + 1} selected on validation; "
-            f"{result['seconds']:.1f} s",
+            f"{metric} {', '.join(parts)}; {selected(result)}; {result['seconds']:.1f} s",
             metric,
         )
         for warning in result["warnings"]:
             self._say(f"  warning: {warning}")
         self._say(f"  results in {self._out}")
+
+
+def selected(result: Mapping[str, Any]) -> str:
+    """Return in words which weights of a run are scored.
+
+    >>> selected({"selected_epoch": 4, "selection": "last"})
+    'weights of the last epoch, 5'
+    """
+    epoch = result["selected_epoch"] + 1
+    words = {"last": f"weights of the last epoch, {epoch}", "average": f"weights averaged up to epoch {epoch}"}
+    return words.get(result.get("selection", ""), f"epoch {epoch} selected on validation")
 
 
 class Work(Protocol):
@@ -168,10 +178,14 @@ class BenchDisplay(_Shown):
         jobs: the runs to do.
         done: how many were done before.
         quiet: print nothing.
+        later: runs of later parts of the bench, which the time that is left counts too.
     """
 
-    def __init__(self, title: str, jobs: Sequence[Work], done: int, quiet: bool) -> None:
+    def __init__(self, title: str, jobs: Sequence[Work], done: int, quiet: bool, later: int = 0) -> None:
         super().__init__(quiet)
+        self._later = later
+        self._runs = sum(_count(job) for job in jobs)
+        self._trained = 0
         self._title, self._jobs, self._done = title, jobs, done
         self._finished = 0
         self._begun = time.monotonic()
@@ -180,7 +194,9 @@ class BenchDisplay(_Shown):
 
     def __enter__(self) -> Self:
         before = f", {self._done} done before" if self._done else ""
-        self._say(f"{self._title}: {len(self._jobs)} runs{before}")
+        searches = f" in {len(self._jobs)} searches" if self._runs > len(self._jobs) else ""
+        after = f", then {self._later} more" if self._later else ""
+        self._say(f"{self._title}: {self._runs} runs{searches}{before}{after}")
         if self._jobs:
             described = TextColumn("{task.description}", markup=False)
             self._progress = self._bar(BarColumn(), MofNCompleteColumn(), described)
@@ -202,13 +218,15 @@ class BenchDisplay(_Shown):
     def finished(self, job: Work, problem: str | None) -> None:
         """Print that one run came to its end."""
         self._finished += 1
+        self._trained += _count(job)
         end = f"FAILED: {problem}" if problem else "done"
         self._say(f"  [{self._finished}/{len(self._jobs)}] {job.label}: {end}; {self._remaining()}")
 
     def _remaining(self) -> str:
-        left = len(self._jobs) - self._finished
-        seconds = (time.monotonic() - self._begun) / max(1, self._finished) * left
-        return f"about {_clock(seconds)} left" if left else f"took {_clock(time.monotonic() - self._begun)}"
+        left = self._runs - self._trained + self._later
+        seconds = (time.monotonic() - self._begun) / max(1, self._trained) * left
+        whole = " in all" if self._later else ""
+        return f"about {_clock(seconds)} left{whole}" if left else f"took {_clock(time.monotonic() - self._begun)}"
 
     def _watch(self) -> None:
         assert self._progress is not None
@@ -216,6 +234,11 @@ class BenchDisplay(_Shown):
             running = [f"{job.label} (epoch {e})" for job in self._jobs if (e := _epochs(job.folder)) is not None]
             said = f"{self._remaining()} | {', '.join(running)}"
             self._progress.update(self._task, completed=self._finished, description=said)
+
+
+def _count(job: Work) -> int:
+    """Return the trainings that a job stands for."""
+    return int(getattr(job, "runs", 1))
 
 
 def _epochs(folder: Path) -> int | None:

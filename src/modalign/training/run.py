@@ -14,6 +14,7 @@ result.json, done         written last
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
@@ -21,10 +22,11 @@ import platform
 import shlex
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -32,11 +34,13 @@ import yaml
 
 from modalign.domains import Checked, Seed
 from modalign.errors import RunFolderError
+from modalign.files import check_claim, check_inside, in_use, read_settings, read_text, reading, write_whole, writing
 from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
 
 # Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
 _WITHOUT_EFFECT = {"cache_features"}
+_WROTE = "what training wrote"
 _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "scikit-learn")
 
 
@@ -67,8 +71,18 @@ class RunSpec(Checked):
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> RunSpec:
-        """Return the inverse of ``plain``; nothing that the settings name is imported."""
-        return cls(**{**plain, "recipe": recipe_from_plain(plain["recipe"])})
+        """Return the inverse of ``plain``; nothing that the settings name is imported.
+
+        Raises:
+            RunFolderError: the values have not the form that ``plain`` gives.
+        """
+        with reading("recipe.yaml of a run", _WROTE, RunFolderError):
+            spec = cls(**{**plain, "recipe": recipe_from_plain(plain["recipe"])})
+            forms = {"strategy": str, "seed": int, "options": dict, "variant": str, "title": str}
+            for name, kind in forms.items():
+                if not isinstance(getattr(spec, name), kind):
+                    raise TypeError(f"{name} is {getattr(spec, name)!r}, which is no {kind.__name__}")
+        return spec
 
 
 class RunFolder:
@@ -99,8 +113,11 @@ class RunFolder:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(f"output {self.folder} is a file; expected a folder, or a path that does not exist")
-        if not self.folder.exists() or not any(self.folder.iterdir()):
-            return
+        with reading(self.folder, "a folder that can be read", RunFolderError, "choose another --out"):
+            if not in_use(self.folder):
+                return
+            parts = [self.folder / name for name in ("checkpoints", "code", "metrics.jsonl", "checkpoints/last.pt")]
+            check_inside(self.folder, *parts)
         if not resume:
             raise RunFolderError(
                 f"output folder {self.folder} is in use; choose another --out, or add --resume to go on with it"
@@ -115,7 +132,6 @@ class RunFolder:
 
     def create(self, spec: RunSpec, notes: list[str], fingerprint: str, about: dict[str, dict[str, Any]]) -> None:
         """Make the folder and write what was asked, where it runs, and ``about``: file name to JSON."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "recipe.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
         said = environment() | {"fingerprint": fingerprint, "notes": notes}
         for name, content in {"environment.json": said, **about}.items():
@@ -133,8 +149,7 @@ class RunFolder:
                 f"{self.folder} has no {name}; expected a run folder of this version of modalign: load it with the "
                 "version that wrote it (environment.json names it), or train again"
             )
-        loaded: dict[str, Any] = json.loads(path.read_text())
-        return loaded
+        return read_settings(path, _WROTE, RunFolderError)
 
     def spec(self) -> dict[str, Any]:
         """Return the run's settings as nested dicts.
@@ -145,58 +160,66 @@ class RunFolder:
         path = self.folder / "recipe.yaml"
         if not path.exists():
             raise RunFolderError(f"{self.folder} is not a run folder: it has no recipe.yaml")
-        loaded: dict[str, Any] = yaml.safe_load(path.read_text())
-        return loaded
+        return read_settings(path, _WROTE, RunFolderError)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one epoch's record to ``metrics.jsonl``."""
-        with (self.folder / "metrics.jsonl").open("a") as stream:
+        path = self.folder / "metrics.jsonl"
+        with writing(path), path.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all epochs' records."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        with reading(path, "a line of JSON an epoch", RunFolderError):
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def forget_after(self, epochs: int) -> None:
         """Drop what a killed run logged beyond its checkpoint: records of epochs from ``epochs`` on."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines()[:epochs]  # a torn last line is beyond the checkpoint too
+            # A torn last line is beyond the checkpoint too.
+            lines = read_text(path, _WROTE, RunFolderError).splitlines()[:epochs]
             write_whole(path, "".join(line + "\n" for line in lines))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint; a kill at any moment leaves the former or the new one whole."""
         path = self._checkpoint(name)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+
+        def write(stream: BinaryIO) -> None:
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # torch says no more than that writing failed
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+
+        write_whole(path, write)
 
     def load(self, name: str) -> dict[str, Any]:
         """Read a checkpoint (tensors and plain values only: no code of the file is run)."""
         path = self._checkpoint(name)
         if not path.exists():
             raise RunFolderError(f"{self.folder} has no checkpoint {name!r}; expected {path}")
-        try:
+        whole = "a whole file of tensors and plain values, as training wrote it"
+        with reading(path, whole, RunFolderError, "restore it, or train again into another folder"):
+            with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it wrote
+                check_claim(sum(part.file_size for part in archive.infolist()), str(path), RunFolderError)
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} in it has another checksum")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, EOFError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise RunFolderError(
-                f"{path} is not loaded: expected a whole file of tensors and plain values ({reason})"
-            ) from error
+            if not isinstance(state, dict):
+                raise TypeError(f"it holds a {type(state).__name__}")
         return state
 
     def write_predictions(self, split: str, arrays: dict[str, np.ndarray]) -> None:
         """Write ``predictions_<split>.npz``."""
-        path = self.folder / f"predictions_{split}.npz"
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
+        write_whole(self.folder / f"predictions_{split}.npz", partial(np.savez_compressed, **arrays))  # type: ignore[arg-type]
+
+    def clear_partial(self) -> None:
+        """Remove what killed processes left half-written."""
+        for left in self.folder.rglob(".*.partial"):
+            left.unlink(missing_ok=True)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, then ``done``."""
@@ -211,8 +234,7 @@ class RunFolder:
         """
         if not self.done:
             raise RunFolderError(f"run {self.folder} is not finished; go on with `modalign train ... --resume`")
-        loaded: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
-        return loaded
+        return read_settings(self.folder / "result.json", _WROTE, RunFolderError)
 
     def _checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
@@ -261,10 +283,3 @@ def _commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text; a kill at any moment leaves the former file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modalign.data.batch import Batch
 from modalign.data.dataset import MultimodalData, Split
 from modalign.settings import TrainingSettings
-from modalign.strategies.base import Stepper, Strategy
+from modalign.strategies.base import Stepper, Strategy, drawn_rows
 from modalign.training.distributed import Devices
 from modalign.training.forward import load_batches
 from modalign.training.optimizers import clip, make_optimizers
@@ -25,9 +25,11 @@ class State:
     epoch: int = 0
     window: int = 0  # optimizer steps done within the epoch
     step: int = 0
+    encoder_updates: int = 0  # one for each encoder that an optimizer step moved
     sums: dict[str, float] = field(default_factory=dict)  # loss terms x samples of the epoch so far
     samples: int = 0
-    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the selected epoch
+    best: dict[str, Any] | None = None  # {"epoch", "metrics"} of the weights that are scored
+    top: dict[str, float] | None = None  # the best metrics on validation so far, for patience
     stale: int = 0  # epochs since the best
     seconds: float = 0.0
 
@@ -96,10 +98,16 @@ class EngineStepper(Stepper):
         self.devices.average_gradients(parameters)
         self.trained.update(id(p) for p in parameters if p.grad is not None)
         if group == "main" and any(p.grad is not None for p in parameters):
+            self.state.encoder_updates += sum(
+                any(p.grad is not None for p in encoder.parameters())
+                for encoder in self.strategy.model.encoders.values()
+            )
             self.scaler.unscale_(optimizer)
             self.strategy.before_update(self)
             clip(parameters, self.settings.clip)
             self.scaler.step(optimizer)
+            if self.scaler.is_enabled():
+                self.scaler.update()
         elif group != "main":
             # The scaler counts one update a step, and this may come more often.
             gradients = [p.grad for p in parameters if p.grad is not None]
@@ -126,12 +134,11 @@ class EngineStepper(Stepper):
         found: Tensor = self.devices.broadcast(compute() if self.devices.rank == 0 else None)
         return found
 
-    def train_batches(self, limit: float = 1.0) -> Iterator[Batch]:
+    def train_batches(self, limit: float = 1.0, draw: int | None = None) -> Iterator[Batch]:
         self.data.train.set_epoch(None)
-        total = len(self.data.train)
-        count = min(total, max(self.devices.world, round(limit * total)))
         # Spread over the split, which may be sorted by class.
-        yield from self.ordered(self.data.train, [k * total // count for k in range(count)])
+        rows = drawn_rows(len(self.data.train), limit, self.seed, draw, least=self.devices.world)
+        yield from self.ordered(self.data.train, rows)
 
     def valid_batches(self) -> Iterator[Batch]:
         yield from self.ordered(self.data.valid)

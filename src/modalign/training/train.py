@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,18 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, load_data
-from modalign.errors import RunFolderError
+from modalign.evaluation.survival import SurvivalModel
+from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
-from modalign.training.build import build_strategy, check_run, restore
+from modalign.training.build import build_strategy, check_run, check_same_data, method_spec, restore
 from modalign.training.distributed import Devices
 from modalign.training.feature_cache import frozen_encoders, frozen_notes, with_cached_features
-from modalign.training.memory import PeakMemory
+from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.trainer import Trainer
+from modalign.training.trainer import Trainer, divide_validation
 
 
 def train(
@@ -64,8 +69,7 @@ def train(
         Diverged: a loss became NaN or infinite.
         Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
     """
-    chosen = {**recipe.strategies.get(strategy, {}), **(options or {})}
-    spec = RunSpec(strategy, seed, replace(recipe, strategies={}), chosen)  # other methods' options are not its own
+    spec = method_spec(recipe, strategy, seed, options)
     return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
 
 
@@ -78,20 +82,17 @@ def train_spec(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete."""
+    """Train as ``train`` does, with settings that are complete; ``watch`` sees the record of each epoch."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
-    if resume and run.done and data is None:
-        return run.result()
+    start_peak()
     loaded = load_data(spec.recipe.data) if data is None else data
-    if run.resumable and (before := run.about("environment.json")["fingerprint"]) != loaded.fingerprint:
-        raise RunFolderError(
-            f"{out} holds a run on other data: fingerprint {before[:12] or 'none'}, now {loaded.fingerprint[:12]}. "
-            "Resume with the data it began with, or choose another out"
-        )
+    if run.resumable:
+        check_same_data(run, loaded)
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
@@ -101,7 +102,14 @@ def train_spec(
     check_run(spec, loaded, strategy)
     # Processes to be spawned read the data themselves; here it is at hand and not read twice.
     given = data if devices.spawns else loaded
-    result: dict[str, Any] = devices.launch(_train, spec, strategy, objects, given, data is not None, out, test, quiet)
+    with locked(run.folder) if devices.first else nullcontext():
+        if devices.first:
+            run.check_free(spec, resume)  # another may have begun there since
+            if resume and run.done:
+                return run.result()
+            run.clear_partial()
+        what = spec, strategy, objects, given, data is not None, out, test, quiet, watch
+        result: dict[str, Any] = devices.launch(_train, *what)
     return result
 
 
@@ -115,14 +123,18 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
+    watch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Train in each process."""
-    memory = PeakMemory(devices.device)
+    if devices.spawns:
+        end_with_parent()
+        start_peak()
     data = load_data(spec.recipe.data) if data is None else data
     run = RunFolder(out)
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    data = replace(data, notes=[*data.notes, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
@@ -130,6 +142,7 @@ def _train(
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
                 "in_memory": in_memory,
+                "parts": data.parts(),
             },
             "network.json": strategy.model.networks(),
         }
@@ -142,18 +155,19 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    trainer = Trainer(devices, strategy, data, spec, run, display)
+    trainer = Trainer(devices, strategy, data, spec, run, display, watch)
     trainer.fit()
-    result = _finish(trainer, test, memory)
+    result = _finish(trainer, test)
     display.result(result)
     return result
 
 
-def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
+def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     """Score the last and the selected epoch, write predictions and result."""
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
@@ -163,8 +177,12 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         metrics[name] = trainer.metrics(split, output)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-    warnings = []
-    if best["epoch"] == spec.recipe.training.epochs - 1 and spec.recipe.training.epochs > 1:
+        if first and name == "valid" and data.task.kind == "survival":
+            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
+    if text := _constant(trainer, output):
+        warnings.append(text)
+    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
         gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
@@ -181,12 +199,17 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         "trains_unimodal": strategy.trains_unimodal,
         "metrics": metrics,
         "selected_epoch": best["epoch"],
+        "selection": selection,
         "epochs": state.epoch,
+        "encoder_updates": state.encoder_updates,
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
-        "peak_memory_mb": round(memory.peak_mb(), 1),
+        "peak_memory_mb": round(peak_mb(trainer.devices.device), 1),
         "fingerprint": data.fingerprint,
+        "contents": _whole(data),
+        "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
+        "scored": data.scored,
         "options": spec.options,
         "lr": spec.recipe.training.lr,
         "warnings": warnings,
@@ -195,6 +218,36 @@ def _finish(trainer: Trainer, test: bool, memory: PeakMemory) -> dict[str, Any]:
         run.finish(result)
     trainer.devices.barrier()
     return result
+
+
+def _constant(trainer: Trainer, output: Output) -> str:
+    """Return a warning where the answer is the same for every sample, of the split scored last; else nothing."""
+    task, scores = trainer.data.task, trainer.strategy.predict(output)
+    if len(scores) < 2 or not torch.isfinite(scores).all():
+        return ""
+    if task.kind == "classification":
+        said = scores.argmax(1)
+        return f"every sample is predicted as {task.classes[int(said[0])]!r}" if (said == said[0]).all() else ""
+    spread, size = float(scores.std(0).max()), float(scores.abs().max())
+    return "the prediction is the same number for every sample" if spread <= 1e-6 * max(size, 1e-6) else ""
+
+
+def _whole(data: MultimodalData) -> str:
+    """Return a hash of all samples and labels, whatever their split; empty where the inputs are not known."""
+    parts = data.parts()
+    text = "".join(parts[name] for name in ("values", "rows", "labels"))
+    return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
+
+
+def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
+    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+    groups = data.sample_groups(data.valid)
+    target = data.valid.target[groups.first].numpy()
+    if not target[:, 1].any():
+        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
+    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
+    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
+    return []
 
 
 def _predictions(
@@ -206,7 +259,7 @@ def _predictions(
     return {
         "ids": np.asarray([str(name) for name in split.ids]),
         "target": target.cpu().numpy(),
-        "scores": task.log_probability(strategy.predict(output)).cpu().numpy(),
+        "scores": strategy.log_probability(output).cpu().numpy(),
         "joint": task.log_probability(output.logits).cpu().numpy(),
         "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
         "present": output.present.cpu().numpy(),

@@ -6,13 +6,17 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modalign.data.batch import Batch, Output
 from modalign.data.dataset import MultimodalData, Split
+from modalign.data.info import DataInfo
 from modalign.data.samplers import BalancedBatchSampler, ShuffledBatchSampler
 from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, unknown
 from modalign.evaluation.metrics import compute_metrics, higher_is_better, primary_metric
@@ -37,6 +41,7 @@ class Trainer:
         spec: what determines the run.
         run: where it is kept.
         display: what a person sees.
+        watch: sees the record of each epoch; what it raises ends the training.
     """
 
     def __init__(
@@ -47,14 +52,20 @@ class Trainer:
         spec: RunSpec,
         run: RunFolder,
         display: Display,
+        watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        self.watch = watch
         self.devices, self.strategy, self.data, self.run, self.display = devices, strategy, data, run, display
         self.spec, self.settings = spec, spec.recipe.training
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
         self.metric = self.settings.metric or primary_metric(data.task)
+        self.valid_parts = divide_validation(data, strategy.info)
         self.state = State()
         self.windows = math.ceil(len(self.sampler.global_batches()) / self.settings.accumulate)
         self.stepper = EngineStepper(devices, strategy, data, self.settings, spec.seed, self.windows, self.state)
+        self.average = (
+            Average(strategy, self.settings.epochs * self.windows) if self.settings.selection == "average" else None
+        )
         self._pending: list[tuple[dict[str, Tensor], Tensor]] = []  # losses not looked at yet, and their samples
         self._stop = False
         self._saved_at = self._resumed_at = time.monotonic()
@@ -93,8 +104,8 @@ class Trainer:
                 self._pending.append(({name: value.detach() for name, value in losses.items()}, batch.index))
             self._add_losses(len(self._pending) >= _CHECK_EVERY or self.devices.device.type == "cpu")
             stepper.update("main")
-            if stepper.scaler.is_enabled():
-                stepper.scaler.update()
+            if self.average is not None:
+                self.average.update()
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
@@ -143,27 +154,36 @@ class Trainer:
 
     def _validate(self) -> None:
         """Compute metrics on validation, select, log and save: what ends an epoch."""
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            record, improved = self._score()
+        self._save()
+        self.display.epoch(record, self.metric, improved)
+        if self.watch is not None:
+            self.watch(record)
+
+    def _score(self) -> tuple[dict[str, Any], bool]:
+        """Score the weights on validation and keep them if they are selected; return the record, and whether."""
         state, device = self.state, self.devices.device
         names = sorted(state.sums)
         precise = torch.float32 if device.type == "mps" else torch.float64
         sums = torch.tensor([*(state.sums[n] for n in names), state.samples], dtype=torch.float64)
         *totals, samples = self.devices.all_reduce(sums.to(device, precise)).tolist()
         output, target = self.outputs(self.data.valid)
-        if not torch.isfinite(output.logits).all():
-            raise self._diverged(f"the outputs on validation are no longer finite after epoch {state.epoch + 1}")
-        self.strategy.calibrate(output, target)
+        self.calibrate(output, target)
         metrics = self.metrics(self.data.valid, output, quick=True)
         record = {
             "epoch": state.epoch,
             "step": state.step,
+            "encoder_updates": state.encoder_updates,
             "lr": learning_rate(self.settings, self.stepper.progress),
             "seconds": round(self.seconds, 3),
             "train": {name: total / samples for name, total in zip(names, totals, strict=True)},
             "valid": metrics,
-            "log": self.strategy.metrics(),
+            "log": self.strategy.metrics() | {"temperature": float(self.strategy.temperature)},
         }
-        improved = state.best is None or _better(metrics, state.best["metrics"], self.metric)
-        state.stale = 0 if improved else state.stale + 1
+        better = state.top is None or _better(metrics, state.top, self.metric)
+        state.top, state.stale = (metrics, 0) if better else (state.top, state.stale + 1)
+        improved = better or self.settings.selection != "best"
         if improved:
             state.best = {"epoch": state.epoch, "metrics": metrics}
         state.epoch, state.window, state.sums, state.samples = state.epoch + 1, 0, {}, 0
@@ -171,8 +191,15 @@ class Trainer:
             self.run.log(record)
             if improved:
                 self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
-        self._save()
-        self.display.epoch(record, self.metric, improved)
+        return record, better
+
+    def calibrate(self, output: Output, target: Tensor) -> None:
+        """Fit what a method and the temperature take from held-out samples, given the outputs on all of validation."""
+        rows = self.valid_parts.calibrate.to(target.device)
+        output, target = output[rows], target[rows]
+        self.strategy.calibrate(output, target)
+        if self.settings.temperature:
+            self.strategy.fit_temperature(output, target)
 
     def outputs(self, split: Split) -> tuple[Output, Tensor]:
         """Return the strategy's outputs on a whole split in order, with its targets, on all processes."""
@@ -186,14 +213,27 @@ class Trainer:
             gather(mine.logits),
             gather(mine.present),
         )
+        if not torch.isfinite(whole.logits).all() or any(torch.isnan(s).any() for s in whole.unimodal.values()):
+            part = "validation" if split is self.data.valid else "the test split"
+            epoch = min(self.state.epoch + 1, self.settings.epochs)
+            raise self._diverged(f"the outputs on {part} are no longer finite after epoch {epoch}")
         return whole, split.target.to(self.devices.device)
 
     def metrics(self, split: Split, output: Output, quick: bool = False) -> dict[str, float]:
-        """Return all metrics of the task, or only those that select (``quick``, each epoch)."""
+        """Return all metrics of the task, or only those that select (``quick``, each epoch).
+
+        Those of validation are of the samples that select.
+        """
         task, groups = self.data.task, self.data.sample_groups(split)
-        scores = groups.scores(task, task.log_probability(self.strategy.predict(output)).cpu())
+        scores = groups.scores(task, self.strategy.log_probability(output).cpu())
+        if torch.isnan(scores).any():
+            raise self._diverged(f"the predictions are no numbers after epoch {self.state.epoch + 1}")
         names = [self.metric, "nll"] if quick and task.kind == "classification" else None
-        return compute_metrics(task, scores.numpy(), split.target[groups.first].numpy(), names)
+        target = split.target[groups.first]
+        if split is self.data.valid:
+            selects = torch.isin(groups.first, self.valid_parts.select)
+            scores, target = scores[selects], target[selects]
+        return compute_metrics(task, scores.numpy(), target.numpy(), names)
 
     # Saving and going on -------------------------------------------------------------------------------------
 
@@ -216,6 +256,7 @@ class Trainer:
             "strategy": self.strategy.state_dict(),
             **self.stepper.state_dict(),
             "state": dict(vars(self.state)),
+            "average": self.average.state_dict() if self.average is not None else None,
             "random": self.devices.all_gather(torch.get_rng_state().unsqueeze(0).to(device)).cpu(),
             "cuda_random": torch.cuda.get_rng_state() if device.type == "cuda" else None,
         }
@@ -232,6 +273,8 @@ class Trainer:
         self.strategy.load_state_dict(saved["strategy"])
         self.stepper.load_state_dict(saved)
         vars(self.state).update(saved["state"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         torch.set_rng_state(saved["random"][self.devices.rank].cpu())
         if saved["cuda_random"] is not None and self.devices.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_random"].cpu())
@@ -265,12 +308,109 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+class Average:
+    """Exponential moving average of a strategy's weights, and of the statistics of its batch norms.
+
+    An optimizer step counts with weight 1 - d, d rising from 0.1 to 1 - 10 / steps: the average is of about the last
+    tenth of the training.
+
+    Args:
+        strategy: whose weights are averaged.
+        steps: optimizer steps of the whole training.
+    """
+
+    def __init__(self, strategy: Strategy, steps: int) -> None:
+        running = {
+            f"{name}.{kind}": getattr(module, kind)
+            for name, module in strategy.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            for kind in ("running_mean", "running_var")
+            if getattr(module, kind) is not None
+        }
+        self.live = {name: p.data for name, p in strategy.named_parameters()} | running
+        self.mean = {name: value.clone() for name, value in self.live.items()}
+        self.decay, self.count = max(0.0, 1 - 10 / steps), 0
+
+    def update(self) -> None:
+        """Take in the weights after an optimizer step."""
+        self.count += 1
+        decay = min(self.decay, self.count / (9 + self.count))
+        for name, value in self.live.items():
+            self.mean[name].lerp_(value, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average in place of the weights, and them back afterwards."""
+        kept = {name: value.clone() for name, value in self.live.items()}
+        self._write(self.mean)
+        yield
+        self._write(kept)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        for name, value in self.live.items():
+            value.copy_(values[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``load_state_dict`` takes."""
+        return {"mean": self.mean, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.count = state["count"]
+        for name, value in self.mean.items():
+            value.copy_(state["mean"][name])
+
+
 def _better(new: dict[str, float], old: dict[str, float], metric: str) -> bool:
     """Selection rule: the better metric on validation; among equals the lower negative log-likelihood."""
     sign = 1 if higher_is_better(metric) else -1
     if new[metric] != old[metric]:
         return sign * new[metric] > sign * old[metric]
     return new.get("nll", 0.0) < old.get("nll", 0.0)
+
+
+_ENOUGH = 600
+_PARTS = 3
+
+
+class ValidationParts(NamedTuple):
+    """Positions in the validation split of the samples that select the epoch, and of those that calibrate.
+
+    Attributes:
+        select, calibrate: (N,) int64, in order; disjoint where there are enough samples, else both all of them.
+        note: what a person is told.
+    """
+
+    select: Tensor
+    calibrate: Tensor
+    note: str
+
+
+def divide_validation(data: MultimodalData, info: DataInfo) -> ValidationParts:
+    """Divide validation, so that no method is calibrated on samples on which its epoch was selected.
+
+    A third calibrates, of every class alike, whole groups where there are groups. It depends on the data alone: all
+    methods select on the same samples. A likelihood fitted with K weights to n samples costs about K / 2n nats, with
+    the 5 weights of three modalities and 200 samples .01; 400 are left to select. Below 600 samples (groups, where
+    those are scored), or 12 groups, all select and all calibrate: selection would lose more than calibration gains.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    valid = data.valid
+    every, groups = torch.arange(len(valid)), valid.groups
+    count = len(data.sample_groups(valid).first)
+    if count < _ENOUGH or (groups is not None and len(np.unique(groups)) < 4 * _PARTS):
+        few = f"{count:,} are fewer than {_ENOUGH}" if count < _ENOUGH else f"fewer than {4 * _PARTS} groups"
+        return ValidationParts(every, every, f"all validation samples select the epoch and calibrate, for {few}")
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class with fewer samples than parts
+        classes = info.target_bins(valid.target)
+        classes = classes if classes.bincount().max() >= _PARTS else torch.zeros_like(classes)
+        folds = kind(_PARTS, shuffle=True, random_state=0).split(every, classes, groups)
+        select, calibrate = (torch.from_numpy(rows) for rows in next(folds))
+    note = f"of the validation samples {len(select):,} select the epoch and {len(calibrate):,} calibrate"
+    return ValidationParts(select, calibrate, note)
 
 
 def make_sampler(

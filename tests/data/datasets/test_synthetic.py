@@ -146,3 +146,22 @@ def test_loaded_with_columns_and_groups() -> None:
 def test_options_outside_their_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_data(DataSettings(name="synthetic", options=options))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"redundant": 0.0, "unique": 0.0}, {"count": 3, "synergy": 1.5}, {"unique": 0.0, "synergy": 0.0}]
+)
+def test_the_accuracy_of_the_bayes_classifier_is_reached_with_the_directions_known(options):
+    """The sign of the sum of looks at A, of each own look, and of the product of looks at S; 20,000 samples."""
+    strengths = {"redundant": 1.0, "unique": 1.0, "synergy": 1.0} | {k: v for k, v in options.items() if k != "count"}
+    count, n, features = options.get("count", 2), 20_000, 5
+    arrays = generate(n, count, **strengths, features=features, seed=1)
+    rng = np.random.default_rng(1)
+    rng.choice([-1, 1], (n, 1 + 2 * count))
+    rng.standard_normal((n, 2))
+    looks = [arrays[f"x{m}"] @ q for m, q in enumerate(rotations(count, features, rng), 1)]
+    guesses = {"redundant": sum(look[:, 0] for look in looks), "synergy": np.prod([look[:, 2] for look in looks], 0)}
+    guesses |= {f"unique{m}": look[:, 1] for m, look in enumerate(looks, 1)}
+    kept = [name for name in guesses if strengths[name.rstrip("0123456789")] > 0]
+    right = np.all([np.sign(guesses[name]) == arrays[name] for name in kept], 0).mean()
+    assert truth(count, **strengths).accuracy == pytest.approx(right, abs=0.012)

@@ -27,7 +27,7 @@ from modalign.data.media.folder import hold_out_values, manifest_of
 from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.tables.array_split import StoredArray
 from modalign.data.tables.arrays import from_settings
-from modalign.data.tables.splits import hold_out, select_rows
+from modalign.data.tables.splits import FOLDS, hold_out, outer_fold, select_rows
 from modalign.data.task import classification
 from modalign.domains import Count, NonNegative, Part, Seed
 from modalign.errors import DataError
@@ -115,8 +115,12 @@ def load(
     columns = {name: manifest[name].to_numpy() for name in ("id", "split", "label", "speaker", "index")}
     if settings.split == "speaker":
         settings = hold_out_values(settings, "speaker", test_speakers, pair_seed)
-    test = select_rows("split==test" if settings.split in (None, "official") else str(settings.split), columns)
     digits = columns["label"].astype(int)
+    if settings.fold is None:
+        test = select_rows("split==test" if settings.split in (None, "official") else str(settings.split), columns)
+    else:
+        groups = None if settings.group is None else columns[settings.group].astype(str)
+        test = outer_fold(columns, digits, groups, settings.fold, settings.folds or FOLDS, settings.split_seed)
     images, image_digits = np.load(folder / "images.npy"), np.load(folder / "image_digits.npy")
     chosen = pair(digits, test, image_digits, rng)
     pixels = images[chosen][:, None].astype(np.float32) / 255
@@ -132,11 +136,11 @@ def load(
         "audio": StoredArray(folder / "audio.npy")[keep],
         "image": pixels[keep],
     }
-    chosen_settings = replace(settings, label="label", split="part==test", kinds={})
+    chosen_settings = replace(settings, label="label", split="part==test", fold=None, kinds={})
     data = from_settings(chosen_settings, arrays, settings.name or "", ["audio", "image"], classes=DIGITS)
     if labels < 1:
         data.notes.append(f"{int((~keep).sum())} training recordings left out: labels {labels:g}")
-    return data
+    return replace(data, contents="")  # pairs of recordings and images are drawn for each split
 
 
 def pair(digits: np.ndarray, test: np.ndarray, image_digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -340,6 +340,8 @@ def load(
         raise unknown("score", score, ["patient", "patch"])
     if target not in ("grade", "survival"):
         raise unknown("target", target, ["grade", "survival"])
+    if settings.fold is not None and settings.folds is None and settings.split in (None, "official"):
+        fold, settings = settings.fold + 1, replace(settings, fold=None)  # the published folds
     if fold not in range(1, FOLDS + 1):
         raise DataError(f"fold {fold} does not exist; expected 1 to {FOLDS}.")
     if settings.split in (None, "official"):

@@ -21,6 +21,13 @@ one-dimensional integral, and J(d) = 2 i(d) - i(sqrt(2) d) for what two looks at
     I(X_m; Y)       = i(redundant) + i(unique)
     I(X_1, X_2; Y)  = i(sqrt(2) redundant) + 2 i(unique) + J(synergy)                               [M = 2]
 
+The bits of the label are independent given the data, so the best guess of Y is that of each of them. With Phi the
+normal distribution function it is right with probability
+
+    Phi(sqrt(M) redundant) * Phi(unique)^M * [1 + (2 Phi(synergy) - 1)^M] / 2
+
+without the factor of a part whose strength is 0: that part is not in the label.
+
 Given Y the looks at A are independent and drop out of the second line, while E_2 = S E_1 is as good as E_1:
 synergy appears there as redundancy does in the first line. With M > 2 two of the E_m are independent even given S.
 """
@@ -29,6 +36,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, sqrt
+from statistics import NormalDist
 from typing import Annotated, Any
 
 import numpy as np
@@ -49,6 +57,7 @@ class Truth:
         conditional: I(X_1; X_2 | Y).
         label_alone: I(X_m; Y) of a single modality.
         label_pair: I(X_1, X_2; Y) where these two are all modalities (M = 2), else without synergy.
+        accuracy: of the Bayes classifier, which has all M modalities: no method can be better.
 
     >>> round(truth().conditional, 3)
     0.847
@@ -58,6 +67,7 @@ class Truth:
     conditional: float
     label_alone: float
     label_pair: float
+    accuracy: float
 
 
 def load(settings: DataSettings, **options: Any) -> MultimodalData:
@@ -166,6 +176,8 @@ def truth(
 
     >>> round(truth(synergy=0.0, shared=0).conditional, 9)
     0.0
+    >>> round(truth(redundant=0.0, unique=0.0).accuracy, 3)  # of two classes that only synergy tells apart
+    0.733
     """
     useless = -shared / 2 * log(1 - correlation**2)
     together = _common(synergy) if count == 2 else 0.0
@@ -174,6 +186,9 @@ def truth(
         conditional=together + useless,
         label_alone=_look(redundant) + _look(unique),
         label_pair=_look(sqrt(2) * redundant) + 2 * _look(unique) + together,
+        accuracy=(_right(sqrt(count) * redundant) if redundant > 0 else 1.0)
+        * (_right(unique) ** count if unique > 0 else 1.0)
+        * ((1 + (2 * _right(synergy) - 1) ** count) / 2 if synergy > 0 else 1.0),
     )
 
 
@@ -183,6 +198,11 @@ def _look(strength: float) -> float:
     weights = np.exp(-(noise**2) / 2)
     loss = np.logaddexp(0, -2 * strength * (strength + noise))
     return log(2) - float(weights @ loss / weights.sum())
+
+
+def _right(strength: float) -> float:
+    """Phi(d): probability that the sign of d B + N is that of B."""
+    return NormalDist().cdf(strength)
 
 
 def _common(strength: float) -> float:

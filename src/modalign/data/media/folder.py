@@ -237,13 +237,15 @@ def manifest_of(settings: DataSettings) -> pd.DataFrame:
 
 
 def hold_out_values(settings: DataSettings, column: str, count: int, seed: int) -> DataSettings:
-    """The settings under which ``count`` values of a column, drawn by ``seed``, are the test split.
+    """The settings under which ``count`` values of a column, drawn by ``seed``, are the test split, or those of a fold.
 
     Validation is then carved out by whole values too.
 
     Raises:
         InputError: fewer than two values would be left to train and validate on.
     """
+    if settings.fold is not None:
+        return replace(settings, split=None, group=column)
     values = sorted(manifest_of(settings)[column].astype(str).unique())
     if not 0 < count <= len(values) - 2:
         raise DataError(

@@ -18,8 +18,16 @@ import torch
 from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.labels import Labels, missing_values, read_column, read_labels
-from modalign.data.tables.modalities import Preparation, as_strings, find_modality, fit_preparation, refuse_rows, show
-from modalign.data.tables.splits import assign_splits, check_groups, select_rows
+from modalign.data.tables.modalities import (
+    Preparation,
+    as_strings,
+    find_modality,
+    fit_preparation,
+    is_text,
+    refuse_rows,
+    show,
+)
+from modalign.data.tables.splits import FOLDS, assign_splits, check_groups, select_rows
 from modalign.data.task import TaskKind
 from modalign.errors import DataError, Problems, unknown
 from modalign.settings import DataSettings
@@ -241,7 +249,11 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     parts = None
     if labels is not None and (groups is not None or not settings.group):
         how = settings.split, settings.valid_fraction, settings.split_seed
-        parts = problems.trying(assign_splits, columns, labels.strata, groups, *how)
+        outer = settings.fold, settings.folds, settings.valid_seed
+        parts = problems.trying(assign_splits, columns, labels.strata, groups, *how, *outer)
+    if settings.fold is not None:
+        instead = f" in place of the split {settings.split!r}" if settings.split else ""
+        notes.append(f"outer split {settings.fold}{instead}: folds by {settings.folds or FOLDS}")
     if labels is not None and parts is not None and labels.task.kind == "classification":
         codes = labels.target.numpy()
         lost = [labels.task.classes[code] for code in np.setdiff1d(codes, codes[parts == "train"])]
@@ -251,7 +263,9 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
                 "training split, or leave the classes out with the option drop"
             )
     if groups is not None and parts is not None:
-        notes += problems.trying(check_groups, parts, groups, settings.split) or []
+        named = settings.split if settings.fold is None else f"{settings.folds} in one of its values"
+        by_design = settings.fold is None or isinstance(settings.folds, str)
+        notes += problems.trying(check_groups, parts, groups, named if by_design else None) or []
     notes += _check_presence(present, parts, problems)
     if problems and len(kept) <= kept[-1]:
         problems.append("(rows are counted from 0 among those that were not left out)")
@@ -306,8 +320,18 @@ def read_source(
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
     digest = hashlib.sha256(contents.encode())
-    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids)):
+    classes = np.array(table.labels.task.classes, dtype=str)
+    for values in (table.parts, present, table.labels.target.numpy(), np.array(table.ids), classes):
         digest.update(values.tobytes())
+    for c in table.columns.values():
+        digest.update(c.values.numpy().tobytes() + "\n".join(c.names).encode())
+    if table.groups is not None:
+        digest.update(table.groups.tobytes())
+    # The inputs as they came: some preparations (means that fill gaps) depend on the split.
+    inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
+    for m in names if source.contents is None else ():
+        if m not in source.stored:
+            inputs.update(_bytes(source.columns[m][kept]))
 
     parts: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
@@ -321,7 +345,13 @@ def read_source(
         )  # fmt: skip
     modalities = {m: about.modality for m, about in preparations.items()}
     task, fingerprint = table.labels.task, digest.hexdigest()
-    return MultimodalData(name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes)
+    return MultimodalData(
+        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=inputs.hexdigest()
+    )
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    return "\0".join(as_strings(array).tolist()).encode() if is_text(array) else np.ascontiguousarray(array).tobytes()
 
 
 def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:

@@ -20,6 +20,7 @@ from modalign.errors import DataError, InputError, unknown
 
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 TEST_FRACTION = 0.25
+FOLDS = 4  # of a repetition: as large a share for the test as where it is drawn at random
 ORDERS_TIMES_GROUPS = 2000
 _COMPARE = {"==": eq, "!=": ne, "<=": le, ">=": ge, "<": lt, ">": gt}
 
@@ -107,6 +108,9 @@ def assign_splits(
     split: str | None,
     valid_fraction: float,
     seed: int,
+    fold: int | None = None,
+    folds: int | str | None = None,
+    valid_seed: int | None = None,
 ) -> np.ndarray:
     """Return the name of the split of each row: (N,) of ``train``, ``valid``, ``test``.
 
@@ -119,6 +123,8 @@ def assign_splits(
         valid_fraction: share of validation where none is named: of the training rows, or of all rows if
             everything is at random (which makes 60/15/25 by default).
         seed: of the random parts.
+        fold, folds: an outer split in place of ``split`` (see ``outer_fold``).
+        valid_seed: of the random validation part, if it is to have one of its own.
 
     Raises:
         InputError: see ``select_rows``; also values that name no split, or too few rows or groups for a part.
@@ -126,10 +132,13 @@ def assign_splits(
     >>> assign_splits({"rep": np.array([1, 1, 2, 2, 3, 3])}, np.zeros(6, int), None, "rep==3", 0.25, 0).tolist()
     ['train', 'train', 'train', 'valid', 'test', 'test']
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed if fold is None else [seed, fold])
     if split is None and "split" in arrays:
         split = "split"
-    if split is None:
+    if fold is not None:
+        held = outer_fold(arrays, strata, groups, fold, FOLDS if folds is None else folds, seed)
+        parts = np.where(held, "test", "train").astype("<U5")
+    elif split is None:
         parts = np.full(len(strata), "train", dtype="<U5")
         parts[hold_out(strata, groups, TEST_FRACTION, rng, "test")] = "test"
         valid_fraction /= 1 - TEST_FRACTION
@@ -149,8 +158,74 @@ def assign_splits(
     if not (parts == "valid").any():
         pool = np.flatnonzero(parts == "train")
         kept = None if groups is None else groups[pool]
+        if valid_seed is not None:
+            rng = np.random.default_rng([seed, 0 if fold is None else fold, valid_seed])
         parts[pool[hold_out(strata[pool], kept, valid_fraction, rng, "valid")]] = "valid"
     return parts
+
+
+def outer_fold(
+    arrays: Mapping[str, np.ndarray],
+    strata: np.ndarray,
+    groups: np.ndarray | None,
+    fold: int,
+    folds: int | str,
+    seed: int,
+) -> np.ndarray:
+    """Return the rows (N,) bool that one outer split tests: a fold of repeated cross-validation.
+
+    Any number of splits can be added later: fold ``folds`` is the first of the second repetition, and no fold depends
+    on how many there are in all. Random folds are stratified and divide no group.
+
+    Args:
+        arrays, strata, groups, seed: as in ``assign_splits``.
+        fold: number of the split, from 0.
+        folds: folds of a repetition; or the name of a column each of whose values, sorted, is a fold.
+
+    Raises:
+        DataError: no such fold or column, or fewer groups, or rows of a class, than folds.
+
+    >>> held = [outer_fold({}, np.arange(8) % 2, None, fold, 4, 0) for fold in range(4)]
+    >>> np.sum(held, axis=0).tolist()
+    [1, 1, 1, 1, 1, 1, 1, 1]
+    >>> outer_fold({"rep": np.array([1, 2, 3, 1])}, np.zeros(4), None, 2, "rep", 0).tolist()
+    [False, False, True, False]
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if isinstance(folds, str):
+        if folds not in arrays:
+            raise unknown("column of folds", folds, arrays)
+        column = as_strings(arrays[folds]) if is_text(arrays[folds]) else np.asarray(arrays[folds])
+        values = np.unique(column)
+        if not 0 <= fold < len(values):
+            raise DataError(
+                f"there is no fold {fold}: the column {folds!r} has {len(values)} values, which are folds 0 to "
+                f"{len(values) - 1}; expected at most {len(values)} splits"
+            )
+        return np.asarray(column == values[fold])
+    if folds < 2 or fold < 0:
+        raise DataError(f"fold {fold} of {folds} cannot be; expected 2 folds or more, and a fold from 0 on")
+    codes = np.unique(strata, return_inverse=True)[1]
+    units, what = (np.arange(len(codes)), "rows") if groups is None else (groups, "groups")
+    if len(np.unique(units)) < folds:
+        raise DataError(
+            f"{len(np.unique(units))} {what} for {folds} folds; expected as many at least: lower data.folds, or name a "
+            "column of folds"
+        )
+    spread = [len(np.unique(units[codes == code])) for code in range(codes.max() + 1)]
+    if min(spread) < folds:
+        raise DataError(
+            f"the rarest class (or bin of the target) is in {min(spread)} {what}, fewer than {folds} folds, and cannot "
+            "be tested in each: lower data.folds, or leave the class out with the option drop"
+        )
+    repetition, place = divmod(fold, folds)
+    drawn = int(np.random.SeedSequence([seed, repetition]).generate_state(1)[0])
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    parts = kind(folds, shuffle=True, random_state=drawn).split(codes, codes, groups)
+    held = np.zeros(len(codes), bool)
+    held[[test for _, test in parts][place]] = True
+    return held
 
 
 def check_groups(parts: np.ndarray, groups: np.ndarray, split: str | None) -> list[str]:

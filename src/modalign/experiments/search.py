@@ -1,0 +1,316 @@
+"""A fair search of settings: as many trials for every method, all its settings drawn jointly, on validation alone.
+
+Each row on each split is a study of Optuna (Akiba et al., KDD 2019) of its own: the learning rate, log-uniform over a
+range that holds the published ones, and the method's space (``Strategy.space``). A study is claimed as a
+run is: several processes divide the studies among them, and one that dies loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from modalign.data.dataset import MultimodalData
+from modalign.errors import Diverged, RunError, RunFolderError, SettingsError
+from modalign.evaluation.metrics import higher_is_better
+from modalign.files import locked
+from modalign.settings import TrainingSettings
+from modalign.strategies import Strategy, load_strategy, make_options
+from modalign.training.own_code import Objects
+from modalign.training.run import RunFolder, RunSpec
+from modalign.training.train import train_spec
+
+if TYPE_CHECKING:
+    import optuna
+
+LEARNING_RATES = {"sgd": (1e-3, 0.3), "adamw": (1e-4, 1e-2), "adam": (1e-4, 1e-2)}
+"""Ranges that hold the published rates (1e-3 to 1e-2 with SGD), wider where a recipe begins near an edge."""
+_ROOM = 10.0  # the range reaches at least so many times below and above the recipe's learning rate
+_EDGE = 0.05  # share of a range, on its scale, that counts as its edge
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search varies: the learning rate and options of the method."""
+
+    lr: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        dataset, row, fold: where.
+        chosen: the best setting; None if all diverged.
+        value: its objective, the mean over its runs, smaller better.
+        edges: settings whose best value lies at an edge of their range.
+        trials: all that was tried, with state and value.
+    """
+
+    dataset: str
+    row: str
+    fold: int | None
+    chosen: Setting | None
+    value: float
+    edges: list[str]
+    trials: list[dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """How it is called in messages."""
+        return f"{self.row} on {self.dataset}" + ("" if self.fold is None else f", split {self.fold}")
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values, as ``tune.json`` holds them."""
+        return {"label": self.label} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search for one row on one split of a data set.
+
+    Attributes:
+        dataset, row, fold: where.
+        specs: a run for each validation part, with the setting that the search starts from.
+        fixed: names of options that are not searched.
+        trials: settings to try.
+        folder: of the trials.
+        storage: URL of a database; None for a journal in the folder.
+        objects: objects of one's own in place of names.
+        data: data in memory, one for each of ``specs``; None where recipes name it.
+    """
+
+    dataset: str
+    row: str
+    fold: int | None
+    specs: tuple[RunSpec, ...]
+    fixed: frozenset[str]
+    trials: int
+    folder: Path
+    storage: str | None
+    objects: Objects
+    data: tuple[MultimodalData | None, ...]
+
+    @property
+    def label(self) -> str:
+        """How the display calls it."""
+        return f"{self.dataset} {self.row}" + ("" if self.fold is None else f" split {self.fold}")
+
+    @property
+    def runs(self) -> int:
+        """Trainings that it stands for."""
+        return self.trials * len(self.specs)
+
+    @property
+    def done(self) -> bool:
+        """Whether all trials have come to their end."""
+        if not self.folder.exists():
+            return False
+        with _understood(self):
+            states = [trial.state for trial in self._open().get_trials(deepcopy=False)]
+        return sum(state.is_finished() for state in states) >= self.trials
+
+    def work(self) -> str | None:
+        """Try settings until there are enough; returns what went wrong with all of them."""
+        with locked(self.folder, wait=0), _understood(self):
+            study = self._open()
+            if not study.get_trials(deepcopy=False):
+                study.enqueue_trial(self.start())
+            for trial in study.get_trials(deepcopy=False):
+                if not trial.state.is_finished() and trial.params:  # of a process that died
+                    self._try(study, trial.number, trial._trial_id, trial.params)
+            while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < self.trials:
+                # A sampler by trial: what is drawn depends on the trials before, not on when the process was started.
+                study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+                trial = study.ask(self.distributions())
+                self._try(study, trial.number, trial._trial_id, trial.params)
+        return None
+
+    def found(self) -> Found:
+        """Return the best setting that the trials have come to."""
+        with _understood(self):
+            trials = self._open().get_trials(deepcopy=False)
+        plain = [{"state": t.state.name.lower(), "value": t.value, **t.params} for t in trials]
+        complete = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
+        if not complete:
+            return Found(self.dataset, self.row, self.fold, None, math.nan, [], plain)
+        best = min(complete, key=lambda trial: trial.value)
+        options = {name: value for name, value in best.params.items() if name != "lr"}
+        setting = Setting(best.params["lr"], options)
+        value = float(best.value or 0.0)
+        return Found(self.dataset, self.row, self.fold, setting, value, self._edges(best.params), plain)
+
+    def space(self) -> dict[str, Any]:
+        """Return the settings that are searched: name to (low, high), or to a list of choices."""
+        given = self.objects.strategy
+        kind = type(given) if isinstance(given, Strategy) else load_strategy(given or self.specs[0].strategy)
+        start = self.specs[0]
+        training = start.recipe.training
+        low, high = LEARNING_RATES[training.optimizer]
+        found: dict[str, Any] = {"lr": (min(low, training.lr / _ROOM), max(high, training.lr * _ROOM))}
+        defaults = make_options(kind, start.options)
+        for name, values in option_space(kind).items():
+            if name not in self.fixed:
+                own = getattr(defaults, name)
+                wide = (min(values[0], own), max(values[1], own)) if isinstance(values, tuple) else values
+                found[name] = wide
+        return found
+
+    def start(self) -> dict[str, Any]:
+        """Return the setting of the recipe, which is the first to be tried."""
+        given = self.objects.strategy
+        kind = type(given) if isinstance(given, Strategy) else load_strategy(given or self.specs[0].strategy)
+        defaults = make_options(kind, self.specs[0].options)
+        start = {name: getattr(defaults, name) for name in self.space() if name != "lr"}
+        return {"lr": self.specs[0].recipe.training.lr, **start}
+
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Return the space as Optuna takes it: ranges are log-uniform unless they reach zero."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        return {
+            name: FloatDistribution(*values, log=values[0] > 0)
+            if isinstance(values, tuple)
+            else CategoricalDistribution(values)
+            for name, values in self.space().items()
+        }
+
+    def _edges(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the settings whose value lies at an edge of its range."""
+        edges = []
+        for name, values in self.space().items():
+            if isinstance(values, tuple):
+                low, high, at = (math.log(v) if values[0] > 0 else v for v in (*values, params[name]))
+                place = (at - low) / max(high - low, 1e-12)
+                if not _EDGE <= place <= 1 - _EDGE:
+                    edges.append(f"{name} {params[name]:.3g} of {values[0]:.3g} to {values[1]:.3g}")
+        return edges
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        from optuna.samplers import TPESampler
+
+        seed = int.from_bytes(sha256(f"{self.label} {number}".encode()).digest()[:4], "big")
+        with warnings.catch_warnings():  # Optuna 4 calls drawing settings jointly an experiment
+            warnings.simplefilter("ignore")
+            return TPESampler(seed=seed, n_startup_trials=max(3, self.trials // 2), multivariate=True)
+
+    def _open(self) -> optuna.study.Study:
+        """Return the study, made where it does not exist."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        epochs = self.specs[0].recipe.training.epochs
+        return optuna.create_study(
+            storage=self._storage(),
+            study_name=self.label,
+            load_if_exists=True,
+            direction="minimize",
+            pruner=optuna.pruners.MedianPruner(max(3, self.trials // 3), epochs // 3),
+        )
+
+    def _storage(self) -> Any:
+        if self.storage is not None:
+            return self.storage
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        path = str(self.folder / "journal.log")
+        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+
+    def _try(self, study: optuna.study.Study, number: int, identity: int, params: Mapping[str, Any]) -> None:
+        """Train a setting on each validation part and tell the study; one that diverges or lags behind is pruned."""
+        import optuna
+        from optuna.trial import TrialState
+
+        trial = optuna.trial.Trial(study, identity)
+        chosen = {name: value for name, value in params.items() if name != "lr"}
+        values: list[float] = []
+        epochs = self.specs[0].recipe.training.epochs
+        for i, (spec, data) in enumerate(zip(self.specs, self.data, strict=True)):
+            training: TrainingSettings = replace(spec.recipe.training, lr=params["lr"])
+            tried = replace(spec, recipe=replace(spec.recipe, training=training), options={**spec.options, **chosen})
+            folder = self.folder / f"trial{number}" / f"run{i}"
+
+            def watch(record: dict[str, Any], i: int = i) -> None:
+                trial.report(mean([*values, _loss(record["valid"])]), i * epochs + record["epoch"])
+                if trial.should_prune():
+                    raise Pruned
+
+            if training.devices > 1:  # a process of its own cannot report
+                watch = None  # type: ignore[assignment]
+            try:
+                train_spec(
+                    tried, folder, resume=True, data=data, objects=self.objects, test=False, quiet=True, watch=watch
+                )
+            except (Diverged, Pruned) as error:
+                trial.set_user_attr("why", str(error) or "pruned")
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                study.tell(number, state=TrialState.PRUNED)
+                return
+            result = RunFolder(folder).result()
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the score is all that is asked for
+            values.append(_loss(result["metrics"]["valid"], result["metric"]))
+        study.tell(number, mean(values))
+
+
+class Pruned(Exception):
+    """A trial that lags behind the median of those before it."""
+
+
+def _loss(valid: Mapping[str, float], metric: str | None = None) -> float:
+    """Return the objective of a run: likelihood where there are classes, else the metric, smaller better."""
+    if "nll" in valid:
+        return valid["nll"]
+    name = metric or next(iter(valid))
+    return -valid[name] if higher_is_better(name) else valid[name]
+
+
+def option_space(kind: type[Strategy]) -> dict[str, Any]:
+    """Return a method's space: what it declares, or the range of the values of its main option.
+
+    >>> option_space(load_strategy("joint"))
+    {}
+    """
+    if kind.space:
+        return dict(kind.space)
+    if kind.main_option is None:
+        return {}
+    name, values = kind.main_option
+    return {name: (min(values), max(values))}
+
+
+@contextlib.contextmanager
+def _understood(study: Study) -> Iterator[None]:
+    """Turn what Optuna and its storage say into what a user can act on."""
+    try:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        raise SettingsError("a search needs Optuna: pip install 'modalign[tune]'") from None
+    where = study.storage or str(study.folder / "journal.log")
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError) as error:
+        if isinstance(error, (RunFolderError, SettingsError)):
+            raise
+        raise RunFolderError(
+            f"the search storage {where} cannot be read ({type(error).__name__}: {error}); expected what an earlier "
+            f"search wrote: move {study.folder} away to search anew. Finished runs are kept"
+        ) from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        said = str(error).partition("\n")[0]
+        raise RunError(
+            f"the search storage {where} did not answer ({said}); see that it is there and not locked by another "
+            "program, and repeat the command: finished trials are kept"
+        ) from error

@@ -1,0 +1,54 @@
+"""Unimodal ensemble: one network a modality, each trained alone; the answer is the mean of their probabilities.
+
+The linear opinion pool (Stone, "The opinion pool", 1961) of networks that never saw each other: what any method that
+trains them together must beat, and the reference of Du et al., "On uni-modal feature learning in supervised
+multi-modal learning", ICML 2023 (their uni-modal ensemble averages predictions too). The networks are those of
+``unimodal`` and ``late_fusion`` of the same seed, which share no parameter; they differ in how the answer is read
+out. ``late_fusion`` multiplies probabilities, which is right where modalities are independent given the label; the
+mean asks nothing of that kind, is never surer than its surest member, and cannot learn what only the modalities
+together say. Deviation: one epoch is selected for the whole ensemble, not one a network. Cost per step: that of joint
+training.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modalign.data.batch import Batch, Output
+from modalign.data.info import DataInfo
+from modalign.models.multimodal import MultimodalModel
+from modalign.models.readout import class_log_prior, product_of_experts
+from modalign.strategies.base import NoOptions, Stepper, Strategy
+from modalign.strategies.joint_unimodal import unimodal_losses
+
+
+class Ensemble(Strategy):
+    """L = sum_m CE(p_m, y); predictions are the mean of the posteriors of the modalities present."""
+
+    title = "Unimodal ensemble"
+    trains_unimodal = True
+    log_prior: Tensor | None
+
+    def __init__(self, model: MultimodalModel, info: DataInfo, options: NoOptions | None = None) -> None:
+        super().__init__(model, info, options)
+        classify = info.task.kind == "classification"
+        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
+
+    def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
+        """Take one step on all modalities; they share no parameter, so each is trained as if alone."""
+        losses = unimodal_losses(self.task, self.model(batch), batch)
+        stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
+        return losses
+
+    def predict(self, output: Output) -> Tensor:
+        """Log of the mean probability over the modalities present, the prior where none is.
+
+        For regression and survival it is the mean score.
+        """
+        if self.log_prior is None:
+            return product_of_experts(output.unimodal, output.present)
+        log_p = torch.stack([scores.float().log_softmax(1) for scores in output.unimodal.values()], 1)
+        absent = ~output.present.unsqueeze(2)
+        mean = log_p.masked_fill(absent, -torch.inf).logsumexp(1) - output.present.sum(1, keepdim=True).log()
+        return torch.where(output.present.any(1, keepdim=True), mean, self.log_prior)
