@@ -164,7 +164,7 @@ SILENT: list[tuple[str, str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("of, name, value", SILENT, ids=lambda part: str(part)[:20])
+@pytest.mark.parametrize(("of", "name", "value"), SILENT, ids=lambda part: str(part)[:20])
 def test_what_once_passed_in_silence_is_refused_in_yaml_and_from_python(tmp_path, of, name, value):
     if of in GROUPS:
         refused(f"{of}.{name}", value, load_recipe, write(tmp_path / "r.yaml", {of: {name: value}}))
@@ -190,7 +190,7 @@ def test_the_command_line_names_all_settings_beyond_their_domains_at_once():
 
 
 @pytest.mark.parametrize(
-    "option, value, shown",
+    ("option", "value", "shown"),
     [
         ("--training.lr", "fast", "'fast'"),
         ("--training.lr", ".nan", "nan"),
@@ -219,7 +219,9 @@ def test_options_on_the_command_line_are_refused_all_at_once(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name, value", [("seeds", 0), ("splits", "two"), ("tune", -1), ("jobs", 0), ("seeds", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("seeds", 0), ("splits", "two"), ("tune", -1), ("jobs", 0), ("seeds", 1.5)]
+)
 def test_counts_of_a_bench_are_checked_by_the_same_mechanism(tmp_path, name, value):
     given = {"seeds": 1, name: value}
     refused(name, value, run_bench, [load_recipe("digits")], ["joint"], out=tmp_path / "bench", **given)
@@ -232,7 +234,7 @@ def test_seeds_are_checked(seed):
 
 
 @pytest.mark.parametrize(
-    "model, name, value",
+    ("model", "name", "value"),
     [
         ({"encoders": {"x0": {"name": "mlp", "dropout": 1.0}}}, "model.encoders.x0.dropout", 1.0),
         ({"encoders": {"x0": {"name": "mlp", "hidden": [0]}}}, "model.encoders.x0.hidden", [0]),
@@ -246,7 +248,7 @@ def test_arguments_of_encoders_and_fusions_are_checked_when_they_are_built(model
     refused(name, value, build_strategy, method_spec(recipe, "joint", 0), info())
 
 
-@pytest.mark.parametrize("name, value", [("samples", 3), ("correlation", 1.0), ("unique", -1), ("seed", "one")])
+@pytest.mark.parametrize(("name", "value"), [("samples", 3), ("correlation", 1.0), ("unique", -1), ("seed", "one")])
 def test_options_of_data_sets_are_checked(name, value):
     settings = DataSettings(name="synthetic", options={name: value})
     refused(f"options.{name}", value, load_data, settings)

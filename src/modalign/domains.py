@@ -40,7 +40,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return " and ".join(f"{word} {bound:,g}" for word, bound in bounds.items() if bound is not None)
+        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Words:
         return f"one of {', '.join(self.words)}"
 
 
-Positive = Annotated[float, Range(above=0, most=1e6)]
-NonNegative = Annotated[float, Range(least=0, most=1e6)]
+Positive = Annotated[float, Range(above=0, most=10**6)]
+NonNegative = Annotated[float, Range(least=0, most=10**6)]
 Share = Annotated[float, Range(least=0, most=1)]
 Part = Annotated[float, Range(above=0, most=1)]  # a share that is not nothing
 Decay = Annotated[float, Range(least=0, below=1)]  # momentum, dropout: all of it would be nothing
@@ -98,7 +98,7 @@ def check_values(
     >>> check_values(train, {"lr": -1}, "training.")
     Traceback (most recent call last):
         ...
-    modalign.errors.SettingsError: training.lr is -1; expected a number above 0 and at most 1e+06, such as 0.02
+    modalign.errors.SettingsError: training.lr is -1; expected a number above 0 and at most 1,000,000, such as 0.02
     """
     known = declared(of)
     problems = Problems("")
@@ -161,7 +161,7 @@ def wrong(name: str, value: Any, hint: Any, default: Any = inspect.Parameter.emp
     """Return what is wrong with a value, a line each: nothing, or what was given, what is expected, and an example.
 
     >>> wrong("training.encoder_lr", {"left": 1, "right": "fast"}, dict[str, NonNegative])
-    ["training.encoder_lr.right is 'fast'; expected a number of at least 0 and at most 1e+06"]
+    ["training.encoder_lr.right is 'fast'; expected a number of at least 0 and at most 1,000,000"]
     """
     if fits(value, hint):
         return []
@@ -223,7 +223,7 @@ def describe(hint: Any) -> str:
     """Return what is expected, in words.
 
     >>> describe(dict[str, NonNegative] | None), describe(Literal["a", "b"]), describe(Count)[:28]
-    ('a number of at least 0 and at most 1e+06 by name, or null', 'one of a, b', 'a whole number of at least 1')
+    ('a number of at least 0 and at most 1,000,000 by name, or null', 'one of a, b', 'a whole number of at least 1')
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
