@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from modalign.domains import Checked, Count, Decay, NonNegative, Positive, Range, Seed, Share, Whole, Width, Words
 
 
 @dataclass
-class DataSettings:
+class DataSettings(Checked):
     """Which data, and how it is split.
 
     Args:
@@ -40,6 +42,8 @@ class DataSettings:
     'digits-halves'
     """
 
+    where: ClassVar[str] = "data."
+
     name: str = ""
     title: str | None = None
     path: str | None = None
@@ -50,11 +54,11 @@ class DataSettings:
     kinds: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     conditions: dict[str, list[str]] = field(default_factory=dict)
-    valid_fraction: float = 0.15
-    split_seed: int = 0
-    fold: int | None = None
-    folds: int | str | None = None
-    valid_seed: int | None = None
+    valid_fraction: Annotated[float, Range(above=0, below=1)] = 0.15
+    split_seed: Seed = 0
+    fold: Whole | None = None
+    folds: Annotated[int, Range(least=2, most=1000)] | str | None = None
+    valid_seed: Seed | None = None
     options: dict[str, Any] = field(default_factory=dict)
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +71,7 @@ class DataSettings:
 
 
 @dataclass
-class ModelSettings:
+class ModelSettings(Checked):
     """Encoders, fusion and heads.
 
     Args:
@@ -84,15 +88,17 @@ class ModelSettings:
     'auto'
     """
 
-    width: int = 64
+    where: ClassVar[str] = "model."
+
+    width: Width = 64
     fusion: str = "auto"
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion_options: dict[str, Any] = field(default_factory=dict)
-    dropout: float = 0.0
+    dropout: Decay = 0.0
 
 
 @dataclass
-class TrainingSettings:
+class TrainingSettings(Checked):
     """Budget and optimizer, the same for every method.
 
     Args:
@@ -128,33 +134,35 @@ class TrainingSettings:
     'sgd'
     """
 
-    epochs: int = 30
-    batch_size: int = 64
+    where: ClassVar[str] = "training."
+
+    epochs: Count = 30
+    batch_size: Count = 64
     optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: Positive = 0.02
+    momentum: Decay = 0.9
+    weight_decay: NonNegative = 1e-4
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup: float = 0.05
-    clip: float | None = None
-    accumulate: int = 1
+    warmup: Share = 0.05
+    clip: Positive | None = None
+    accumulate: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    sampler: str = "shuffle"
-    samples_per_context: int = 8
+    devices: Count = 1
+    sampler: Annotated[str, Words(("shuffle", "balanced", "balanced:COLUMN"))] = "shuffle"
+    samples_per_context: Count = 8
     selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
     temperature: bool = True
-    patience: int | None = None
-    workers: int = 0
-    checkpoint_minutes: float = 10.0
-    encoder_lr: dict[str, float] = field(default_factory=dict)
+    patience: Count | None = None
+    workers: Whole = 0
+    checkpoint_minutes: NonNegative = 10.0
+    encoder_lr: dict[str, NonNegative] = field(default_factory=dict)
     cache_features: bool = True
 
 
 @dataclass
-class Recipe:
+class Recipe(Checked):
     """Everything that determines a run but its seed.
 
     Args:
@@ -167,6 +175,8 @@ class Recipe:
     >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
     30
     """
+
+    where: ClassVar[str] = ""
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modalign.domains import Count, Width, check_values
 from modalign.errors import InputError, SettingsError, unknown
-from modalign.models.encoders import check_options
 
 
 class Fusion(nn.Module):
@@ -38,7 +38,7 @@ class Fusion(nn.Module):
 
     uses_conditions = False
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__()
         self.dims = dict(dims)
         self.width = width
@@ -64,7 +64,7 @@ class ConcatFusion(Fusion):
     With the linear head behind it the logits are sum_m W_m z_m + b: additive in the modalities.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, sum(dims.values()))
 
     def forward(
@@ -77,7 +77,7 @@ class ConcatFusion(Fusion):
 class SumFusion(Fusion):
     """Sum of linear maps of the features to a common width; absent ones add nothing."""
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections(bias=False)
 
@@ -96,7 +96,7 @@ class GatedFusion(Fusion):
     paper's sigmoid gate).
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections()
         self.gates = nn.Linear(sum(dims.values()), len(dims) * width)
@@ -119,7 +119,7 @@ class FilmFusion(Fusion):
     unmodulated.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections()
         pairs = [(m, n) for m in dims for n in dims if m != n]
@@ -150,7 +150,7 @@ class TensorFusion(Fusion):
     belongs to it is the learned embedding of absence.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int, *, rank: int = 4) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width, *, rank: Width = 4) -> None:
         super().__init__(dims, width)
         self.rank = rank
         self.factors = nn.ModuleDict()
@@ -180,7 +180,7 @@ class AttentionFusion(Fusion):
         heads: attention heads; must divide ``width``.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int, *, heads: int = 4) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width, *, heads: Count = 4) -> None:
         super().__init__(dims, width)
         if width % heads:
             raise InputError(f"fusion 'attention': width {width} is not a multiple of its {heads} heads.")
@@ -359,7 +359,7 @@ def build_fusion(
         raise unknown("fusion", name, FUSIONS)
     build = FUSIONS[name]
     arguments = {"width": width, **(options or {})}
-    check_options(f"fusion {name!r}", build, arguments, given=1)
+    check_values(build, arguments, "model.fusion_options.", f"option of fusion {name!r}:", skip=("dims",))
     if build is ContextFusion:
         arguments |= {"outputs": outputs, "conditions": conditions}
     return build(dims, **arguments)

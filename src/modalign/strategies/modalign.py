@@ -27,15 +27,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import ColumnInfo, DataInfo
-from modalign.errors import InputError, SettingsError, unknown
-from modalign.information.contexts import ContextSource, product_cells
+from modalign.domains import Checked, Count, NonNegative, Positive, Share, Whole, Width, Words
+from modalign.errors import InputError, unknown
+from modalign.information.contexts import SOURCES, ContextSource, product_cells
 from modalign.information.critics import (
     ContextEmbedding,
     ContinuousContext,
@@ -43,7 +44,7 @@ from modalign.information.critics import (
     LearnedContext,
 )
 from modalign.information.margin import LossHinge, gradient_scale, ramp
-from modalign.information.objectives import checked_form
+from modalign.information.objectives import FORMS, checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, evidence, fit_weights, pool
@@ -51,13 +52,14 @@ from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics, stacked
 
-_MARGINS = ("gradient", "hinge", "both", "none")
+# A margin of version 0.1, and what to use.
+_GONE = {"log_odds": "use 'gradient' with its bound rho"}
 _CLUSTERED = 4096  # samples on which clusters are found
 _START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
-class ModAlignOptions:
+class ModAlignOptions(Checked):
     """Options of ModAlign; each part can be switched off.
 
     Args:
@@ -86,23 +88,23 @@ class ModAlignOptions:
         memory_minimum: contexts with fewer negatives than this in a batch draw on the memory.
     """
 
-    alpha: float = 1.0
-    eta: float = 1.0
-    objective: str = "nce3"
-    context: str = "label"
-    context_minimum: int = 8
-    clusters: int = 8
+    alpha: NonNegative = 1.0
+    eta: NonNegative = 1.0
+    objective: Annotated[str, Words((*FORMS, "none", "three", "two"))] = "nce3"
+    context: Annotated[str, Words((*SOURCES, "group", "label*group", "auto"))] = "label"
+    context_minimum: Count = 8
+    clusters: Count = 8
     class_names: str | None = None
-    margin: str = "gradient"
-    rho: float = 0.3
-    hinge: float = 3.0
-    ramp: float = 0.3
+    margin: Annotated[str, Words(("gradient", "hinge", "both", "none"), _GONE)] = "gradient"
+    rho: Positive = 0.3
+    hinge: NonNegative = 3.0
+    ramp: Share = 0.3
     prior: bool = True
     readout_critic: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: int = 64
-    memory: int = 16
-    memory_minimum: int = 4
+    critic_width: Width = 64
+    memory: Whole = 16
+    memory_minimum: Whole = 4
 
     # Options of version 0.1 that are gone, and what to use.
     removed: ClassVar[dict[str, str]] = {
@@ -112,12 +114,9 @@ class ModAlignOptions:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective != "none":
             object.__setattr__(self, "objective", checked_form(self.objective))
-        if self.margin == "log_odds":
-            raise SettingsError("modalign: the margin 'log_odds' is gone; use 'gradient' with its bound rho.")
-        if self.margin not in _MARGINS:
-            raise unknown("margin", self.margin, _MARGINS)
 
 
 class ModAlign(Strategy):

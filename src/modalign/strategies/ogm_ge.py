@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
+from modalign.domains import Checked, NonNegative, Share
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -116,7 +117,7 @@ def modulated_weights(encoder: nn.Module) -> list[nn.Parameter]:
 
 
 @dataclass(frozen=True)
-class OgmGeOptions:
+class OgmGeOptions(Checked):
     """Options of OGM-GE.
 
     Args:
@@ -125,13 +126,9 @@ class OgmGeOptions:
         until: share of the epochs during which gradients are modulated, the last of them included.
     """
 
-    alpha: float = 0.8
+    alpha: NonNegative = 0.8
     noise: bool = True
-    until: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"ogm_ge: alpha is {self.alpha}; expected 0 or more.")
+    until: Share = 0.5
 
 
 class OgmGe(Strategy):
