@@ -91,7 +91,7 @@ class ModAlignOptions(Checked):
     alpha: NonNegative = 1.0
     eta: NonNegative = 1.0
     objective: Annotated[str, Words((*FORMS, "none", "three", "two"))] = "nce3"
-    context: Annotated[str, Words((*SOURCES, "group", "label*group", "auto"))] = "label"
+    context: Annotated[str, Words((*SOURCES, "group", "label*group", "group*label", "auto"))] = "label"
     context_minimum: Count = 8
     clusters: Count = 8
     class_names: str | None = None
