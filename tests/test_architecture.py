@@ -9,7 +9,9 @@ from pathlib import Path
 
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = [
-    {"errors", "settings"},
+    {"errors"},
+    {"domains"},
+    {"settings"},
     {"classes", "files"},
     {"information", "data", "recipes"},
     {"estimators", "models"},

@@ -541,7 +541,12 @@ def _prepare(
         memory = read if drawn and not isinstance(data, MultimodalData) else read()
         split: dict[str, Any] = {key: described.get(key) for key in ("fold", "folds", "valid_seed")}
         plain["data"] = asdict(DataSettings(name=read().name, caution=recipe.data.caution, **split))
-    return recipe_from_plain(json.loads(json.dumps(plain, default=str)), "settings"), memory, objects
+    return recipe_from_plain(json.loads(json.dumps(plain, default=_plain)), "settings"), memory, objects
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as numbers, paths as text."""
+    return value.item() if getattr(value, "ndim", None) == 0 else str(value)
 
 
 def _are_sources(source: Mapping[Any, Any]) -> bool:

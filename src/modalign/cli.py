@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import ask_first
-from modalign.errors import InputError, Interrupted, RunError, RunsFailed, SettingsError, nearest
-from modalign.recipes import add_settings, load_recipe, plain_type, recipe_names
+from modalign.domains import Count, Seed, Whole, check_values, declared, describe, wrong
+from modalign.errors import InputError, Interrupted, Problems, RunError, RunsFailed, SettingsError, nearest
+from modalign.recipes import GROUPS, add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def train(
     recipe: Recipe,
     *,
     strategy: str = "modalign",
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | None = None,
     resume: bool = False,
     options: dict[str, Any] | None = None,
@@ -62,13 +65,13 @@ def bench(
     recipes: list[Recipe],
     *,
     strategies: str = PLAIN,
-    splits: int = 1,
-    seeds: int = 5,
+    splits: Count = 1,
+    seeds: Count = 5,
     out: str = "runs/bench",
-    tune: int = 0,
-    tune_seeds: int = 2,
+    tune: Whole = 0,
+    tune_seeds: Count = 2,
     storage: str | None = None,
-    jobs: int | None = None,
+    jobs: Count | None = None,
     reference: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> None:
@@ -105,13 +108,13 @@ def bench(
 def ablate(
     recipes: list[Recipe],
     *,
-    splits: int = 1,
-    seeds: int = 5,
+    splits: Count = 1,
+    seeds: Count = 5,
     out: str = "runs/ablation",
-    tune: int = 0,
-    tune_seeds: int = 2,
+    tune: Whole = 0,
+    tune_seeds: Count = 2,
     storage: str | None = None,
-    jobs: int | None = None,
+    jobs: Count | None = None,
     options: dict[str, Any] | None = None,
 ) -> None:
     """Compare ModAlign with itself without each of its parts (Table 2 of the paper).
@@ -131,10 +134,10 @@ def ablate(
 def tradeoff(
     recipe: Recipe,
     *,
-    seeds: int = 3,
+    seeds: Count = 3,
     out: str = "runs/tradeoff",
     alphas: str = "0,0.1,0.3,1,3,10,30",
-    jobs: int | None = None,
+    jobs: Count | None = None,
     method: str = "nce3",
     options: dict[str, Any] | None = None,
     allow_code: bool = False,
@@ -266,7 +269,7 @@ def prepare(
     *,
     out: str,
     raw: str | None = None,
-    workers: int = 0,
+    workers: Whole = 0,
     fresh: bool = False,
     strict: bool = False,
     options: dict[str, Any] | None = None,
@@ -307,7 +310,7 @@ def estimate(
     given: str | None = None,
     method: str = "nce3",
     critic: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     json: bool = False,
 ) -> None:
     """Estimate the information between two arrays, I(X;Y) or I(X;Y|T), in nats.
@@ -351,8 +354,8 @@ def strategies(name: str | None = None) -> None:
     module = sys.modules.get(kind.__module__)
     print((module.__doc__ if module and module.__doc__ else kind.__doc__ or "").strip(), end="\n\n")
     described = _described(kind.Options)
-    for option in fields(kind.Options):
-        print(f"--options.{option.name} (default {option.default!r})\n    {described.get(option.name, '')}")
+    for option, (hint, default) in declared(kind.Options).items():
+        print(f"--options.{option} (default {default!r}): {describe(hint)}\n    {described.get(option, '')}")
 
 
 def datasets() -> None:
@@ -446,6 +449,16 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SettingsError: no such command, option or recipe, or a value of a wrong type.
     """
+    try:
+        _run(words)
+    except SettingsError as error:  # names a setting as recipes do; on the line it may have been an option
+        text = str(error)
+        for option in {word[2:].partition("=")[0] for word in words if word.startswith("--")}:
+            text = re.sub(rf"(?<![\w.-]){re.escape(option)}(?= is )", f"--{option}", text)
+        raise SettingsError(text) from error
+
+
+def _run(words: Sequence[str]) -> None:
     name, given = parse(words)
     trusted = bool(given.get("allow_code"))
     for key in given.keys() & {"recipe", "recipes"}:
@@ -456,6 +469,7 @@ def run(words: Sequence[str]) -> None:
             given[key] = _under(given[key], settings, words, trusted)
         else:
             given[key] = [_under(recipe, settings, words, trusted) for recipe in given[key]]
+    check_values(COMMANDS[name], given, "--")
     if "allow_code" in given and "allow_code" not in inspect.signature(COMMANDS[name]).parameters:
         del given["allow_code"]  # it was about the recipe
     COMMANDS[name](**given)
@@ -478,6 +492,7 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
         return parsed["command"], parsed[parsed["command"]]
     except ArgumentError as error:
         command, message = words[0], str(error)
+        _refuse(command, words, message)
         if command not in COMMANDS:
             what = f"unknown command {command!r}{nearest(command, COMMANDS)}"
             raise SettingsError(f"{what}\n\n{whole.format_help()}") from None
@@ -486,6 +501,24 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
         hint = next((nearest(name, known) for name in names if name not in known and name in message), "")
         message = message.replace(f" {command}.", " ")
         raise SettingsError(f"{message}{hint}\nSee modalign {command} --help") from None
+
+
+def _refuse(command: str, words: Sequence[str], message: str) -> None:
+    """Say of a value that the parser refused what is expected, as for one that is outside its domain.
+
+    Raises:
+        SettingsError: the message is about a value of an option.
+    """
+    found = re.search(r'Parser key "(?:\w+\.)??((?:(data|model|training)\.)?(\w+))"', message)
+    if command not in COMMANDS or found is None:
+        return
+    option, part, name = found.groups()
+    known = declared(COMMANDS[command] if part is None else GROUPS[part])
+    given = [value for word, value in pairwise([*words, ""]) if word == f"--{option}"]
+    given += [word.partition("=")[2] for word in words if word.startswith(f"--{option}=")]
+    lines = wrong(f"--{option}", given[-1] if given else None, *known[name]) if name in known else []
+    if lines and given:
+        raise SettingsError(f"{lines[0]}\nSee modalign {command} --help")
 
 
 def parser() -> ArgumentParser:
@@ -555,7 +588,7 @@ def _under(name: str, settings: dict[str, dict[str, Any]], words: Sequence[str],
     recipe = load_recipe(name)
     ask_first(recipe, name, trusted)
     options = {word.partition("=")[0] for word in words}
-    parts = {}
+    parts, problems = {}, Problems("")
     for part, given in settings.items():
         own, changed = getattr(recipe, part), {k: v for k, v in given.items() if not k.startswith("__")}
         for key, value in changed.items():
@@ -563,8 +596,10 @@ def _under(name: str, settings: dict[str, dict[str, Any]], words: Sequence[str],
                 changed[key] = {**getattr(own, key), **value}
             elif f"--{part}.{key}+" in options and f"--{part}.{key}" not in options:
                 changed[key] = [*(getattr(own, key) or []), *value]
-        parts[part] = replace(own, **changed)
-    return replace(recipe, **parts)
+        problems.trying(check_values, type(own), changed, f"{part}.")
+        parts[part] = own, changed
+    problems.stop(SettingsError)
+    return replace(recipe, **{part: replace(own, **changed) for part, (own, changed) in parts.items()})
 
 
 def _with_options(recipe: Recipe, options: dict[str, Any] | None) -> Recipe:

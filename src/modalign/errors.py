@@ -93,7 +93,7 @@ class Interrupted(RunError):
 
 def nearest(given: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string if none is close."""
-    match = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(given[:200], list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
@@ -104,7 +104,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SettingsError:
     "unknown strategy 'modaling'; did you mean 'modalign'? Known: joint, modalign."
     """
     names = list(known)
-    hint = nearest(given, names) or ";"
+    hint = nearest(str(given), names) or ";"
     return SettingsError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names) or 'none'}.")
 
 
@@ -123,13 +123,14 @@ class Problems(list[str]):
             self.append(str(error))
             return None
 
-    def stop(self) -> None:
+    def stop(self, error: type[InputError] = DataError) -> None:
         """Raise what was found.
 
         Raises:
-            DataError: there is at least one problem; the message has them all.
+            InputError: ``error``, where there is at least one problem; the message has them all.
         """
+        subject = f"{self.subject}: " if self.subject else ""
         if len(self) == 1:
-            raise DataError(f"{self.subject}: {self[0]}")
+            raise error(f"{subject}{self[0]}")
         if self:
-            raise DataError(f"{self.subject}: {len(self)} problems\n" + "\n".join(f"- {line}" for line in self))
+            raise error(f"{subject}{len(self)} problems\n" + "\n".join(f"- {line}" for line in self))

@@ -251,6 +251,14 @@ def read_text(path: str | Path, expected: str, kind: type[InputError] = DataErro
             ) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads ``1e-3`` as the number that it is in YAML 1.2."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, [*"-+.0123456789"])
+
+
 def read_settings(path: str | Path, expected: str, kind: type[InputError] = DataError) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file; one that is empty is an empty mapping.
 
@@ -260,7 +268,7 @@ def read_settings(path: str | Path, expected: str, kind: type[InputError] = Data
     path = Path(path)
     text = read_text(path, expected, kind)
     try:
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        loaded = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise kind(f"{path} is no YAML: {error}; expected {expected}: correct it") from None
     except RecursionError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from modalign.domains import Checked, Count, Decay, NonNegative, Positive, Range, Seed, Share, Whole, Width, Words
 
 
 @dataclass
-class DataSettings:
+class DataSettings(Checked):
     """Which data, and how it is split.
 
     Args:
@@ -20,6 +22,8 @@ class DataSettings:
         group: column whose values must not be divided between splits (patient, speaker, video).
         kinds: modality name to ``vector``, ``sequence``, ``image``, ``clip`` or ``text`` where the shape is ambiguous.
         columns: further columns to load as possible contexts T.
+        conditions: modality name to columns or arrays that are known at prediction too and tell how far that modality
+            is to be trusted in a sample (detected events, a quality score); the fusion ``context`` reads them.
         valid_fraction: share of the training rows carved out for validation where the data has no such split.
         split_seed: seed of that carving, independent of the seed of training.
         fold: number of an outer split, from 0, in place of what ``split`` says: folds of repeated stratified
@@ -38,6 +42,8 @@ class DataSettings:
     'digits-halves'
     """
 
+    where: ClassVar[str] = "data."
+
     name: str = ""
     title: str | None = None
     path: str | None = None
@@ -47,11 +53,12 @@ class DataSettings:
     group: str | None = None
     kinds: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
-    valid_fraction: float = 0.15
-    split_seed: int = 0
-    fold: int | None = None
-    folds: int | str | None = None
-    valid_seed: int | None = None
+    conditions: dict[str, list[str]] = field(default_factory=dict)
+    valid_fraction: Annotated[float, Range(above=0, below=1)] = 0.15
+    split_seed: Seed = 0
+    fold: Whole | None = None
+    folds: Annotated[int, Range(least=2, most=1000)] | str | None = None
+    valid_seed: Seed | None = None
     options: dict[str, Any] = field(default_factory=dict)
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
@@ -64,31 +71,34 @@ class DataSettings:
 
 
 @dataclass
-class ModelSettings:
+class ModelSettings(Checked):
     """Encoders, fusion and heads.
 
     Args:
         width: number of features D of each encoder, unless the encoder says otherwise.
-        fusion: ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module of one's
-            own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
+        fusion: ``auto`` (what the method asks for: ``context`` for ModAlign where the data has conditions, else
+            ``concat``), ``concat``, ``sum``, ``gated``, ``film``, ``tensor``, ``attention`` or ``context``; or a module
+            of one's own, by its import path (``package.module.Class``), whose arguments are ``fusion_options``.
         encoders: modality name to encoder settings (``name`` and its arguments, or ``class_path`` and
             ``init_args`` of a module of one's own); by kind where absent.
         fusion_options: arguments of the fusion module.
         dropout: dropout on the features before the heads.
 
     >>> ModelSettings(width=32, encoders={"image": {"name": "conv"}}).fusion
-    'concat'
+    'auto'
     """
 
-    width: int = 64
-    fusion: str = "concat"
+    where: ClassVar[str] = "model."
+
+    width: Width = 64
+    fusion: str = "auto"
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion_options: dict[str, Any] = field(default_factory=dict)
-    dropout: float = 0.0
+    dropout: Decay = 0.0
 
 
 @dataclass
-class TrainingSettings:
+class TrainingSettings(Checked):
     """Budget and optimizer, the same for every method.
 
     Args:
@@ -124,33 +134,35 @@ class TrainingSettings:
     'sgd'
     """
 
-    epochs: int = 30
-    batch_size: int = 64
+    where: ClassVar[str] = "training."
+
+    epochs: Count = 30
+    batch_size: Count = 64
     optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: Positive = 0.02
+    momentum: Decay = 0.9
+    weight_decay: NonNegative = 1e-4
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup: float = 0.05
-    clip: float | None = None
-    accumulate: int = 1
+    warmup: Share = 0.05
+    clip: Positive | None = None
+    accumulate: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    sampler: str = "shuffle"
-    samples_per_context: int = 8
+    devices: Count = 1
+    sampler: Annotated[str, Words(("shuffle", "balanced", "balanced:COLUMN"))] = "shuffle"
+    samples_per_context: Count = 8
     selection: Literal["last", "best", "average"] = "best"
     metric: str | None = None
     temperature: bool = True
-    patience: int | None = None
-    workers: int = 0
-    checkpoint_minutes: float = 10.0
-    encoder_lr: dict[str, float] = field(default_factory=dict)
+    patience: Count | None = None
+    workers: Whole = 0
+    checkpoint_minutes: NonNegative = 10.0
+    encoder_lr: dict[str, NonNegative] = field(default_factory=dict)
     cache_features: bool = True
 
 
 @dataclass
-class Recipe:
+class Recipe(Checked):
     """Everything that determines a run but its seed.
 
     Args:
@@ -163,6 +175,8 @@ class Recipe:
     >>> Recipe(DataSettings("digits"), strategies={"infonce": {"weight": 0.1}}).training.epochs
     30
     """
+
+    where: ClassVar[str] = ""
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -227,7 +227,7 @@ def test_a_search_in_a_database_and_one_that_does_not_answer(recipes, tmp_path):
 
 def test_what_diverges_loses_the_search(recipes, tmp_path):
     plan = recipes("one")
-    plan["one"].training.lr = 1e18
+    plan["one"].training.lr = plan["one"].training.weight_decay = 1e6
     plan["one"].training.epochs = 2
     with pytest.raises(RunsFailed, match=r"every setting that was tried diverged; lower --training\.lr"):
         run(plan, entries(["joint"]), 1, tmp_path / "bench", tune=1, tune_seeds=1)
@@ -242,6 +242,8 @@ def test_ablation_has_the_rows_of_table_2(recipes, tmp_path):
         "no_margin": "W/o protective margin",
         "no_prior": "W/o context-aware prior",
         "no_context": "W/o semantic context",
+        "no_heads": "W/o unimodal heads",
+        "no_readout_critic": "W/o critic in the readout",
         "modalign": "ModAlign (full)",
     }
 

@@ -112,7 +112,7 @@ def test_snn_initial_weights(modalities: dict[str, Modality]) -> None:
         ("vector", {"name": "resnet18"}, "vector modality 'vector'"),
         ("image", {"name": "resnet81"}, "did you mean 'resnet18'"),
         ("clip", {"chanels": 4}, "did you mean 'channels'"),
-        ("clip", {"channels": 0}, "channels is 0; expected 1 or more"),
+        ("clip", {"channels": 0}, "channels is 0; expected a whole number of at least 1"),
         ("vector", {"dropout": 1.5}, "dropout is 1.5"),
         ("image", {"name": "resnet18", "frosen": True}, "did you mean 'frozen'"),
     ],

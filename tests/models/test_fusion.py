@@ -96,7 +96,7 @@ def test_tensor_is_the_full_outer_product() -> None:
     torch.testing.assert_close(fusion(features, torch.ones(3, 2, dtype=torch.bool)), expected)
 
 
-@pytest.mark.parametrize("name", ["film", "tensor", "gated", "attention", "context"])
+@pytest.mark.parametrize("name", ["film", "tensor", "gated", "attention"])
 def test_not_additive(name: str) -> None:
     """f(a, b) - f(a, 0) - f(0, b) + f(0, 0) vanishes for concat and sum; these can express interaction."""
     dims, features, conditions = inputs(4, 2)
@@ -119,19 +119,24 @@ def test_film_by_hand() -> None:
     torch.testing.assert_close(fusion(features, torch.tensor([[True, False]])), h["a"])
 
 
-def test_context_prefers_the_confident_modality() -> None:
-    """At the start the weights are the softmax of the information claimed, log C - H(c_m)."""
-    dims, features, _ = inputs(1, 2)
-    fusion = build_fusion("context", dims, 4, CLASSES)
-    sure = torch.tensor([[0.97, 0.01, 0.01, 0.01]])
-    conditions = {"a": sure, "b": torch.full((1, 4), 0.25)}
-    present = torch.ones(1, 2, dtype=torch.bool)
-    information = torch.log(torch.tensor(4.0)) + (sure * sure.log()).sum()
-    weight = torch.sigmoid(information)
-    expected = weight * fusion.projections["a"](features["a"]) + (1 - weight) * fusion.projections["b"](features["b"])
-    torch.testing.assert_close(fusion(features, present, conditions), expected)
-    alike = (fusion.projections["a"](features["a"]) + fusion.projections["b"](features["b"])) / 2
-    torch.testing.assert_close(fusion(features, present), alike)
+def test_context_by_hand() -> None:
+    """(1 + gamma) z + beta by posterior, claimed information and what else is known; at the start it is concat."""
+    dims, features, posteriors = inputs(3, 2)
+    present = torch.tensor([[True, True], [True, False], [False, True]])
+    conditions = {"a": torch.cat([posteriors["a"], torch.randn(3, 2)], 1), "b": posteriors["b"]}
+    fusion = build_fusion("context", dims, 4, CLASSES, conditions={"a": 2})
+    plain = build_fusion("concat", dims, 4, CLASSES)(features, present)
+    torch.testing.assert_close(fusion(features, present, conditions), plain)
+    for weight in fusion.modulations.values():
+        torch.nn.init.normal_(weight)
+    parts = []
+    for k, m in enumerate("ab"):
+        p, rest = conditions[m][:, :CLASSES], conditions[m][:, CLASSES:]
+        claimed = torch.log(torch.tensor(4.0)) + (p * p.log()).sum(1, keepdim=True)
+        gamma, beta = (torch.cat([p, claimed, rest], 1) @ fusion.modulations[m]).chunk(2, 1)
+        parts.append(((1 + gamma) * features[m] + beta) * present[:, k, None])
+    torch.testing.assert_close(fusion(features, present, conditions), torch.cat(parts, 1))
+    torch.testing.assert_close(fusion(features, present), plain)
 
 
 def test_conditions_get_no_gradient() -> None:

@@ -128,6 +128,10 @@ def test_test_split_is_not_read_while_searching(small_data, small_recipe, tmp_pa
     data = small_data()
 
     class Sealed:
+        """Its names and targets are hashed, so that a change is noticed; no sample may be read."""
+
+        ids, target = data.test.ids, data.test.target
+
         def __getattr__(self, name: str) -> object:
             raise AssertionError("the test split was read")
 

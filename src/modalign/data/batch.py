@@ -24,6 +24,7 @@ class Modality:
             ``clip (T, C, H, W)``, ``text (L,)`` (token ids, int64, padded with ``padding``).
         vocabulary: number of token ids (text only).
         padding: the id that marks no token (text only); the attention mask is ``ids != padding``.
+        conditions: K, number of values in its further conditions (``Batch.conditions``); 0 for none.
 
     >>> Modality("photo", "image", (3, 32, 32)).shape
     (3, 32, 32)
@@ -34,6 +35,7 @@ class Modality:
     shape: tuple[int, ...]
     vocabulary: int = 0
     padding: int = 0
+    conditions: int = 0
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Batch:
             (time, event) for survival.
         columns: further columns of the data by name, (B,) int64 codes or (B,) / (B, F) float32: sources of T.
         index: (B,) int64, position of each sample in its split.
+        conditions: modality name -> (B, K) float32, what is known of it beside its inputs, at prediction too;
+            standardized or one-hot, zeros where not known. Modalities without conditions have no entry.
         encoded: modalities whose inputs are (B, D) features that a frozen network gave before, not raw inputs.
 
     >>> ones = torch.ones(2, 1, dtype=torch.bool)
@@ -61,6 +65,7 @@ class Batch:
     index: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
     encoded: frozenset[str] = frozenset()
+    conditions: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -120,6 +120,7 @@ class MultimodalData:
         parts: hashes of values, rows, labels and split, which say what has changed where the fingerprint has.
         contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
+        group: name of the column whose values no split divides, if there is one.
         scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
 
     >>> from modalign.data.load import load_data
@@ -138,6 +139,7 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     scored: Literal["samples", "groups"] = "samples"
     contents: str = ""
+    group: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
 
     def sample_groups(self, split: Split) -> SampleGroups:

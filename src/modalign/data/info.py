@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class ColumnInfo:
 
     Attributes:
         names: names behind the codes of a discrete column; empty for a continuous one.
+        counts: training samples of each code (rows) by ``DataInfo.target_bins`` (columns), of a discrete column.
         width: shape of one sample's value, ``()`` for a single number.
         mean, std: moments of a continuous column in the training split, one for each number of a sample.
     """
@@ -31,6 +32,7 @@ class ColumnInfo:
     width: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    counts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def discrete(self) -> bool:
@@ -50,6 +52,7 @@ class DataInfo:
         class_counts: number of training samples of each class; empty for other tasks than classification.
         quantiles: inner octiles of a numeric target (of the time, for survival) in the training split, else empty.
         columns: name -> further column.
+        group: the column whose values no split divides (speaker, site, patient), if the data names one.
 
     >>> info = DataInfo("toy", Task("classification", ("no", "yes")), {"a": Modality("a", "vector", (3,))}, 10, (6, 4))
     >>> DataInfo.from_dict(info.to_dict()) == info
@@ -63,6 +66,7 @@ class DataInfo:
     class_counts: tuple[int, ...] = ()
     quantiles: tuple[float, ...] = ()
     columns: dict[str, ColumnInfo] = field(default_factory=dict)
+    group: str | None = None
 
     @classmethod
     def of(cls, data: MultimodalData) -> DataInfo:
@@ -81,15 +85,18 @@ class DataInfo:
         else:
             values = train.target if task.kind == "regression" else train.target[:, 0]
             quantiles = torch.quantile(values.float(), torch.arange(1, BINS) / BINS).tolist()
-        columns = {}
+        info = cls(data.name, task, dict(data.modalities), len(train), tuple(counts), tuple(quantiles))
         for name, column in train.columns.items():
             width = tuple(column.values.shape[1:])
             if column.discrete:
-                columns[name] = ColumnInfo(tuple(column.names), width)
+                cells = column.values * info.target_contexts + info.target_bins(train.target)
+                table = torch.bincount(cells, minlength=len(column.names) * info.target_contexts)
+                counted = table.view(-1, info.target_contexts).tolist()
+                info.columns[name] = ColumnInfo(tuple(column.names), width, counts=tuple(map(tuple, counted)))
             else:
                 rows = column.values.float().reshape(len(column.values), -1)
-                columns[name] = ColumnInfo((), width, tuple(rows.mean(0).tolist()), tuple(rows.std(0).tolist()))
-        return cls(data.name, task, dict(data.modalities), len(train), tuple(counts), tuple(quantiles), columns)
+                info.columns[name] = ColumnInfo((), width, tuple(rows.mean(0).tolist()), tuple(rows.std(0).tolist()))
+        return replace(info, group=data.group if data.group in info.columns else None)
 
     def __getattr__(self, name: str) -> Any:
         """Say what strategies of version 0.1, which were given the data, find here instead."""
@@ -129,8 +136,12 @@ class DataInfo:
             },
             samples=plain["samples"],
             columns={
-                name: ColumnInfo(**{key: tuple(value) for key, value in about.items()})
+                name: ColumnInfo(
+                    **{key: tuple(value) for key, value in about.items() if key != "counts"},
+                    counts=tuple(map(tuple, about.get("counts", ()))),
+                )
                 for name, about in plain["columns"].items()
             },
             **{key: tuple(plain[key]) for key in tuples},
+            group=plain.get("group"),
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -14,6 +13,7 @@ from typing import Any
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.samples import describe_inputs, read_samples
+from modalign.domains import check_values
 from modalign.errors import DataError, SettingsError, unknown
 from modalign.files import file_digest
 from modalign.settings import DataSettings
@@ -42,6 +42,7 @@ def load_data(
     split: str | None = None,
     group: str | None = None,
     columns: Sequence[str] = (),
+    conditions: Mapping[str, Sequence[str]] | None = None,
     kinds: Mapping[str, str] | None = None,
     valid_fraction: float = 0.15,
     split_seed: int = 0,
@@ -68,6 +69,7 @@ def load_data(
         split: expression for the test rows, or column of splits (see ``from_arrays``).
         group: column whose values no split divides.
         columns: further columns, possible contexts.
+        conditions: modality to columns or arrays that are known at prediction too and tell how far it is to be trusted.
         kinds: modality to kind where the shape does not tell.
         valid_fraction: share of validation where none is named.
         split_seed: seed of random splits.
@@ -97,6 +99,7 @@ def load_data(
         "name": name, "modalities": list(modalities) if modalities else None, "label": target or label, "split": split,
         "group": group, "columns": list(columns), "kinds": dict(kinds or {}), "valid_fraction": valid_fraction,
         "split_seed": split_seed, "fold": fold, "folds": folds, "valid_seed": valid_seed, "options": options,
+        "conditions": {m: list(named) for m, named in (conditions or {}).items()},
     }  # fmt: skip
     changed: dict[str, Any] = {
         key: value for key, value in given.items() if value != getattr(_DEFAULTS, key) and value is not None
@@ -212,21 +215,15 @@ def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
     return from_settings(settings, arrays, path.stem, **settings.options)
 
 
-def check_options(subject: str, function: Callable[..., Any], options: Iterable[str]) -> None:
-    """Refuse options that ``function`` has no argument for.
+def check_options(subject: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that ``function`` has no argument for, and values outside the domains that it declares.
 
     Raises:
-        SettingsError: names the option and the nearest that exists.
+        SettingsError: names the option and the nearest that exists, or the value and what is expected.
 
     >>> check_options("digits", lambda settings, scale=1: None, {"scael": 2})
     Traceback (most recent call last):
         ...
     modalign.errors.SettingsError: unknown option of the data 'digits': 'scael'; did you mean 'scale'? Known: scale.
     """
-    parameters = inspect.signature(function).parameters
-    known = [argument for argument in parameters if argument != "settings"]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of the data {subject!r}:", option, known)
+    check_values(function, options, "data.options.", f"option of the data {subject!r}:", skip=("settings",))

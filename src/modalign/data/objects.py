@@ -24,7 +24,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit
 from modalign.data.tables.files import columns_beside, join_columns, table_arrays
 from modalign.data.tables.modalities import find_modality, fit_preparation, is_text, show
-from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
+from modalign.data.tables.reader import RowOptions, Source, condition_columns, label_columns, read_source
 from modalign.data.tables.splits import SPLITS
 from modalign.errors import DataError, Problems, SettingsError
 from modalign.settings import DataSettings
@@ -344,6 +344,7 @@ def load_object(
         known = [*first, *(key for key in TARGETS if samples.attribute(key) is not None)]
         label = settings.label or next((key for key in TARGETS if key in known), "y")
         roles = [*label.split(","), *settings.columns, *([settings.group] if settings.group else [])]
+        roles += condition_columns(settings)
         roles += [settings.split] if settings.split and settings.split.isidentifier() else []
         roles += [settings.folds] if isinstance(settings.folds, str) else []
         keys = [key for given in made_of.values() for key in ([given] if isinstance(given, str) else given)]
@@ -355,6 +356,7 @@ def load_object(
     names = list(settings.modalities or made_of)
     if not names:
         taken = {*label_columns(settings), settings.group, *settings.columns, "id", "split", settings.split}
+        taken |= {*condition_columns(settings)}
         usable = {key for key, array in columns.items() if array.ndim >= 2 or (samples and is_text(array))}
         usable |= {*samples.forms} if samples else set()
         names = [key for key in (first if samples else columns) if key in usable and key not in taken]

@@ -17,6 +17,7 @@ from modalign.data.media.decoders import export_tokenizer, make_decoder
 from modalign.data.media.folder import read_folder, read_meta
 from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset, split_parts
 from modalign.data.tables.array_split import ArraySplit, Rows
+from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
@@ -36,14 +37,14 @@ def describe_inputs(data: MultimodalData) -> dict[str, Any]:
     (2,)
     """
     if not isinstance(data.train, ArraySplit):
-        return {"preparations": None}
+        return {"preparations": None, "conditions": {}}
     described = {}
     for name, preparation in data.train.preparations.items():
         decoder = dict(preparation.decoder)
         if decoder.get("kind") == "text":
             decoder["vocabulary"] = export_tokenizer(decoder["vocabulary"])
         described[name] = asdict(replace(preparation, decoder=decoder))
-    return {"preparations": described}
+    return {"preparations": described, "conditions": describe_conditions(data.train.condition_readers)}
 
 
 def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str] | None = None) -> ArraySplit:
@@ -75,7 +76,9 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
         if name not in preparations:
             raise unknown("modality", name, preparations)
     used = [m for m in preparations if modalities is None or m in modalities]
-    columns, stored, samples, folder = _open(source, used, preparations)
+    conditions = saved.get("conditions", {})
+    roles = [one["name"] for m in used for one in conditions.get(m, ())]
+    columns, stored, samples, folder = _open(source, used, preparations, roles)
     wanted = {}  # what is read when needed, with its key
     for m in [m for m in used if m not in stored]:
         made_of = preparations[m].columns
@@ -109,16 +112,17 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
             if made is not None:
                 present[:, position], values[m] = made
         values.setdefault(m, np.zeros((total, *about.shape), np.int64 if about.kind == "text" else np.float32))
+    known = read_conditions(conditions, given, columns, total, problems)
     problems.stop()
     split = partial(DatasetSplit, samples, wanted) if samples else ArraySplit
     return split(
         stored=values, preparations=preparations, rows=np.arange(total), present=torch.from_numpy(present),
-        target=torch.zeros(total, dtype=torch.int64), columns={}, ids=ids, groups=None,
+        target=torch.zeros(total, dtype=torch.int64), columns={}, ids=ids, groups=None, conditions=known,
     )  # fmt: skip
 
 
 def _open(
-    source: Any, used: Sequence[str], preparations: Mapping[str, Preparation]
+    source: Any, used: Sequence[str], preparations: Mapping[str, Preparation], roles: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Rows], Samples | None, Path]:
     """Columns in memory, rows that are prepared already, what reads the rest, and where relative paths begin."""
     if not isinstance(source, (str, Path)):
@@ -130,7 +134,7 @@ def _open(
         samples = Samples(parts, "new samples")
         keys = [key for m in used for key in (m, *preparations[m].columns)]
         texts = {m: "text" for m in used if preparations[m].modality.kind == "text"}
-        return samples.scan([], keys, texts), {}, samples, Path()
+        return samples.scan(roles, keys, texts), {}, samples, Path()
     path = Path(source)
     if path.suffix == ".yaml":
         path = next((path.with_suffix(end) for end in TABLES if path.with_suffix(end).exists()), path)

@@ -18,6 +18,7 @@ import yaml
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
+from modalign.domains import Count, Whole, check_values
 from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, unknown
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.experiments.search import Found, Setting, Study
@@ -88,13 +89,16 @@ def entries(
     return rows
 
 
-# Table 2 of the paper: full ModAlign and the same without each of its parts. Without the objective nothing depends
-# on alpha, which is named so that a search does not vary it.
+# Table 2 of the paper, and two parts more: full ModAlign and the same without each of its parts. Without the objective
+# nothing depends on alpha, which is named so that a search does not vary it. Without the prior the readout is the joint
+# head on plainly fused features: conditions guide neither (``ModAlign.default_fusion``).
 ABLATION = (
     Entry("no_objective", "modalign", {"objective": "none", "alpha": 1.0}, "W/o CMI objective"),
     Entry("no_margin", "modalign", {"margin": "none"}, "W/o protective margin"),
     Entry("no_prior", "modalign", {"prior": False}, "W/o context-aware prior"),
     Entry("no_context", "modalign", {"context": "none"}, "W/o semantic context"),
+    Entry("no_heads", "modalign", {"eta": 0.0}, "W/o unimodal heads"),
+    Entry("no_readout_critic", "modalign", {"readout_critic": False}, "W/o critic in the readout"),
     Entry("modalign", "modalign", {}, "ModAlign (full)"),
 )
 
@@ -147,14 +151,14 @@ class Job:
 def run_bench(
     recipes: dict[str, Recipe],
     rows: Sequence[Entry],
-    seeds: int,
+    seeds: Count,
     out: str | Path,
     *,
-    splits: int = 1,
-    tune: int = 0,
-    tune_seeds: int = 2,
+    splits: Count = 1,
+    tune: Whole = 0,
+    tune_seeds: Count = 2,
     storage: str | None = None,
-    jobs: int | None = None,
+    jobs: Count | None = None,
     data: Memory | None = None,
     reference: str | None = None,
     skip: bool = False,
@@ -194,14 +198,12 @@ def run_bench(
     >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
     True
     """
+    given = {"seeds": seeds, "splits": splits, "tune": tune, "tune_seeds": tune_seeds, "jobs": jobs}
+    check_values(run_bench, given)
     out = Path(out)
     names = [row.name for row in rows]
     if reference is not None and reference not in names:
         raise unknown("method to compare with", reference, names)
-    given = {"seeds": (seeds, 1), "splits": (splits, 1), "tune": (tune, 0), "tune_seeds": (tune_seeds, 1)}
-    for name, (count, least) in given.items():
-        if count < least:
-            raise InputError(f"{name} is {count}; expected {least} or more")
     cells = _cells(recipes, splits, data or {})
     plan = _check(cells, rows, out, skip, quiet)
     with locked(out):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Modality
+from modalign.domains import Width
 from modalign.errors import InputError, unknown
 
 
@@ -134,7 +135,7 @@ def build_backbone(
     config: Mapping[str, Any] | None = None,
     frozen: bool = False,
     gradient_checkpointing: bool = False,
-    project: int | None = None,
+    project: Width | None = None,
     network: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return a ``transformers`` network for ``modality``.

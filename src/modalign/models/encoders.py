@@ -9,7 +9,6 @@ pretrained networks are in :mod:`modalign.models.backbones`, which is imported o
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from modalign.data.batch import Modality
 from modalign.data.dataset import Split
+from modalign.domains import Decay, Width, check_values
 from modalign.errors import InputError, SettingsError, unknown
 
 
@@ -109,7 +109,9 @@ class MLPEncoder(nn.Module):
         dropout: dropout after each hidden layer.
     """
 
-    def __init__(self, modality: Modality, width: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0) -> None:
+    def __init__(
+        self, modality: Modality, width: Width, *, hidden: Sequence[Width] = (128,), dropout: Decay = 0.0
+    ) -> None:
         super().__init__()
         self.width = width
         sizes = [math.prod(modality.shape), *hidden]
@@ -140,10 +142,10 @@ class SNNEncoder(nn.Module):
     def __init__(
         self,
         modality: Modality,
-        width: int = 32,
+        width: Width = 32,
         *,
-        hidden: Sequence[int] = (64, 48, 32),
-        dropout: float = 0.25,
+        hidden: Sequence[Width] = (64, 48, 32),
+        dropout: Decay = 0.25,
     ) -> None:
         super().__init__()
         self.width = width
@@ -201,7 +203,7 @@ class ConvSequenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, modality: Modality, width: int, *, channels: int = 64, stretches: int = 4, dropout: float = 0.0
+        self, modality: Modality, width: Width, *, channels: Width = 64, stretches: Width = 4, dropout: Decay = 0.0
     ) -> None:
         super().__init__()
         self.width = width
@@ -248,7 +250,7 @@ class ConvImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, modality: Modality, width: int, *, channels: int = 16, grid: int = 3, dropout: float = 0.0
+        self, modality: Modality, width: Width, *, channels: Width = 16, grid: Width = 3, dropout: Decay = 0.0
     ) -> None:
         super().__init__()
         self.width = width
@@ -282,13 +284,13 @@ class ConvClipEncoder(nn.Module):
     def __init__(
         self,
         modality: Modality,
-        width: int,
+        width: Width,
         *,
-        channels: int = 8,
-        grid: int = 3,
-        temporal: int = 64,
-        stretches: int = 4,
-        dropout: float = 0.0,
+        channels: Width = 8,
+        grid: Width = 3,
+        temporal: Width = 64,
+        stretches: Width = 4,
+        dropout: Decay = 0.0,
     ) -> None:
         super().__init__()
         self.width = width
@@ -321,7 +323,7 @@ class TextEncoder(nn.Module):
         dropout: dropout on the embeddings.
     """
 
-    def __init__(self, modality: Modality, width: int, *, embedding: int = 64, dropout: float = 0.1) -> None:
+    def __init__(self, modality: Modality, width: Width, *, embedding: Width = 64, dropout: Decay = 0.1) -> None:
         super().__init__()
         self.width = width
         self.padding = modality.padding
@@ -398,7 +400,8 @@ def build_encoder(
     else:
         names = [*known, *(() if large is None else (*large, "hf:<name or folder>"))]
         raise unknown(f"encoder of {modality.kind} modality {modality.name!r}:", name, names)
-    check_options(f"encoder {name!r} of modality {modality.name!r}", build, options, given=1)
+    what = f"option of encoder {name!r} of modality {modality.name!r}:"
+    check_values(build, options, f"model.encoders.{modality.name}.", what, skip=("modality",))
     return build(modality, **options)
 
 
@@ -444,25 +447,3 @@ def wrong_features(name: str, encoder: nn.Module, found: object, expected: tuple
         f"encoder of modality {name!r}: {type(encoder).__name__} gives {shape}; expected features "
         f"({', '.join(map(str, expected))}), one row a sample: flatten or average what is left, as by nn.Flatten()"
     )
-
-
-def check_options(of: str, build: Callable[..., nn.Module], options: Mapping[str, Any], given: int) -> None:
-    """Refuse an option that ``build`` does not have, or a size below one.
-
-    Args:
-        of: what the options belong to, as it stands in the message.
-        build: class or function that takes the options.
-        options: name to value.
-        given: leading parameters of ``build`` that are not options.
-
-    Raises:
-        InputError: naming the option and the nearest that exists, or the size and what it must be.
-    """
-    known = list(inspect.signature(build).parameters)[given:]
-    for name, value in options.items():
-        if name not in known:
-            raise unknown(f"option of {of}:", name, known)
-        if name == "dropout" and not (isinstance(value, int | float) and 0 <= value < 1):
-            raise InputError(f"{of}: dropout is {value!r}; expected a number from 0 up to, not including, 1.")
-        if isinstance(value, int) and not isinstance(value, bool) and name != "dropout" and value < 1:
-            raise InputError(f"{of}: {name} is {value}; expected 1 or more.")

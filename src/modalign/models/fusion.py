@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modalign.domains import Count, Width, check_values
 from modalign.errors import InputError, SettingsError, unknown
-from modalign.models.encoders import check_options
 
 
 class Fusion(nn.Module):
@@ -37,7 +38,7 @@ class Fusion(nn.Module):
 
     uses_conditions = False
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__()
         self.dims = dict(dims)
         self.width = width
@@ -63,7 +64,7 @@ class ConcatFusion(Fusion):
     With the linear head behind it the logits are sum_m W_m z_m + b: additive in the modalities.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, sum(dims.values()))
 
     def forward(
@@ -76,7 +77,7 @@ class ConcatFusion(Fusion):
 class SumFusion(Fusion):
     """Sum of linear maps of the features to a common width; absent ones add nothing."""
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections(bias=False)
 
@@ -95,7 +96,7 @@ class GatedFusion(Fusion):
     paper's sigmoid gate).
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections()
         self.gates = nn.Linear(sum(dims.values()), len(dims) * width)
@@ -118,7 +119,7 @@ class FilmFusion(Fusion):
     unmodulated.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width) -> None:
         super().__init__(dims, width)
         self.projections = self._projections()
         pairs = [(m, n) for m in dims for n in dims if m != n]
@@ -149,7 +150,7 @@ class TensorFusion(Fusion):
     belongs to it is the learned embedding of absence.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int, *, rank: int = 4) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width, *, rank: Width = 4) -> None:
         super().__init__(dims, width)
         self.rank = rank
         self.factors = nn.ModuleDict()
@@ -179,7 +180,7 @@ class AttentionFusion(Fusion):
         heads: attention heads; must divide ``width``.
     """
 
-    def __init__(self, dims: Mapping[str, int], width: int, *, heads: int = 4) -> None:
+    def __init__(self, dims: Mapping[str, int], width: Width, *, heads: Count = 4) -> None:
         super().__init__(dims, width)
         if width % heads:
             raise InputError(f"fusion 'attention': width {width} is not a multiple of its {heads} heads.")
@@ -201,57 +202,57 @@ class AttentionFusion(Fusion):
 
 
 class ContextFusion(Fusion):
-    """ModAlign's context-aware fusion: modality-specific conditions guide how the modalities are mixed.
+    """ModAlign's context-aware fusion: modality-specific conditions guide how each modality is used.
 
-    The condition c_m of a modality is the posterior p(y | z_m) of its own head, without gradient, so that
-    the mixture cannot be bought by making a head overconfident. Fused: sum_m a_m W_m z_m, where the weights
-    a_m (B, width) are a softmax over the modalities present of V_m [c_m; log C - H(c_m)]; the last entry,
-    the information in nats that the modality claims to have about y, starts with weight 1 and lets a
-    confident modality count for more. Without conditions the modalities present count alike. Use it with a
-    strategy that trains the unimodal heads: an untrained head is a condition without meaning. The paper
-    describes this fusion in words only; the formula is ours.
+    The condition c_m of a modality is [p; log C - H(p); k]: the posterior p = p(y | z_m) of its own head, without
+    gradient, so that the fusion cannot be bought by making a head overconfident; the information in nats that the
+    head claims to have about y; and what else is known of the modality (``Batch.conditions``, such as detected events
+    or a quality score). It modulates the features (FiLM, Perez et al. 2018); fused are all of them side by side:
+
+        (1 + gamma_m) z_m + beta_m,     (gamma_m, beta_m) = c_m V_m,     V_m = 0 at the start,
+
+    so that training starts from ``concat``, with the same initial network, and a condition that is not known (zeros)
+    modulates nothing. Use it with a strategy that trains the unimodal heads: the posterior of an untrained head is no
+    condition. The paper describes this fusion in words only; the formula is ours.
 
     Args:
-        dims, width: as everywhere.
+        dims, width: as everywhere; the width is the sum of the D_m.
         outputs: number of classes C.
+        conditions: modality name to the number K of its further conditions.
     """
 
     uses_conditions = True
 
-    def __init__(self, dims: Mapping[str, int], width: int, *, outputs: int) -> None:
-        super().__init__(dims, width)
-        self.projections = self._projections()
-        self.guides = nn.ModuleDict()
-        for name in dims:
-            guide = nn.Linear(outputs + 1, width)
-            nn.init.zeros_(guide.weight)
-            nn.init.zeros_(guide.bias)
-            with torch.no_grad():
-                guide.weight[:, -1] = 1.0
-            self.guides[name] = guide
+    def __init__(
+        self, dims: Mapping[str, int], width: int, *, outputs: int, conditions: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(dims, sum(dims.values()))
+        self.outputs = outputs
+        rows = {m: outputs + 1 + (conditions or {}).get(m, 0) for m in dims}
+        self.modulations = nn.ParameterDict({m: nn.Parameter(torch.zeros(rows[m], 2 * d)) for m, d in dims.items()})
 
     def forward(
         self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Fused features (B, width)."""
-        masked = self._masked(features, present)
-        hidden = torch.stack([p(z) for p, z in zip(self.projections.values(), masked, strict=True)], 1)
-        if conditions is None:
-            gates = torch.zeros_like(hidden)
-        else:
-            gates = torch.stack([self.guides[m](_with_information(conditions[m].detach())) for m in self.dims], 1)
-        return (mixture_weights(gates, present) * hidden).sum(1)
+        """Fused features (B, sum of D_m)."""
+        fused = []
+        for k, (m, z) in enumerate(zip(self.dims, self._masked(features, present), strict=True)):
+            if conditions is not None:
+                known = _with_information(conditions[m].detach(), self.outputs).to(z.dtype)
+                gamma, beta = (known @ self.modulations[m].to(z.dtype)).chunk(2, 1)
+                z = ((1 + gamma) * z + beta) * present[:, k, None]
+            fused.append(z)
+        return torch.cat(fused, 1)
 
 
-def _with_information(condition: Tensor) -> Tensor:
-    """[c; log C - H(c)], (B, C + 1), in nats; a single output is no distribution and claims nothing."""
-    condition = condition.float()
-    if condition.shape[1] == 1:
-        information = torch.zeros_like(condition)
+def _with_information(condition: Tensor, outputs: int) -> Tensor:
+    """[c; log C - H(c); rest], (B, C + 1 + K), in nats; a single output is no distribution and claims nothing."""
+    own, rest = condition.float().split([outputs, condition.shape[1] - outputs], 1)
+    if outputs == 1:
+        information = torch.zeros_like(own)
     else:
-        entropy = torch.special.entr(condition).sum(1, keepdim=True)
-        information = torch.log(torch.tensor(float(condition.shape[1]))) - entropy
-    return torch.cat([condition, information], 1)
+        information = math.log(outputs) - torch.special.entr(own).sum(1, keepdim=True)
+    return torch.cat([own, information, rest], 1)
 
 
 def mixture_weights(scores: Tensor, present: Tensor) -> Tensor:
@@ -331,7 +332,12 @@ def own_fusion(dims: dict[str, int], given: nn.Module | Callable[[dict[str, int]
 
 
 def build_fusion(
-    name: str, dims: Mapping[str, int], width: int, outputs: int, options: Mapping[str, Any] | None = None
+    name: str,
+    dims: Mapping[str, int],
+    width: int,
+    outputs: int,
+    options: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, int] | None = None,
 ) -> Fusion:
     """Return a fusion by name.
 
@@ -341,6 +347,7 @@ def build_fusion(
         width: number of fused features (``concat`` has the sum of the D_m instead).
         outputs: width C of the heads.
         options: further arguments of the fusion; ``width`` among them overrides ``width``.
+        conditions: modality name to the number K of its further conditions.
 
     Raises:
         SettingsError: for an unknown name or option, naming the nearest.
@@ -352,7 +359,7 @@ def build_fusion(
         raise unknown("fusion", name, FUSIONS)
     build = FUSIONS[name]
     arguments = {"width": width, **(options or {})}
-    check_options(f"fusion {name!r}", build, arguments, given=1)
+    check_values(build, arguments, "model.fusion_options.", f"option of fusion {name!r}:", skip=("dims",))
     if build is ContextFusion:
-        arguments["outputs"] = outputs
+        arguments |= {"outputs": outputs, "conditions": conditions}
     return build(dims, **arguments)

@@ -61,6 +61,7 @@ class MultimodalModel(nn.Module):
         )
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
+        self.further = {name: modality.conditions for name, modality in modalities.items()}
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(fusion.width, outputs)
         self.unimodal_heads = nn.ModuleDict({m: nn.Linear(d, outputs) for m, d in self.dims.items()})
@@ -109,7 +110,9 @@ class MultimodalModel(nn.Module):
         }
         dims = {name: int(encoder.width) for name, encoder in built.items()}  # type: ignore[arg-type]
         if fusion is None:
-            fused = build_fusion(settings.fusion, dims, settings.width, outputs, settings.fusion_options)
+            name = "concat" if settings.fusion == "auto" else settings.fusion  # a strategy may ask for another
+            known = {m: modality.conditions for m, modality in modalities.items()}
+            fused = build_fusion(name, dims, settings.width, outputs, settings.fusion_options, known)
         else:
             fused = own_fusion(dims, fusion)
         return cls(modalities, built, fused, outputs, settings.dropout)
@@ -170,20 +173,27 @@ class MultimodalModel(nn.Module):
         """Raw inputs (B, *shape) of a modality as its encoder takes them."""
         return self.standardize[name](x) if name in self.standardize else x
 
-    def fuse(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """Joint logits (B, C) of features by modality (B, D_m), of which ``present`` (B, M) count."""
-        fused = self.fusion(features, present, self._conditions(features))
+    def fuse(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Joint logits (B, C) of features by modality (B, D_m), of which ``present`` (B, M) count.
+
+        ``conditions`` are those of the batch (``Batch.conditions``); without them nothing further is known.
+        """
+        fused = self.fusion(features, present, self._conditions(features, conditions))
         logits: Tensor = self.head(self.dropout(fused))
         return logits
 
-    def heads(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
+    def heads(
+        self, features: Mapping[str, Tensor], present: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> Output:
         """Return all heads on features of all modalities; a strategy may hand in detached or changed features.
 
         The unimodal logits of a sample that lacks the modality are the head's bias; mask them with
         ``present`` in losses.
         """
         unimodal = {m: self.unimodal_heads[m](self.dropout(features[m])) for m in self.modalities}
-        return Output(dict(features), unimodal, self.fuse(features, present), present)
+        return Output(dict(features), unimodal, self.fuse(features, present, conditions), present)
 
     def decide(self, features: Mapping[str, Tensor], present: Tensor) -> Output:
         """Return ``heads``, by its name of version 0.1."""
@@ -193,9 +203,15 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Features, unimodal logits and joint logits of a batch."""
-        return self.heads(self.encode(batch), batch.present)
+        return self.heads(self.encode(batch), batch.present, batch.conditions)
 
-    def score_subset(self, features: Mapping[str, Tensor], present: Tensor, keep: Collection[str]) -> Tensor:
+    def score_subset(
+        self,
+        features: Mapping[str, Tensor],
+        present: Tensor,
+        keep: Collection[str],
+        conditions: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Joint logits (B, C) from the modalities ``keep`` only, under any fusion and without dropout.
 
         For ``concat`` and keep = {m} this is exactly W_m z_m + b, with W_m the modality's block of the joint
@@ -208,17 +224,27 @@ class MultimodalModel(nn.Module):
             if name not in self.modalities:
                 raise SettingsError(f"unknown modality {name!r}; the model has {', '.join(self.modalities)}.")
         kept = torch.tensor([name in keep for name in self.modalities], device=present.device)
-        fused = self.fusion(features, present & kept, self._conditions(features))
+        fused = self.fusion(features, present & kept, self._conditions(features, conditions))
         logits: Tensor = self.head(fused)
         return logits
 
-    def _conditions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Return the modality-specific conditions: posteriors of the unimodal heads, without gradient or dropout."""
+    def _conditions(
+        self, features: Mapping[str, Tensor], further: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor] | None:
+        """Return (B, C + K) by modality: the posterior of its own head, without gradient or dropout, and what is known.
+
+        Further conditions that are not given are zeros, which modulate nothing.
+        """
         if not self.fusion.uses_conditions:
             return None
-        with torch.no_grad():
-            scores = {m: self.unimodal_heads[m](features[m]).float() for m in self.modalities}
-        return scores if self.outputs == 1 else {m: s.softmax(1) for m, s in scores.items()}
+        conditions = {}
+        for m, width in self.further.items():
+            with torch.no_grad():
+                scores = self.unimodal_heads[m](features[m]).float()
+            own = scores if self.outputs == 1 else scores.softmax(1)
+            rest = (further or {}).get(m)
+            conditions[m] = torch.cat([own, own.new_zeros(len(own), width) if rest is None else rest], 1)
+        return conditions
 
 
 def _check(modalities: Mapping[str, Modality], settings: ModelSettings, own: Mapping[str, Any]) -> None:

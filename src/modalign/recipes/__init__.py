@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from functools import cache, reduce
@@ -10,15 +11,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 
-from modalign.errors import DataError, SettingsError, unknown
+from modalign.domains import check_values, wrong
+from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.files import read_settings
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
 _DATA_FILES = (".npz", ".parquet", ".csv")
-_GROUPS = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
+GROUPS: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
 
 
 def recipe_names() -> list[str]:
@@ -64,43 +66,40 @@ def load_recipe(name: str) -> Recipe:
 
 
 def recipe_from_plain(plain: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """Return the recipe of nested dicts, every name and type checked; nothing that it names is imported.
+    """Return the recipe of nested dicts, every name and domain checked; nothing that it names is imported.
 
     Args:
         plain: settings by name, as YAML holds them.
         origin: where they are from, for messages.
 
     Raises:
-        SettingsError: a name that is no setting, or a value of a wrong type.
+        SettingsError: a name that is no setting, or a value outside its domain; the message has all of them.
 
-    >>> recipe_from_plain({"data": {"name": "digits"}, "training": {"lr": "0.5"}}).training.lr
-    0.5
+    >>> recipe_from_plain({"data": {"name": "digits"}, "training": {"lr": 1}}).training.lr
+    1
     """
-    for name, values in plain.items():
-        if name not in (*_GROUPS, "strategies"):
-            raise unknown(f"setting in {origin}:", name, (*_GROUPS, "strategies"))
-        known = [f.name for f in dataclasses.fields(_GROUPS[name])] if name in _GROUPS and values else values
-        if not isinstance(values, dict | None):
-            raise SettingsError(f"{origin}: {name} is {values!r}; expected settings by name")
-        for setting in values or {}:
-            if setting not in known:
-                raise unknown(f"setting in {origin}: {name}:", setting, known)
-    parser = ArgumentParser(exit_on_error=False)
-    add_settings(parser)
-    parser.add_argument("--strategies", type=plain_type(dict[str, dict[str, Any]]), default={})
-    given = {name: values for name, values in plain.items() if values is not None}
-    if "class_path" in given.get("data", {}):  # with a name beside it, or the parser takes it for a class of settings
-        given["data"] = {"name": re.split("[.:]", str(given["data"]["class_path"]))[-1], **given["data"]}
-    try:
-        parsed = parser.parse_object(given)
-    except ArgumentError as error:
-        raise SettingsError(f"{origin}: {error}") from error
-    return Recipe(**{k: kind(**vars(parsed[k])) for k, kind in _GROUPS.items()}, strategies=parsed.strategies)
+    given = {name: {} if values is None else values for name, values in copy.deepcopy(plain).items()}
+    problems = Problems(origin)
+    problems += [str(unknown("setting", name, (*GROUPS, "strategies"))) for name in {*given} - {*GROUPS, "strategies"}]
+    made: dict[str, Any] = {}
+    for name, kind in GROUPS.items():
+        values = given.get(name, {})
+        if not isinstance(values, dict):
+            problems.append(f"{name} is {values!r}; expected settings by name")
+        else:
+            problems.trying(check_values, kind, values, f"{name}.", f"setting of {name}:")
+            made[name] = values
+    problems += wrong("strategies", given.get("strategies", {}), dict[str, dict[str, Any]])
+    problems.stop(SettingsError)
+    if "class_path" in made["data"] and not made["data"].get("name"):
+        made["data"]["name"] = re.split("[.:]", str(made["data"]["class_path"]))[-1]
+    parts = {name: kind(**made[name]) for name, kind in GROUPS.items()}
+    return Recipe(**parts, strategies=given.get("strategies", {}))
 
 
 def add_settings(parser: ArgumentParser) -> None:
     """Add all settings of a recipe to a parser, as ``data.NAME``, ``model.NAME`` and ``training.NAME``."""
-    for name, kind in _GROUPS.items():
+    for name, kind in GROUPS.items():
         parser.add_class_arguments(_plain_twin(kind), name)
 
 
@@ -133,4 +132,4 @@ def _plain_twin(kind: type) -> type:
     return twin
 
 
-__all__ = ["add_settings", "load_recipe", "plain_type", "recipe_from_plain", "recipe_names"]
+__all__ = ["GROUPS", "add_settings", "load_recipe", "plain_type", "recipe_from_plain", "recipe_names"]

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import import_class, is_own, short_name
+from modalign.domains import check_values
 from modalign.errors import SettingsError, unknown
 from modalign.recipes import plain_type
 from modalign.strategies.base import Stepper, Strategy
@@ -80,23 +81,22 @@ def strategy_name(strategy: str | type[Strategy] | Strategy) -> str:
 
 
 def make_options(strategy: type[Strategy], given: dict[str, Any]) -> Any:
-    """Return the method's ``Options`` made of plain values, each checked against its type.
+    """Return the method's ``Options`` made of plain values, each checked against its domain (``modalign.domains``).
 
     Raises:
         SettingsError: an option that the method does not have (the nearest is named), or has no more (``removed`` of
-            the options says what to use), or a value of a wrong type.
+            the options says what to use), or a value outside its domain.
 
     >>> make_options(load_strategy("infonce"), {"weight": 0.1}).weight
     0.1
     """
-    hints = get_type_hints(strategy.Options)
-    options = {f.name: plain_type(hints[f.name]) for f in dataclasses.fields(strategy.Options)}
     removed: dict[str, str] = getattr(strategy.Options, "removed", {})
     for name in given:
         if name in removed:
             raise SettingsError(f"option {name!r} of strategy {strategy.title} was removed: {removed[name]}")
-        if name not in options:
-            raise unknown(f"option of strategy {strategy.title}", name, options)
+    check_values(strategy.Options, given, "options.", f"option of strategy {strategy.title}")
+    hints = get_type_hints(strategy.Options)
+    options = {f.name: plain_type(hints[f.name]) for f in dataclasses.fields(strategy.Options)}
     parser = ArgumentParser(exit_on_error=False)
     for name, kind in options.items():
         parser.add_argument(f"--{name}", type=kind)

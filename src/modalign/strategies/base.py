@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from modalign.data.batch import Batch, Output
 from modalign.data.dataset import Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import ShuffledBatchSampler
+from modalign.domains import check_instance
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import fit_weights
 
@@ -93,7 +94,14 @@ class Strategy(nn.Module):
         self.info = info
         self.task = info.task
         self.options = self.Options() if options is None else options
+        if is_dataclass(options):
+            check_instance(options, "options.")
         self.register_buffer("temperature", torch.ones(()))
+
+    @classmethod
+    def default_fusion(cls, info: DataInfo, options: Any) -> str:
+        """Return the fusion that ``model.fusion: auto`` means for this method, asked before the model is built."""
+        return "concat"
 
     def forward(self, batch: Batch) -> Output:
         """Return what the trained system says of a batch; overridden where inference is not the plain model."""

@@ -31,24 +31,20 @@ import torch
 from torch import Tensor
 
 from modalign.data.batch import Batch, Output
-from modalign.errors import InputError
+from modalign.domains import Checked, Positive
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 
 
 @dataclass(frozen=True)
-class DglOptions:
+class DglOptions(Checked):
     """Options of DGL.
 
     Args:
         alpha: factor of the encoders' gradient; published commands use 4 and 5 at a learning rate of .002.
     """
 
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.alpha <= 0:
-            raise InputError(f"dgl: alpha is {self.alpha}; expected a number above 0.")
+    alpha: Positive = 1.0
 
 
 class Dgl(Strategy):
@@ -66,13 +62,13 @@ class Dgl(Strategy):
         """Return the joint model's output, with the fusion's answer from one modality as the unimodal scores."""
         features = self.model.encode(batch)
         alone = self._alone(features, batch.present)
-        return Output(features, alone, self.model.fuse(features, batch.present), batch.present)
+        return Output(features, alone, self.model.fuse(features, batch.present, batch.conditions), batch.present)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """One backward pass into the encoders, one into the fusion."""
         features = self.model.encode(batch)
         fixed = {m: z.detach() for m, z in features.items()}
-        logits = self.model.fuse(fixed, batch.present)
+        logits = self.model.fuse(fixed, batch.present, batch.conditions)
         joint = self.task.loss(logits, batch.target)
         stepper.backward(joint)
         alone = self._alone(features, batch.present)

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
+from modalign.domains import Checked, Count, NonNegative, Part, Whole
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -115,7 +116,7 @@ def trained(encoder: nn.Module) -> list[nn.Parameter]:
 
 
 @dataclass(frozen=True)
-class DiagnoseRelearnOptions:
+class DiagnoseRelearnOptions(Checked):
     """Options of D&R.
 
     Args:
@@ -125,16 +126,10 @@ class DiagnoseRelearnOptions:
         limit: largest number of samples of each split that are clustered.
     """
 
-    strength: float = 3.0
-    period: float = 20 / 90
-    times: int = 3
-    limit: int = 5000
-
-    def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"diagnose_relearn: strength is {self.strength}; expected 0 or more.")
-        if not 0 < self.period <= 1:
-            raise InputError(f"diagnose_relearn: period is {self.period}; expected a number above 0 and at most 1.")
+    strength: NonNegative = 3.0
+    period: Part = 20 / 90
+    times: Whole = 3
+    limit: Count = 5000
 
 
 class DiagnoseRelearn(Strategy):
@@ -161,7 +156,7 @@ class DiagnoseRelearn(Strategy):
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint training."""
-        logits = self.model.fuse(self.model.encode(batch), batch.present)
+        logits = self.model.fuse(self.model.encode(batch), batch.present, batch.conditions)
         loss = self.task.loss(logits, batch.target)
         stepper.backward(loss)
         return {"task": loss}

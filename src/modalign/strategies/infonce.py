@@ -18,13 +18,14 @@ from torch.nn import functional
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
+from modalign.domains import Checked, NonNegative, Positive, Width
 from modalign.information.objectives import info_nce
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 
 
 @dataclass(frozen=True)
-class InfoNCEOptions:
+class InfoNCEOptions(Checked):
     """Options of InfoNCE.
 
     Args:
@@ -34,10 +35,10 @@ class InfoNCEOptions:
         width: width of the projections.
     """
 
-    weight: float = 0.5
-    temperature: float = 0.07
-    hidden: int = 512
-    width: int = 128
+    weight: NonNegative = 0.5
+    temperature: Positive = 0.07
+    hidden: Width = 512
+    width: Width = 128
 
 
 class InfoNCE(Strategy):

@@ -16,19 +16,20 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import DataInfo
+from modalign.domains import Checked, Width
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 
 
 @dataclass(frozen=True)
-class JointMlpOptions:
+class JointMlpOptions(Checked):
     """Options of the joint perceptron.
 
     Args:
         hidden: width of its hidden layer.
     """
 
-    hidden: int = 256
+    hidden: Width = 256
 
 
 class JointMlp(Strategy):
@@ -50,7 +51,7 @@ class JointMlp(Strategy):
     def forward(self, batch: Batch) -> Output:
         """Return the model's output with the perceptron's logits as the joint ones."""
         features = self.model.encode(batch)
-        output = self.model.heads(features, batch.present)
+        output = self.model.heads(features, batch.present, batch.conditions)
         output.logits = self._score(features)
         return output
 

@@ -14,18 +14,19 @@ from torch import Tensor
 
 from modalign.data.batch import Batch, Output
 from modalign.data.task import Task
+from modalign.domains import Checked, NonNegative
 from modalign.strategies.base import Stepper, Strategy
 
 
 @dataclass(frozen=True)
-class JointUnimodalOptions:
+class JointUnimodalOptions(Checked):
     """Options of joint training with unimodal heads.
 
     Args:
         eta: weight of each unimodal cross-entropy against the joint one.
     """
 
-    eta: float = 1.0
+    eta: NonNegative = 1.0
 
 
 class JointUnimodal(Strategy):

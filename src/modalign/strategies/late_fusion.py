@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import DataInfo
+from modalign.domains import Checked
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, product_of_experts
 from modalign.strategies.base import Stepper, Strategy
@@ -20,7 +21,7 @@ from modalign.strategies.joint_unimodal import unimodal_losses
 
 
 @dataclass(frozen=True)
-class LateFusionOptions:
+class LateFusionOptions(Checked):
     """Options of late fusion.
 
     Args:

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import DataInfo
+from modalign.domains import Checked
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 
@@ -58,7 +59,7 @@ def certainty_weights(scores: Tensor, present: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MlaOptions:
+class MlaOptions(Checked):
     """Options of MLA.
 
     Args:

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
-from modalign.errors import InputError
+from modalign.domains import Checked, Positive
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
@@ -88,7 +88,7 @@ def combined(joint: Tensor, own: Tensor, gamma: float, sizes: Sequence[int] | No
 
 
 @dataclass(frozen=True)
-class MMParetoOptions:
+class MMParetoOptions(Checked):
     """Options of MMPareto.
 
     Args:
@@ -96,12 +96,8 @@ class MMParetoOptions:
         rescale: over what norms are taken: ``tensor`` (code) or ``encoder`` (paper).
     """
 
-    gamma: float = 1.5
+    gamma: Positive = 1.5
     rescale: Literal["tensor", "encoder"] = "tensor"
-
-    def __post_init__(self) -> None:
-        if self.gamma <= 0:
-            raise InputError(f"mmpareto: gamma is {self.gamma}; expected a number above 0.")
 
 
 class MMPareto(Strategy):

@@ -27,15 +27,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import ColumnInfo, DataInfo
-from modalign.errors import InputError, SettingsError, unknown
-from modalign.information.contexts import ContextSource
+from modalign.domains import Checked, Count, NonNegative, Positive, Share, Whole, Width, Words
+from modalign.errors import InputError, unknown
+from modalign.information.contexts import SOURCES, ContextSource, product_cells
 from modalign.information.critics import (
     ContextEmbedding,
     ContinuousContext,
@@ -43,7 +44,7 @@ from modalign.information.critics import (
     LearnedContext,
 )
 from modalign.information.margin import LossHinge, gradient_scale, ramp
-from modalign.information.objectives import checked_form
+from modalign.information.objectives import FORMS, checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
 from modalign.models.readout import class_log_prior, evidence, fit_weights, pool
@@ -51,21 +52,26 @@ from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics, stacked
 
-_MARGINS = ("gradient", "hinge", "both", "none")
+# A margin of version 0.1, and what to use.
+_GONE = {"log_odds": "use 'gradient' with its bound rho"}
 _CLUSTERED = 4096  # samples on which clusters are found
 _START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
-class ModAlignOptions:
+class ModAlignOptions(Checked):
     """Options of ModAlign; each part can be switched off.
 
     Args:
         alpha: weight of the pull, -L_NCE / (1+r).
         eta: weight of each unimodal cross-entropy against the joint one.
         objective: ``nce3`` (three terms, as printed), ``nce2`` or ``infonce``; ``none`` leaves the encoders alone.
-        context: T of the pull: ``label``, ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``predicted``
-            (label), ``cluster`` (of the features, found anew each epoch) or ``none``.
+        context: T of the pull: ``label``, ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``group`` (the
+            column that ``data.group`` names), ``label*column:NAME`` or ``label*group`` (both at once), ``predicted``
+            (label), ``cluster`` (of the features, found anew each epoch), ``none``, or ``auto``: the group where the
+            data names one that enough samples share, else the label.
+        context_minimum: training samples that a cell of a product needs to be a context of its own, and a group to
+            count for ``auto``; smaller cells fall back to the first context of the product alone.
         clusters: number of clusters where context is ``cluster``.
         class_names: a ``transformers`` model or folder, or a ``.npy`` file (C, E), that embeds the names of classes:
             they then stand for the label in the critic; learned embeddings by default.
@@ -75,27 +81,30 @@ class ModAlignOptions:
         hinge: weight of ``hinge``.
         ramp: share of training over which alpha rises from zero; under ``hinge`` it stays zero for as long before.
         prior: answer with the pool of joint head, unimodal heads and critics; the joint head alone otherwise.
+        readout_critic: let the readout hear what the critic says of every class.
         critic: ``separable``, ``bilinear`` or ``mlp``.
         critic_width: K, width of the critic.
         memory: recent features kept of each context as further negatives; 0 for none.
         memory_minimum: contexts with fewer negatives than this in a batch draw on the memory.
     """
 
-    alpha: float = 1.0
-    eta: float = 1.0
-    objective: str = "nce3"
-    context: str = "label"
-    clusters: int = 8
+    alpha: NonNegative = 1.0
+    eta: NonNegative = 1.0
+    objective: Annotated[str, Words((*FORMS, "none", "three", "two"))] = "nce3"
+    context: Annotated[str, Words((*SOURCES, "group", "label*group", "group*label", "auto"))] = "label"
+    context_minimum: Count = 8
+    clusters: Count = 8
     class_names: str | None = None
-    margin: str = "gradient"
-    rho: float = 0.3
-    hinge: float = 3.0
-    ramp: float = 0.3
+    margin: Annotated[str, Words(("gradient", "hinge", "both", "none"), _GONE)] = "gradient"
+    rho: Positive = 0.3
+    hinge: NonNegative = 3.0
+    ramp: Share = 0.3
     prior: bool = True
+    readout_critic: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: int = 64
-    memory: int = 16
-    memory_minimum: int = 4
+    critic_width: Width = 64
+    memory: Whole = 16
+    memory_minimum: Whole = 4
 
     # Options of version 0.1 that are gone, and what to use.
     removed: ClassVar[dict[str, str]] = {
@@ -105,12 +114,9 @@ class ModAlignOptions:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective != "none":
             object.__setattr__(self, "objective", checked_form(self.objective))
-        if self.margin == "log_odds":
-            raise SettingsError("modalign: the margin 'log_odds' is gone; use 'gradient' with its bound rho.")
-        if self.margin not in _MARGINS:
-            raise unknown("margin", self.margin, _MARGINS)
 
 
 class ModAlign(Strategy):
@@ -132,15 +138,17 @@ class ModAlign(Strategy):
         super().__init__(model, info, options)
         options = self.options
         modalities = len(model.modalities)
-        self.context = ContextSource(options.context, options.clusters, sum(model.dims.values()))
+        source = context_source(options.context, info, options.context_minimum)
+        self.context = ContextSource(source, options.clusters, sum(model.dims.values()), _cells(info, source, options))
         self.clustered = min(1.0, _CLUSTERED / info.samples)
-        self.alignment = self._critics(info, self.context.kind) if options.objective != "none" else None
+        self.alignment = self._critics(info, source) if options.objective != "none" else None
         # The pool asks h about classes whatever T pulls; where T is the label one critic serves both.
-        shared = self.alignment is not None and options.context == "label"
+        shared = self.alignment is not None and source == "label"
         classify = self.task.kind == "classification"
-        self.label_critic = self._critics(info, "label") if options.prior and classify and not shared else None
+        self.critic_speaks = classify and options.prior and options.readout_critic
+        self.label_critic = self._critics(info, "label") if self.critic_speaks and not shared else None
         self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
-        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * (classify and options.prior)
+        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * self.critic_speaks
         self.register_buffer("weights", torch.tensor(self.start))
         self.bounded = options.margin in ("gradient", "both") and self.alignment is not None
         hinged = options.margin in ("hinge", "both") and self.alignment is not None
@@ -149,6 +157,12 @@ class ModAlign(Strategy):
         self.register_buffer("lost", torch.zeros(modalities))
         self.register_buffer("steps", torch.zeros(()))
 
+    @classmethod
+    def default_fusion(cls, info: DataInfo, options: ModAlignOptions) -> str:
+        """``context`` where the data has conditions; their use goes with the prior, and needs trained heads."""
+        told = any(modality.conditions for modality in info.modalities.values())
+        return "context" if told and options.prior and options.eta > 0 else "concat"
+
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """One step of Algorithm 1."""
         options = self.options
@@ -156,7 +170,7 @@ class ModAlign(Strategy):
         # The graph is cut at z: what task and pull ask of it is seen, and bounded, before the encoders hear of it.
         z = stacked(features).detach().requires_grad_()
         leaves = {m: z[:, i, : part.shape[1]] for i, (m, part) in enumerate(features.items())}
-        output = self.model.heads(leaves, batch.present)
+        output = self.model.heads(leaves, batch.present, batch.conditions)
         losses = {"task": self.task.loss(output.logits, batch.target)} | unimodal_losses(self.task, output, batch)
         heads = torch.stack([value for name, value in losses.items() if name != "task"])
         if self.hinge is not None:
@@ -239,8 +253,8 @@ class ModAlign(Strategy):
 
     @property
     def _about_label(self) -> PairCritics | None:
-        """The critics whose context is the label, which the pool asks about every class; None for other tasks."""
-        if not self.options.prior or self.task.kind != "classification":
+        """The critics whose context is the label, which the pool asks about every class; None where it asks none."""
+        if not self.critic_speaks:
             return None
         return self.label_critic if self.label_critic is not None else self.alignment
 
@@ -284,9 +298,9 @@ class ModAlign(Strategy):
         )
         return None if context is None else stepper.all_gather(context)
 
-    def _critics(self, info: DataInfo, kind: str) -> PairCritics:
-        """Critics for a kind of context: how T is embedded, and which samples share it."""
-        embed, contexts, kernel = _context_of(info, kind, self.options)
+    def _critics(self, info: DataInfo, source: str) -> PairCritics:
+        """Critics for a context: how T is embedded, and which samples share it."""
+        embed, contexts, kernel = _context_of(info, source, self.options)
         return PairCritics(self.model.dims, embed, contexts, kernel, self.options)
 
     @torch.no_grad()
@@ -304,19 +318,60 @@ class ModAlign(Strategy):
         self.alignment.forget()
 
 
+def context_source(word: str, info: DataInfo, minimum: int) -> str:
+    """Return the context that ``word`` means for a data set: ``auto`` and ``group`` replaced by what they stand for.
+
+    ``auto`` is the column of groups where the training split has at least two and half of its samples are in groups of
+    at least ``minimum``, else the label.
+
+    Raises:
+        InputError: ``group`` where the data names none.
+
+    >>> from modalign.data import Modality, classification
+    >>> info = DataInfo("toy", classification("ab"), {"x": Modality("x", "vector", (3,))}, 8, (4, 4))
+    >>> context_source("auto", info, 8)
+    'label'
+    """
+    if word == "auto":
+        sizes = [sum(row) for row in info.columns[info.group].counts] if info.group is not None else []
+        shared = sum(size for size in sizes if size >= minimum)
+        return f"column:{info.group}" if sum(s > 0 for s in sizes) > 1 and 2 * shared >= info.samples else "label"
+    parts = [part.strip() for part in word.split("*")]
+    if "group" in parts and info.group is None:
+        raise InputError(
+            f"context {word!r}: data set {info.name!r} names no group, or more than 1000; expected data.group, the "
+            "column of speakers, sites or patients: name it, or use context 'label'"
+        )
+    return "*".join(f"column:{info.group}" if part == "group" else part for part in parts)
+
+
+def _cells(info: DataInfo, source: str, options: ModAlignOptions) -> Tensor | None:
+    """Codes of a product of label and column; None for other contexts."""
+    names = [part for part in source.split("*") if part != "label"]
+    if "*" not in source or len(names) != 1:
+        return None
+    counts = torch.tensor(_column(info, names[0]).counts)
+    return product_cells(counts.T if source.startswith("label") else counts, options.context_minimum)
+
+
 def _context_of(
-    info: DataInfo, kind: str, options: ModAlignOptions
+    info: DataInfo, source: str, options: ModAlignOptions
 ) -> tuple[Callable[[], ContextEmbedding] | None, int | None, Kernel | None]:
-    """How a kind of context is embedded, how many contexts there are (None: no codes), and its kernel."""
+    """How a context is embedded, how many contexts there are (None: no codes), and its kernel."""
+    kind = source.partition(":")[0]
+    cells = _cells(info, source, options)
+    if cells is not None:
+        count = int(cells.max()) + 1
+        return lambda: LearnedContext(count), count, None
     if kind == "none":
         return None, None, None
     if kind == "cluster":
         return lambda: LearnedContext(options.clusters), options.clusters, None
     if kind == "column":
-        names = _column(info, options.context).names
+        names = _column(info, source).names
         return lambda: LearnedContext(len(names)), len(names), None
     if kind == "continuous":
-        column = _column(info, options.context)
+        column = _column(info, source)
         return lambda: ContinuousContext(len(column.mean)), None, _GaussianKernel(column)
     if kind == "predicted" and info.task.kind != "classification":
         raise InputError(f"context 'predicted' needs classes; data set {info.name!r} is {info.task.kind}: use 'label'")
@@ -363,6 +418,12 @@ def _column(info: DataInfo, context: str) -> ColumnInfo:
     if known[name].discrete != (kind == "column"):
         other = "continuous" if kind == "column" else "column"
         raise InputError(f"context {context!r}: column {name!r} is not of that kind; use {other}:{name}")
+    found = [said for said, row in zip(known[name].names, known[name].counts, strict=False) if any(row)]
+    if len(found) == 1:
+        raise InputError(
+            f"context {context!r}: every training sample has the value {found[0]!r}, so that T would tell nothing; "
+            "expected a column of several values: use context 'label', or 'none'"
+        )
     return known[name]
 
 

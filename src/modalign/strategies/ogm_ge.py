@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
+from modalign.domains import Checked, NonNegative, Share
 from modalign.errors import InputError
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
@@ -72,8 +73,8 @@ def evidence_ratios(evidence: Tensor) -> Tensor:
 def true_class_probability(model: MultimodalModel, features: dict[str, Tensor], batch: Batch) -> Tensor:
     """(B, M) probability of the true class from each modality's part of the joint logits."""
     names, present = model.modalities, batch.present
-    nothing = model.score_subset(features, present, ()).float() * (1 - 1 / len(names))
-    alone = [model.score_subset(features, present, (name,)).float() - nothing for name in names]
+    nothing = model.score_subset(features, present, (), batch.conditions).float() * (1 - 1 / len(names))
+    alone = [model.score_subset(features, present, (name,), batch.conditions).float() - nothing for name in names]
     own = torch.stack([scores.softmax(1) for scores in alone], 1)
     return own.take_along_dim(batch.target.view(-1, 1, 1), 2).squeeze(2)
 
@@ -116,7 +117,7 @@ def modulated_weights(encoder: nn.Module) -> list[nn.Parameter]:
 
 
 @dataclass(frozen=True)
-class OgmGeOptions:
+class OgmGeOptions(Checked):
     """Options of OGM-GE.
 
     Args:
@@ -125,13 +126,9 @@ class OgmGeOptions:
         until: share of the epochs during which gradients are modulated, the last of them included.
     """
 
-    alpha: float = 0.8
+    alpha: NonNegative = 0.8
     noise: bool = True
-    until: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"ogm_ge: alpha is {self.alpha}; expected 0 or more.")
+    until: Share = 0.5
 
 
 class OgmGe(Strategy):
@@ -163,7 +160,7 @@ class OgmGe(Strategy):
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint loss; note down how much evidence each modality gives for the true class."""
         features = self.model.encode(batch)
-        loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+        loss = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         stepper.backward(loss)
         if self._active(stepper):
             self.evidence += paired_evidence(true_class_probability(self.model, features, batch), batch.present)

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
-from modalign.errors import InputError
+from modalign.domains import Checked, NonNegative, Share
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.ogm_ge import lead, paired_evidence, true_class_probability
@@ -47,7 +47,7 @@ def drop_probabilities(evidence: Tensor, base: float, rise: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OpmOptions:
+class OpmOptions(Checked):
     """Options of OPM; the defaults are those of the published command.
 
     Args:
@@ -57,17 +57,10 @@ class OpmOptions:
         warmup: share of the epochs before the first drop, the last of them included.
     """
 
-    base: float = 0.5
-    rise: float = 0.5
-    active: float = 0.7
-    warmup: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("base", "active", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"opm: {name} is {getattr(self, name)}; expected a number from 0 to 1.")
-        if self.rise < 0:
-            raise InputError(f"opm: rise is {self.rise}; expected 0 or more.")
+    base: Share = 0.5
+    rise: NonNegative = 0.5
+    active: Share = 0.7
+    warmup: Share = 0.05
 
 
 class Opm(Strategy):
@@ -89,7 +82,7 @@ class Opm(Strategy):
         """Joint loss on what is left of the batch."""
         features = self.model.encode(batch)
         if stepper.epoch <= self.options.warmup * stepper.epochs:
-            loss = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+            loss = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         else:
             loss = self._thinned(features, batch, stepper)
         stepper.backward(loss)

@@ -44,7 +44,7 @@ from torch.nn import functional
 
 from modalign.data.batch import Batch
 from modalign.data.info import DataInfo
-from modalign.errors import InputError
+from modalign.domains import Checked, Decay, NonNegative, Part, Share
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.ogm_ge import evidence_ratios, paired_evidence
@@ -132,7 +132,7 @@ class Prototypes(nn.Module):
 
 
 @dataclass(frozen=True)
-class PmrOptions:
+class PmrOptions(Checked):
     """Options of PMR.
 
     Args:
@@ -146,20 +146,14 @@ class PmrOptions:
         distance: ``raw``, ``standardized``, or ``auto``: standardized only where widths differ.
     """
 
-    alpha: float = 2.0
+    alpha: NonNegative = 2.0
     weights: Literal["clip", "weakest"] = "clip"
-    momentum: float = 0.0
-    share: float = 0.1
-    until: float = 0.54
-    entropy: float = 0.0
-    entropy_until: float = 0.1
+    momentum: Decay = 0.0
+    share: Part = 0.1
+    until: Share = 0.54
+    entropy: NonNegative = 0.0
+    entropy_until: Share = 0.1
     distance: Literal["auto", "raw", "standardized"] = "auto"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise InputError(f"pmr: share is {self.share}; expected a number above 0 and at most 1.")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"pmr: momentum is {self.momentum}; expected a number from 0 up to, not including, 1.")
 
 
 class Pmr(Strategy):
@@ -196,7 +190,7 @@ class Pmr(Strategy):
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Joint loss, and the prototype cross-entropy of the modalities that are behind."""
         features = self.model.encode(batch)
-        joint = self.task.loss(self.model.fuse(features, batch.present), batch.target)
+        joint = self.task.loss(self.model.fuse(features, batch.present, batch.conditions), batch.target)
         if stepper.epoch > self.options.until * stepper.epochs:
             stepper.backward(joint)
             return {"task": joint}

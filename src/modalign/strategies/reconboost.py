@@ -58,7 +58,7 @@ from torch.nn import functional
 
 from modalign.data.batch import Batch, Output
 from modalign.data.info import DataInfo
-from modalign.errors import InputError
+from modalign.domains import Checked, Count, Decay, NonNegative, Whole, Width
 from modalign.models.multimodal import MultimodalModel
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
@@ -97,7 +97,7 @@ def turn(epoch: int, modalities: int, boost_epochs: int, rectify_epochs: int) ->
 
 
 @dataclass(frozen=True)
-class ReconBoostOptions:
+class ReconBoostOptions(Checked):
     """Options of ReconBoost.
 
     Args:
@@ -110,24 +110,13 @@ class ReconBoostOptions:
         hidden: width of the shared perceptron.
     """
 
-    residual: float = 0.25
+    residual: NonNegative = 0.25
     target: Literal["true", "full"] = "true"
-    consolidation: float = 0.5
-    boost_epochs: int = 1
-    rectify_epochs: int = 1
-    pretrain: float = 0.25
-    hidden: int = 256
-
-    def __post_init__(self) -> None:
-        if self.boost_epochs < 1 or self.rectify_epochs < 0:
-            raise InputError(
-                f"reconboost: boost_epochs is {self.boost_epochs} and rectify_epochs {self.rectify_epochs}; "
-                "expected at least 1 and 0."
-            )
-        if not 0 <= self.pretrain < 1:
-            raise InputError(
-                f"reconboost: pretrain is {self.pretrain}; expected a share from 0 up to, not including, 1."
-            )
+    consolidation: NonNegative = 0.5
+    boost_epochs: Count = 1
+    rectify_epochs: Whole = 1
+    pretrain: Decay = 0.25
+    hidden: Width = 256
 
 
 class ReconBoost(Strategy):

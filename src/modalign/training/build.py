@@ -15,6 +15,7 @@ from modalign.classes import is_own
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
+from modalign.domains import check_instance, wrong
 from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
 from modalign.evaluation.metrics import compute_metrics
 from modalign.evaluation.survival import SurvivalModel
@@ -54,6 +55,8 @@ def method_spec(
     own, training = chosen.pop("training", {}), recipe.training
     if strategy in strategy_names():
         training = replace(training, epochs=training.epochs * load_strategy(strategy).epochs_factor)
+    if lines := wrong(f"strategies.{strategy}.training", own, dict[str, Any]):
+        raise SettingsError(lines[0])
     if own:
         plain = {"training": {**asdict(training), **own}}
         training = recipe_from_plain(plain, f"recipe: strategies: {strategy}").training
@@ -103,10 +106,13 @@ def build_strategy(
             )
         strategy = copy.deepcopy(given)
     else:
+        options, settings = make_options(kind, spec.options), spec.recipe.model
+        if settings.fusion == "auto":
+            settings = replace(settings, fusion=kind.default_fusion(info, options))
         model = MultimodalModel.build(
-            info.modalities, info.task.outputs, spec.recipe.model, objects.encoders, objects.fusion, networks
+            info.modalities, info.task.outputs, settings, objects.encoders, objects.fusion, networks
         )
-        strategy = kind(model, info, make_options(kind, spec.options))
+        strategy = kind(model, info, options)
     if train is not None:
         strategy.model.fit_standardization(train)
     return strategy
@@ -119,16 +125,13 @@ def check_run(spec: RunSpec, data: MultimodalData, strategy: Strategy) -> None:
         SettingsError: a budget, a sampler or a metric that cannot be used.
     """
     settings = spec.recipe.training
-    for name in ("epochs", "batch_size", "accumulate"):
-        if getattr(settings, name) < 1:
-            raise SettingsError(f"training.{name} is {getattr(settings, name)}; expected 1 or more")
+    for part in (spec.recipe.data, spec.recipe.model, settings):  # they may have been changed after they were made
+        check_instance(part, part.where)
     if settings.batch_size < settings.devices:
         raise SettingsError(
             f"training.batch_size {settings.batch_size} is over all processes and less than their number "
             f"{settings.devices}; raise it"
         )
-    if not settings.lr > 0:
-        raise SettingsError(f"training.lr is {settings.lr}; expected a positive number")
     for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         if len(split) < settings.devices:
             raise SettingsError(

@@ -26,12 +26,13 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 import yaml
 
+from modalign.domains import Checked, Seed
 from modalign.errors import RunFolderError
 from modalign.files import check_claim, check_inside, in_use, read_settings, read_text, reading, write_whole, writing
 from modalign.recipes import recipe_from_plain
@@ -44,7 +45,7 @@ _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "
 
 
 @dataclass
-class RunSpec:
+class RunSpec(Checked):
     """What determines a run: the same spec on the same data, machine and versions gives the same run.
 
     Attributes:
@@ -55,8 +56,10 @@ class RunSpec:
         variant, title: name and title in tables where a strategy is compared with itself (ablation); else empty.
     """
 
+    where: ClassVar[str] = ""
+
     strategy: str
-    seed: int
+    seed: Seed
     recipe: Recipe
     options: dict[str, Any] = field(default_factory=dict)
     variant: str = ""

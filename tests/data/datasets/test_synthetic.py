@@ -137,10 +137,10 @@ def test_loaded_with_columns_and_groups() -> None:
     [
         ({"sinergy": 1.0}, r"unknown option of the data 'synthetic': 'sinergy'; did you mean 'synergy'"),
         ({"features": 4}, r"features is 4; expected at least 3 \+ shared = 5"),
-        ({"correlation": 1.0}, r"correlation is 1.0; expected 0 to below 1"),
-        ({"missing": 1.0, "samples": 3}, r"samples is 3; expected 20 or more; missing is 1.0"),
-        ({"redundant": 0.0, "unique": 0.0, "synergy": 0.0}, r"strengths are .*one of them above"),
-        ({"count": 0}, r"count is 0; expected 1 to 10"),
+        ({"correlation": 1.0}, r"correlation is 1.0; expected a number of at least 0 and below 1"),
+        ({"missing": 1.0, "samples": 3}, r"(?s)missing is 1.0; .*samples is 3; expected a whole number of at least 20"),
+        ({"redundant": 0.0, "unique": 0.0, "synergy": 0.0}, r"synergy are 0; .*one of them above"),
+        ({"count": 0}, r"count is 0; expected a whole number of at least 1 and at most 10"),
     ],
 )
 def test_options_outside_their_range(options: dict[str, float], message: str) -> None:

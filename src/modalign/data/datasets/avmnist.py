@@ -30,6 +30,7 @@ from modalign.data.tables.array_split import StoredArray
 from modalign.data.tables.arrays import from_settings
 from modalign.data.tables.splits import FOLDS, hold_out, outer_fold, select_rows
 from modalign.data.task import classification
+from modalign.domains import Count, NonNegative, Part, Seed
 from modalign.errors import DataError
 from modalign.files import read_array, write_whole
 from modalign.settings import DataSettings
@@ -98,7 +99,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 
 
 def load(
-    settings: DataSettings, noise: float = 0.0, labels: float = 1.0, test_speakers: int = 2, pair_seed: int = 0
+    settings: DataSettings, noise: NonNegative = 0.0, labels: Part = 1.0, test_speakers: Count = 2, pair_seed: Seed = 0
 ) -> MultimodalData:
     """AV-MNIST as prepared in ``settings.path``: ``audio`` (1, 40, 50) and ``image`` (1, 28, 28).
 

@@ -27,6 +27,7 @@ from modalign.data.media.decoders import make_decoder
 from modalign.data.media.folder import hold_out_values, load_split
 from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
+from modalign.domains import Count, Seed
 from modalign.errors import DataError
 from modalign.settings import DataSettings
 
@@ -103,7 +104,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def load(
-    settings: DataSettings, augment: Sequence[str] = ("video",), test_actors: int = 18, actor_seed: int = 0
+    settings: DataSettings, augment: Sequence[str] = ("video",), test_actors: Count = 18, actor_seed: Seed = 0
 ) -> MultimodalData:
     """CREMA-D as prepared in ``settings.path``; validation is carved out of the training part.
 

@@ -24,7 +24,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from modalign.data.media.decoders import Decoder, check, decode_image, make_deco
 from modalign.data.media.folder import load_split
 from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
 from modalign.data.task import classification
+from modalign.domains import Range
 from modalign.errors import DataError, InputError, unknown
 from modalign.files import check_claim
 from modalign.settings import DataSettings
@@ -347,7 +348,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 def load(
     settings: DataSettings,
     target: Literal["grade", "survival"] = "grade",
-    fold: int = 1,
+    fold: Annotated[int, Range(least=1, most=FOLDS)] = 1,
     augment: Sequence[str] = ("image",),
     score: Literal["patient", "patch"] = "patient",
 ) -> MultimodalData:

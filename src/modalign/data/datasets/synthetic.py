@@ -37,13 +37,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log, sqrt
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.arrays import from_settings
-from modalign.errors import DataError
+from modalign.domains import Count, Decay, NonNegative, Range, Seed, Whole, Width, check_values
+from modalign.errors import Problems
 from modalign.settings import DataSettings
 
 
@@ -83,17 +84,17 @@ def load(settings: DataSettings, **options: Any) -> MultimodalData:
 
 
 def generate(
-    samples: int = 2000,
-    count: int = 2,
-    redundant: float = 1.0,
-    unique: float = 1.0,
-    synergy: float = 1.0,
-    shared: int = 2,
-    correlation: float = 0.7,
-    features: int = 16,
-    missing: float = 0.0,
-    groups: int = 20,
-    seed: int = 0,
+    samples: Annotated[int, Range(least=20, most=10**7)] = 2000,
+    count: Annotated[int, Range(least=1, most=10)] = 2,
+    redundant: NonNegative = 1.0,
+    unique: NonNegative = 1.0,
+    synergy: NonNegative = 1.0,
+    shared: Whole = 2,
+    correlation: Decay = 0.7,
+    features: Width = 16,
+    missing: Decay = 0.0,
+    groups: Count = 20,
+    seed: Seed = 0,
 ) -> dict[str, np.ndarray]:
     """Arrays ``x<m>`` (N, F) float32, NaN where absent, ``y`` (N,) and what can serve as context.
 
@@ -119,21 +120,13 @@ def generate(
     >>> arrays["x1"].shape, arrays["y"].shape
     ((30, 6), (30,))
     """
-    strengths = (redundant, unique, synergy)
-    wrong = {
-        f"samples is {samples}; expected 20 or more": samples < 20,
-        f"count is {count}; expected 1 to 10 modalities": not 1 <= count <= 10,
-        f"strengths are {strengths}; expected numbers from 0, one of them above": not min(strengths)
-        >= 0
-        < max(strengths),
-        f"features is {features}; expected at least 3 + shared = {3 + shared}": features < 3 + shared,
-        f"shared is {shared}; expected 0 or more": shared < 0,
-        f"correlation is {correlation}; expected 0 to below 1": not 0 <= correlation < 1,
-        f"missing is {missing}; expected 0 to below 1": not 0 <= missing < 1,
-        f"groups is {groups}; expected 1 or more": groups < 1,
-    }
-    if any(wrong.values()):
-        raise DataError("synthetic data: " + "; ".join(message for message, bad in wrong.items() if bad))
+    check_values(generate, locals(), "data.options.")
+    problems = Problems("synthetic data")
+    if not max(redundant, unique, synergy):
+        problems.append("redundant, unique and synergy are 0; expected one of them above: the label depends on nothing")
+    if features < 3 + shared:
+        problems.append(f"features is {features}; expected at least 3 + shared = {3 + shared}")
+    problems.stop()
     rng = np.random.default_rng(seed)
     bits = rng.choice([-1, 1], (samples, 1 + 2 * count))
     common, own, hidden = bits[:, 0], bits[:, 1 : 1 + count], bits[:, 1 + count :]

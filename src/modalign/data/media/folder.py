@@ -81,6 +81,7 @@ def write_prepared(
     columns: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
     decoders: Mapping[str, Mapping[str, Any]] | None = None,
+    conditions: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write (or, after ``open_array``, finish) a prepared folder; see the head of this file.
 
@@ -95,6 +96,7 @@ def write_prepared(
         columns: columns of the manifest that are contexts by default.
         about: further facts for ``meta.yaml`` (options of the decoding), plain values.
         decoders: modality name to how its files were decoded, as ``decoders.make_decoder`` takes it.
+        conditions: modality name to columns of the manifest that are its conditions by default.
 
     Raises:
         InputError: an array is missing or disagrees with its description or with the manifest.
@@ -129,6 +131,7 @@ def write_prepared(
     write_whole(folder / "manifest.parquet", partial(manifest.to_parquet, index=False))
     meta: dict[str, Any] = {"version": VERSION, "name": name, "task": task.kind, "classes": list(task.classes)}
     meta |= {"modalities": described, "plain": dict(plain or {}), "columns": list(columns), "about": dict(about or {})}
+    meta["conditions"] = {m: list(named) for m, named in (conditions or {}).items()}
     meta["decoders"] = {
         key: {k: str(v).removeprefix(f"{folder}/") if k == "vocabulary" else v for k, v in options.items()}
         for key, options in (decoders or {}).items()
@@ -174,6 +177,7 @@ def load_prepared(folder: str | Path, settings: DataSettings, options: RowOption
         label=settings.label or (SURVIVAL if meta["task"] == "survival" else "label"),
         group=settings.group or ("group" if "group" in source.columns else None),
         columns=settings.columns or meta.get("columns", []),
+        conditions=settings.conditions or {m: c for m, c in meta.get("conditions", {}).items() if m in names},
     )
     return read_source(source, chosen, options, problems, name)
 

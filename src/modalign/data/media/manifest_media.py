@@ -47,6 +47,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         "modalities": manifest.modalities,
     }
     settings |= {"label": said.label, "group": said.group, "columns": said.columns}
+    settings |= {"conditions": said.conditions} if said.conditions else {}
     rows = manifest.rows.reset_index(drop=True)
     kept = rows.drop(columns=[c for c in [*used, "id", "split", "label"] if c in rows]).to_dict("records")
     cells = {m: as_strings(rows[m].to_numpy()) for m in used}
@@ -64,4 +65,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
     plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
     with claimed(out, Run(workers, resume)) as run:
-        return decode(manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns)
+        return decode(
+            manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns,
+            conditions=said.conditions,
+        )  # fmt: skip

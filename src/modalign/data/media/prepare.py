@@ -261,6 +261,7 @@ def decode(
     task: Task,
     plain: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
+    conditions: Mapping[str, Sequence[str]] | None = None,
     warnings: Iterable[str] = (),
     lost: Iterable[Entry] = (),
 ) -> PrepareReport:
@@ -276,6 +277,7 @@ def decode(
         task: with the classes in their order.
         plain: modalities that are columns of the samples, with their kinds (see ``prepared``).
         columns: columns of the samples that are contexts unless a recipe names others.
+        conditions: modality name to columns that are its conditions unless a recipe names others.
         warnings: for the report.
         lost: what the reader found unusable before decoding.
 
@@ -333,6 +335,7 @@ def decode(
         pd.DataFrame([{"id": s.id, "split": s.split, "label": s.label, **s.columns} for s in kept]),
         plain=plain,
         columns=columns,
+        conditions=conditions,
         about=settings,
         decoders={name: decoder.described for name, decoder in decoders.items() if decoder.described},
     )

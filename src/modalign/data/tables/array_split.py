@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from modalign.data.augment import random_crop_flip
 from modalign.data.batch import Batch
 from modalign.data.dataset import Column, Split
+from modalign.data.tables.conditions import Condition
 from modalign.data.tables.modalities import Preparation
 
 
@@ -62,6 +63,8 @@ class ArraySplit:
         seed: of augmentation.
         epoch: as ``set_epoch`` gives it.
         unread: modalities whose inputs a ``FeatureSplit`` has.
+        conditions: modality name to the conditions of this split, (N, K).
+        condition_readers: modality name to how they were read.
 
     >>> from modalign.data.tables.arrays import from_arrays
     >>> split = from_arrays({"a": np.eye(8), "y": np.arange(8) % 2}).train
@@ -81,6 +84,8 @@ class ArraySplit:
     seed: int = 0
     epoch: int | None = None
     unread: frozenset[str] = frozenset()
+    conditions: dict[str, Tensor] = field(default_factory=dict)
+    condition_readers: Mapping[str, Sequence[Condition]] = field(default_factory=dict)
 
     @property
     def augment(self) -> Sequence[str] | None:
@@ -112,7 +117,8 @@ class ArraySplit:
                 tensor[~present[:, m]] = preparation.modality.padding
             inputs[name] = tensor
         columns = {name: column.values[chosen] for name, column in self.columns.items()}
-        return Batch(inputs, present, self.target[chosen], chosen, columns)
+        conditions = {name: values[chosen] for name, values in self.conditions.items()}
+        return Batch(inputs, present, self.target[chosen], chosen, columns, conditions=conditions)
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values of some rows of the data; what is found to be absent is taken out of ``present`` (B, M)."""

@@ -11,7 +11,7 @@ import numpy as np
 from modalign.data.dataset import MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows, StoredArray
 from modalign.data.tables.files import columns_beside, join_columns
-from modalign.data.tables.reader import RowOptions, Source, label_columns, read_source
+from modalign.data.tables.reader import RowOptions, Source, condition_columns, label_columns, read_source
 from modalign.errors import Problems
 from modalign.settings import DataSettings
 
@@ -30,6 +30,7 @@ def from_arrays(
     name: str = "arrays",
     valid_fraction: float = 0.15,
     split_seed: int = 0,
+    conditions: Mapping[str, Sequence[str]] | None = None,
     impute: Literal["mean"] | None = None,
     augment: Sequence[str] = (),
     **options: Any,
@@ -53,6 +54,8 @@ def from_arrays(
         valid_fraction: share of validation where none is named: of the training rows where the test rows are
             named, else of all rows.
         split_seed: seed of random splits.
+        conditions: modality to columns or arrays that are known at prediction too and tell how far it is to be trusted
+            (see ``data.tables.conditions``).
         impute: ``mean`` fills NaN in a part of a row with the training mean, instead of refusing it.
         augment: images or clips to crop and flip at random in training.
         options: further fields of ``RowOptions``.
@@ -72,6 +75,7 @@ def from_arrays(
     settings = DataSettings(
         name=name, modalities=list(modalities or []) or None, label=label, split=split, group=group,
         columns=list(columns), kinds=dict(kinds or {}), valid_fraction=valid_fraction, split_seed=split_seed,
+        conditions={m: list(named) for m, named in (conditions or {}).items()},
     )  # fmt: skip
     return from_settings(settings, arrays, name, impute=impute, augment=augment, **options)
 
@@ -103,7 +107,7 @@ def from_settings(
     beside = [m for m in settings.modalities or modalities or () if columns_beside(m, columns)]
     source = Source(columns, joined=join_columns(columns, {m: [] for m in beside}))
     if not (settings.modalities or modalities):
-        taken = {*label_columns(settings), settings.group, *settings.columns}
+        taken = {*label_columns(settings), settings.group, *settings.columns, *condition_columns(settings)}
         modalities = [key for key, array in source.columns.items() if array.ndim >= 2 and key not in taken]
     name = settings.name or name
     used = replace(settings, modalities=settings.modalities or list(modalities or []))
@@ -117,6 +121,8 @@ def needed_arrays(settings: DataSettings, axes: Mapping[str, int]) -> set[str]:
     ['a', 'fold', 'y']
     """
     beside = {*label_columns(settings), *([settings.group] if settings.group else []), *settings.columns}
+    beside |= {column for columns in settings.conditions.values() for column in columns}
+    beside |= {settings.folds} if isinstance(settings.folds, str) else set()
     used = settings.modalities or [name for name, count in axes.items() if count >= 2 and name not in beside]
     said = f"{settings.split} {settings.options}"  # expressions name columns too
     named = {name for name in axes if name in said} | ({"id", "split", *(f"present_{m}" for m in used)} & {*axes})

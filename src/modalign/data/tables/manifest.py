@@ -14,6 +14,7 @@ the modality is absent in that sample. ``my.yaml`` beside it:
       labs: numbers             # the column labs (a number, or a list), or labs_* side by side
       site: categories
     columns: [site]             # possible contexts
+    conditions: {cough: [snr]}  # known at prediction too: how far a modality is to be trusted
 
 Audio, images and video are decoded once by ``modalign prepare my.csv``; a table of text, numbers and categories
 can be used as it is.
@@ -41,7 +42,7 @@ from modalign.settings import DataSettings
 
 MEDIA = ("audio", "image", "video", "frames")
 PLAIN = {"text": "text", "numbers": "vector", "categories": "categories"}
-KEYS = ("name", "task", "label", "group", "split", "modalities", "columns")
+KEYS = ("name", "task", "label", "group", "split", "modalities", "columns", "conditions")
 
 
 @dataclass
@@ -101,6 +102,10 @@ class Manifest:
         for m, described in modalities.items():
             if m not in columns and not (described["kind"] == "numbers" and columns_beside(m, columns)):
                 problems.append(str(unknown("column of modality", m, columns)))
+        conditions = says.get("conditions") or {}
+        if not isinstance(conditions, dict):
+            problems.append(f"conditions are {conditions!r}; expected conditions: {{MODALITY: [COLUMN, ...]}}")
+            conditions = {}
         settings = DataSettings(
             name=str(says.get("name", path.stem)),
             modalities=list(modalities),
@@ -108,6 +113,7 @@ class Manifest:
             split=says.get("split"),
             group=says.get("group", "group" if "group" in columns else None),
             columns=[str(column) for column in says.get("columns", [])],
+            conditions=conditions,
         )
         problems += [str(unknown(what, c, columns)) for what, c in named_columns(settings) if c not in columns]
         problems.stop()
@@ -211,6 +217,7 @@ def load_manifest(path: Path, settings: DataSettings, options: RowOptions) -> Mu
         split=settings.split or said.split,
         group=settings.group or said.group,
         columns=settings.columns or said.columns,
+        conditions=settings.conditions or {m: c for m, c in said.conditions.items() if m in used},
         kinds={m: PLAIN[kind] for m, kind in kinds.items() if kind in PLAIN} | settings.kinds,
     )
     manifest.options = replace(options, task=options.task or manifest.options.task)

@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows
-from modalign.data.tables.labels import Labels, missing_values, read_column, read_labels
+from modalign.data.tables.conditions import Condition, check_conditions, fit_conditions
+from modalign.data.tables.labels import MOST_CODES, Labels, missing_values, read_column, read_labels
 from modalign.data.tables.modalities import (
     Preparation,
     as_strings,
@@ -70,6 +72,15 @@ def label_columns(settings: DataSettings) -> list[str]:
     ['time', 'event']
     """
     return [part.strip() for part in (settings.label or "y").split(",")]
+
+
+def condition_columns(settings: DataSettings) -> list[str]:
+    """Return the columns that are conditions of some modality.
+
+    >>> condition_columns(DataSettings(conditions={"sound": ["snr", "event"]}))
+    ['snr', 'event']
+    """
+    return list(dict.fromkeys(column for columns in settings.conditions.values() for column in columns))
 
 
 def named_columns(settings: DataSettings) -> list[tuple[str, str]]:
@@ -200,7 +211,8 @@ class Table:
         ids: (N,) names of the samples.
         groups: (N,) text, or None.
         present: modality name to rows (N,) bool in which it is there.
-        columns: further columns.
+        columns: further columns, and that of the groups.
+        conditions, condition_readers: as in ``ArraySplit``, of all rows.
         notes: what was dropped or found.
     """
 
@@ -211,6 +223,8 @@ class Table:
     groups: np.ndarray | None
     present: Mapping[str, np.ndarray]
     columns: dict[str, Column]
+    conditions: dict[str, Tensor] = field(default_factory=dict)
+    condition_readers: Mapping[str, Sequence[Condition]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -246,6 +260,8 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     groups = problems.trying(read_groups, columns, settings, options)
     ids = problems.trying(read_ids, columns, kept)
     contexts = {c: problems.trying(read_column, c, columns[c]) for c in settings.columns}
+    if groups is not None and settings.group and len(np.unique(groups)) <= MOST_CODES:
+        contexts.setdefault(settings.group, read_column(settings.group, groups))
     parts = None
     if labels is not None and (groups is not None or not settings.group):
         how = settings.split, settings.valid_fraction, settings.split_seed
@@ -267,6 +283,11 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         by_design = settings.fold is None or isinstance(settings.folds, str)
         notes += problems.trying(check_groups, parts, groups, named if by_design else None) or []
     notes += _check_presence(present, parts, problems)
+    readers: dict[str, tuple[Condition, ...]] = {}
+    conditions: dict[str, Tensor] = {}
+    if labels is not None and parts is not None:
+        readers, conditions, told = fit_conditions(settings.conditions, columns, labels, parts == "train", problems)
+        notes += told
     if problems and len(kept) <= kept[-1]:
         problems.append("(rows are counted from 0 among those that were not left out)")
     problems.stop()
@@ -274,7 +295,7 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     assert parts is not None
     assert ids is not None
     whole = {name: column for name, column in contexts.items() if column is not None}
-    return Table(kept, labels, parts, ids, groups, present, whole, notes)
+    return Table(kept, labels, parts, ids, groups, present, whole, conditions, readers, notes)
 
 
 def read_source(
@@ -325,6 +346,7 @@ def read_source(
         if m not in source.stored:
             inputs.update(_bytes(source.columns[m][kept]))
     contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
+    contexts += [m.encode() + conditions.numpy().tobytes() for m, conditions in table.conditions.items()]
     hashed = {
         "values": [inputs.digest(), *contexts],
         "rows": [np.array(table.ids).tobytes()],
@@ -344,12 +366,14 @@ def read_source(
             target=table.labels.target[rows], columns=columns, ids=[table.ids[row] for row in rows],
             groups=None if table.groups is None else table.groups[rows],
             cropped=options.augment if part == "train" else (), seed=settings.split_seed,
+            conditions={m: values[torch.from_numpy(rows)] for m, values in table.conditions.items()},
+            condition_readers=table.condition_readers,
         )  # fmt: skip
-    modalities = {m: about.modality for m, about in preparations.items()}
-    task = table.labels.task
+    widths = {m: values.shape[1] for m, values in table.conditions.items()}
+    modalities = {m: replace(about.modality, conditions=widths.get(m, 0)) for m, about in preparations.items()}
     return MultimodalData(
-        name, modalities, task, **parts, fingerprint=fingerprint, notes=table.notes, contents=inputs.hexdigest(),
-        parts=hashes,
+        name, modalities, table.labels.task, **parts, fingerprint=fingerprint, notes=table.notes,
+        contents=inputs.hexdigest(), group=settings.group, parts=hashes,
     )  # fmt: skip
 
 
@@ -367,6 +391,7 @@ def _check_names(source: Source, names: Sequence[str], settings: DataSettings, p
     beside = named_columns(settings)
     for pairs, known in ((wanted, [*source.stored, *columns]), (beside, [*columns])):
         problems += [str(unknown(what, name, known)) for what, name in pairs if name not in known]
+    problems += check_conditions(settings.conditions, names, label_columns(settings), [*columns])
     problems += [f"modality {m!r} has a dot in its name; rename it" for m in names if "." in m]
     used = [name for _, name in (*wanted, *beside) if name in columns]
     scalars = [key for key in used if columns[key].ndim == 0]
