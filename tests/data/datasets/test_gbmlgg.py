@@ -226,7 +226,7 @@ def test_survival_is_the_other_target(prepared):
     patient = sorted(times)[0]
     index = PATIENTS.index(patient)
     assert times[patient] == [100 + 10 * index, 1 - index % 2]
-    with pytest.raises(InputError, match="options.fold is 16"):
+    with pytest.raises(InputError, match=r"options\.fold is 16"):
         load_data(DataSettings(name="gbmlgg", path=str(out), options={"fold": 16}))
     with pytest.raises(InputError, match="did you mean 'grade'"):
         load_data(DataSettings(name="gbmlgg", path=str(out), options={"target": "grades"}))
