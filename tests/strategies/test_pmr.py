@@ -221,3 +221,15 @@ def test_bad_options_are_refused():
 @pytest.mark.parametrize("options", [{}, {"entropy": 0.1, "entropy_until": 1.0, "momentum": 0.2}], ids=str)
 def test_trains_on_every_small_case(check_trains, options):
     check_trains(Pmr, **options)
+
+
+def test_rounding_between_a_sample_and_its_own_prototype_has_no_direction():
+    """The only sample of a class is its prototype; what parts the two differs from process to process."""
+    z = torch.randn(4, 16, requires_grad=True)
+    prototypes = z.detach().clone()
+    prototypes[0] *= 1 + 1e-7
+    prototypes[1] += 0.01
+    similarities(z, prototypes, torch.ones(4, dtype=torch.bool)).diagonal().sum().backward()
+    assert z.grad is not None
+    assert z.grad[0].abs().max() == 0
+    assert z.grad[1].norm().item() == pytest.approx(1, rel=1e-3)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from modalign.errors import InputError
+from modalign.files import read_array
 
 
 @torch.no_grad()
@@ -27,9 +27,11 @@ def embed_names(names: Sequence[str], source: str) -> Tensor:
     if source.endswith(".npy"):
         if not Path(source).is_file():
             raise InputError(f"file of class-name embeddings {source} does not exist")
-        vectors = np.load(source)
+        vectors = read_array(source)
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise InputError(f"{source} has shape {vectors.shape}; expected one row for each of {len(names)} classes")
+        if vectors.dtype.kind not in "fiu":
+            raise InputError(f"{source} holds {vectors.dtype}; expected numbers, a row a class")
         return torch.from_numpy(vectors).float()
 
     from transformers import AutoModel, AutoTokenizer

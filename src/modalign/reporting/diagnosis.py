@@ -54,7 +54,8 @@ def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how
         if record.state != "done":
             print(f"{record.path}: left out ({record.state}: {record.reason})", end="\n\n")
     if not done:
-        raise InputError("none of the runs is finished: there is nothing to evaluate")
+        left = "; ".join(f"{record.path} is {record.state} ({record.reason})" for record in records[:5])
+        raise InputError(f"there is nothing to evaluate: {left}; expected finished runs: train them to their end")
     refused: list[InputError] = []
     for position, record in enumerate(done, 1):
         if sys.stderr.isatty() or len(done) > 1:

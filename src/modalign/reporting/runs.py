@@ -207,7 +207,7 @@ def read_run(path: str | Path) -> RunRecord:
     record.result = read_mapping(path / "result.json", json.loads, problems)
     lines = path / "metrics.jsonl"
     for text in lines.read_text(errors="replace").splitlines() if lines.exists() else []:
-        with suppress(ValueError):  # a line cut by a crash is dropped
+        with suppress(ValueError, RecursionError):  # a line cut by a crash is dropped
             if isinstance(line := json.loads(text), dict):
                 # Version 0.1.0 said "facts" for what is called "log" since.
                 record.epochs.append({"log" if key == "facts" else key: value for key, value in line.items()})

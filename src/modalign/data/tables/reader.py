@@ -31,7 +31,7 @@ from modalign.data.tables.modalities import (
 )
 from modalign.data.tables.splits import FOLDS, assign_splits, check_groups, select_rows
 from modalign.data.task import TaskKind
-from modalign.errors import DataError, Problems, unknown
+from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.settings import DataSettings
 
 
@@ -63,6 +63,14 @@ class RowOptions:
     def __post_init__(self) -> None:
         if self.impute not in (None, "mean"):
             raise unknown("way to impute", str(self.impute), ["mean"])
+        if self.classes is not None and (isinstance(self.classes, str) or not isinstance(self.classes, Sequence)):
+            raise SettingsError(f"classes is {self.classes!r}; expected a list of the names of the classes")
+        try:
+            groups = re.compile(self.group_pattern or "()").groups
+        except (re.error, TypeError) as error:
+            raise SettingsError(f"group_pattern {self.group_pattern!r} is no regular expression: {error}") from None
+        if groups < 1:
+            raise SettingsError(f"group_pattern {self.group_pattern!r} has no group; expected one (capture)")
 
 
 def label_columns(settings: DataSettings) -> list[str]:
