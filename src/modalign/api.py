@@ -220,7 +220,7 @@ class Run:
     >>> import tempfile
     >>> run = train("digits", "joint", epochs=1, quiet=True, out=tempfile.mkdtemp())
     >>> run.history.columns[:3].tolist()
-    ['epoch', 'step', 'lr']
+    ['epoch', 'step', 'encoder_updates']
     >>> run.strategy.training
     False
     """

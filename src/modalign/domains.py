@@ -145,10 +145,11 @@ def declared(of: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     except (NameError, TypeError, AttributeError):  # types that only its own author can name
         hints = {}
     if dataclasses.is_dataclass(of):
-        missing = dataclasses.MISSING
+        # By name: a class that was pickled with its code brings a constant of its own.
+        missing = type(dataclasses.MISSING).__name__
         for field in dataclasses.fields(of):
-            default = field.default if field.default_factory is missing else field.default_factory()
-            found[field.name] = hints.get(field.name, Any), nothing if default is missing else default
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            found[field.name] = hints.get(field.name, Any), nothing if type(default).__name__ == missing else default
         return found
     for name, parameter in inspect.signature(of).parameters.items():
         name = "**" if parameter.kind is parameter.VAR_KEYWORD else name

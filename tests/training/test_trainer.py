@@ -187,24 +187,24 @@ def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, 
 def test_bad_input_is_said_before_anything_is_written(small_data, small_recipe, tmp_path):
     data, out = small_data(), tmp_path / "run"
 
-    def refuse(match: str, recipe=None, strategy="modalign", **more):
+    def refuse(match: str, training=None, strategy="modalign", **more):
         with pytest.raises(InputError, match=match):
-            train(recipe or small_recipe(), strategy, **({"out": out, "data": data, "quiet": True} | more))
+            train(small_recipe(**(training or {})), strategy, **({"out": out, "data": data, "quiet": True} | more))
         assert not out.exists()
 
     refuse("unknown strategy 'modaling'; did you mean 'modalign'", strategy="modaling")
     refuse("unknown option of strategy ModAlign 'alfa'; did you mean 'alpha'", options={"alfa": 1})
-    refuse("options of strategy ModAlign.*alpha", options={"alpha": "much"})
+    refuse("options.alpha is 'much'; expected a number", options={"alpha": "much"})
     refuse("needs at least 2.*has 1 \\(m0\\)", data=small_data(1))
-    refuse("epochs is 0", small_recipe(epochs=0))
-    refuse("lr is -1", small_recipe(lr=-1.0))
-    refuse("unknown metric 'acuracy'; did you mean 'accuracy'", small_recipe(metric="acuracy"))
-    refuse("unknown context 'colum", options={"context": "colum:site"})
+    refuse("epochs is 0", {"epochs": 0})
+    refuse("lr is -1", {"lr": -1.0})
+    refuse("unknown metric 'acuracy'; did you mean 'accuracy'", {"metric": "acuracy"})
+    refuse("options.context is 'colum:site'; expected", options={"context": "colum:site"})
     refuse("unknown context column .* 'sit'; did you mean 'site'", options={"context": "column:sit"})
     refuse("column 'age' is not of that kind; use continuous:age", options={"context": "column:age"})
-    refuse("unknown modality in training.encoder_lr 'm9'", small_recipe(encoder_lr={"m9": 1.0}))
-    refuse("unknown sampler 'balancd'", small_recipe(sampler="balancd"))
-    refuse("99 CUDA.* found", small_recipe(accelerator="cuda", devices=99))
+    refuse("unknown modality in training.encoder_lr 'm9'", {"encoder_lr": {"m9": 1.0}})
+    refuse("training.sampler is 'balancd'; expected", {"sampler": "balancd"})
+    refuse("99 CUDA.* found", {"accelerator": "cuda", "devices": 99})
 
 
 def test_output_folder_in_use_is_refused(small_data, small_recipe, tmp_path):
@@ -254,7 +254,7 @@ def test_updates_of_encoders_are_counted(small_data, small_recipe, tmp_path, str
 
 def test_a_method_has_training_settings_of_its_own(small_recipe):
     recipe = small_recipe()
-    recipe.strategies = {"infonce": {"weight": 0.1, "training": {"sampler": "balanced", "epochs": "7"}}}
+    recipe.strategies = {"infonce": {"weight": 0.1, "training": {"sampler": "balanced", "epochs": 7}}}
     own, other = (method_spec(recipe, name, 0) for name in ("infonce", "joint"))
     assert own.options == {"weight": 0.1}
     assert (own.recipe.training.sampler, own.recipe.training.epochs) == ("balanced", 7)
@@ -262,7 +262,7 @@ def test_a_method_has_training_settings_of_its_own(small_recipe):
     assert own.recipe.strategies == other.recipe.strategies == {}
     assert method_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
     recipe.strategies["infonce"]["training"] = {"samplr": "balanced"}
-    with pytest.raises(InputError, match="strategies: infonce: training: 'samplr'; did you mean 'sampler'"):
+    with pytest.raises(InputError, match="strategies: infonce: .*'samplr'; did you mean 'sampler'"):
         method_spec(recipe, "infonce", 0)
 
 

@@ -44,7 +44,8 @@ REPEATS = 400
 ORDER = (
     "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce", "mmpareto",
     "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl",
-    "no_objective", "no_margin", "no_prior", "no_context",
+    "no_objective", "no_margin", "no_prior", "no_context", "no_heads",
+    "no_readout_critic",
 )  # fmt: skip
 # Files of which at least one marks a folder as a run, whatever state it is in.
 _MARKS = ("recipe.yaml", "result.json", "metrics.jsonl", "environment.json", "done")

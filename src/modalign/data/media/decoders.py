@@ -330,8 +330,8 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
     Raises:
         InputError: an option that does not exist or is outside its range.
 
-    >>> make_decoder("face", {"kind": "image", "size": 32}).modality
-    Modality(name='face', kind='image', shape=(3, 32, 32), vocabulary=0, padding=0)
+    >>> make_decoder("face", {"kind": "image", "size": 32}).modality.shape
+    (3, 32, 32)
     """
     kind = described["kind"]
     given = {key: value for key, value in described.items() if key != "kind"}

@@ -65,7 +65,7 @@ def array_path(folder: str | Path, name: str) -> Path:
     """Where the array of a modality lies in a prepared folder, whatever the modality is called.
 
     >>> array_path("prepared", "face").name, array_path("prepared", "../face").name
-    ('face.npy', 'face-9b8b5c56.npy')
+    ('face.npy', 'face-e8b1580a.npy')
     """
     return Path(folder) / f"{folder_name(name)}.npy"
 

@@ -122,7 +122,7 @@ def needed_arrays(settings: DataSettings, axes: Mapping[str, int]) -> set[str]:
     """
     beside = {*label_columns(settings), *([settings.group] if settings.group else []), *settings.columns}
     beside |= {column for columns in settings.conditions.values() for column in columns}
-    beside |= {settings.folds} if isinstance(settings.folds, str) else set()
+    beside |= {str(settings.folds)} & {*axes}
     used = settings.modalities or [name for name, count in axes.items() if count >= 2 and name not in beside]
     said = f"{settings.split} {settings.options}"  # expressions name columns too
     named = {name for name in axes if name in said} | ({"id", "split", *(f"present_{m}" for m in used)} & {*axes})
