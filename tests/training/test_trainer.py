@@ -262,7 +262,7 @@ def test_a_method_has_training_settings_of_its_own(small_recipe):
     assert own.recipe.strategies == other.recipe.strategies == {}
     assert method_spec(recipe, "joint_long", 0).recipe.training.epochs == 3 * recipe.training.epochs
     recipe.strategies["infonce"]["training"] = {"samplr": "balanced"}
-    with pytest.raises(InputError, match="strategies: infonce: .*'samplr'; did you mean 'sampler'"):
+    with pytest.raises(InputError, match=r"strategies: infonce: .*'samplr'; did you mean 'sampler'"):
         method_spec(recipe, "infonce", 0)
 
 
