@@ -91,10 +91,6 @@ def test_the_pull_of_independent_and_of_equal_features() -> None:
     assert all(a < b for a, b in itertools.pairwise(pull(a) for a in ANGLES))
 
 
-@pytest.mark.xfail(
-    reason="since pairs are scored in one product, strong alignment without the margin lets go of features of one "
-    "number again when training goes on; it held for ModAlign of 0.1.0, and what changed is not found yet",
-)
 def test_the_curve_turns_where_theory_says(tmp_path: Path) -> None:
     assert 2 < turning_point() < 5
     curve = np.array([(fusibility(a), complementarity(a)) for a in ANGLES])

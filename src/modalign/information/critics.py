@@ -215,22 +215,24 @@ class SeparableCritics(nn.Module):
     >>> keys, context = critics.embed(torch.randn(3, 6, 4)), torch.arange(6) % 2     # M, N, D
     >>> gain, offset = critics.modulate(context)
     >>> keys.shape, gain.shape, offset.shape           # of 3 modalities, and of 3 pairs
-    (torch.Size([3, 6, 64]), torch.Size([3, 6, 64]), torch.Size([3, 6]))
+    (torch.Size([3, 6, 128]), torch.Size([3, 6, 128]), torch.Size([3, 6]))
     >>> of_0_and_2 = critics.pair(1)
     >>> said = of_0_and_2.diagonal(*of_0_and_2.embed(keys[0], keys[2], context))
     >>> torch.allclose(said, (keys[0] * gain[1] * keys[2]).sum(-1) + offset[1], atol=1e-6)
     True
     """
 
-    def __init__(self, dims: Sequence[int], context: ContextEmbedding | None = None, width: int = 64) -> None:
+    def __init__(self, dims: Sequence[int], context: ContextEmbedding | None = None, width: int = 128) -> None:
         super().__init__()
         self.pairs, self.width = list(combinations(range(len(dims)), 2)), width
         self.context = cast("nn.Module | None", context)
         layers = [(nn.Linear(d, width), nn.Linear(width, width)) for d in dims]
+        # With biases of zero a rectified g_m of length one would see directions, and not how large a feature is.
+        biases = (torch.stack([layer.bias.detach()[None] for layer in each]) for each in zip(*layers, strict=True))
+        self.first_bias, self.second_bias = map(nn.Parameter, biases)
         first = [F.pad(one.weight.detach().T, (0, 0, 0, max(dims) - one.in_features)) for one, _ in layers]
-        self.first, self.first_bias = nn.Parameter(torch.stack(first)), nn.Parameter(torch.zeros(len(dims), 1, width))
+        self.first = nn.Parameter(torch.stack(first))
         self.second = nn.Parameter(torch.stack([two.weight.detach().T for _, two in layers]))
-        self.second_bias = nn.Parameter(torch.zeros(len(dims), 1, width))
         start = torch.cat([torch.ones(width), torch.zeros(1)]).repeat(len(self.pairs))
         self.modulation_bias = nn.Parameter(start)  # w and b of each pair, and what T changes of them
         self.modulation = nn.Parameter(torch.zeros(len(start), context.width)) if context is not None else None

@@ -102,7 +102,7 @@ class ModAlignOptions(Checked):
     prior: bool = True
     readout_critic: bool = True
     critic: Literal["separable", "bilinear", "mlp"] = "separable"
-    critic_width: Width = 64
+    critic_width: Width = 128
     memory: Whole = 16
     memory_minimum: Whole = 4
 
