@@ -33,7 +33,7 @@ from modalign.settings import ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import strategy_names
 from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
-from modalign.training.memory import PeakMemory
+from modalign.training import memory
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train
@@ -133,11 +133,11 @@ def peak_mb(case: str, strategy: str) -> float:
 
     def measure(pipe: Any) -> None:
         trainer, batch = make_trainer(case, strategy, make_data(case))
-        before = PeakMemory(trainer.devices.device).peak_mb()
-        memory = PeakMemory(trainer.devices.device)
+        memory.start_peak()
+        before = memory.peak_mb(trainer.devices.device)
         for _ in range(3):
             one_step(trainer, batch)
-        pipe.send(memory.peak_mb() - before)
+        pipe.send(memory.peak_mb(trainer.devices.device) - before)
 
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=measure, args=(there,))
@@ -185,7 +185,7 @@ def main() -> None:
                 "ms": 1000 * statistics.median(times[name]),
                 "time_ratio": ratio,
                 "peak_mb": memory[name],
-                "memory_ratio": memory[name] / memory["joint"],
+                "memory_ratio": memory[name] / memory["joint"] if memory["joint"] else float("nan"),
             }
             shown = ""
             if given.runs:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from importlib import import_module
 
 import pytest
 import yaml
@@ -66,3 +68,14 @@ def test_the_changelog_has_a_place_for_what_comes_next(root):
     headings = re.findall(r"^## \[(.+?)\]", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert headings[1:] == sorted(headings[1:], key=Version, reverse=True)
+
+
+def test_what_benchmarks_import_of_the_package_exists(root):
+    """No test runs them, for they take minutes: a name that was moved would be found by the next who measures."""
+    for path in sorted((root / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("modalign"):
+                module = import_module(str(node.module))
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        import_module(f"{node.module}.{alias.name}")
