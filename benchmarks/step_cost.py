@@ -31,9 +31,9 @@ from modalign.data.info import DataInfo
 from modalign.data.tables.arrays import from_arrays
 from modalign.settings import ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import strategy_names
+from modalign.training import memory
 from modalign.training.build import build_strategy
 from modalign.training.distributed import Devices
-from modalign.training import memory
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train
