@@ -15,31 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modalign.data.batch import Batch, Output
-from modalign.data.info import DataInfo
-from modalign.models.multimodal import MultimodalModel
-from modalign.models.readout import class_log_prior, product_of_experts
-from modalign.strategies.base import NoOptions, Stepper, Strategy
-from modalign.strategies.joint_unimodal import unimodal_losses
+from modalign.data.batch import Output
+from modalign.models.readout import product_of_experts
+from modalign.strategies.base import NoOptions
+from modalign.strategies.late_fusion import LateFusion
 
 
-class Ensemble(Strategy):
+class Ensemble(LateFusion):
     """L = sum_m CE(p_m, y); predictions are the mean of the posteriors of the modalities present."""
 
     title = "Unimodal ensemble"
-    trains_unimodal = True
-    log_prior: Tensor | None
-
-    def __init__(self, model: MultimodalModel, info: DataInfo, options: NoOptions | None = None) -> None:
-        super().__init__(model, info, options)
-        classify = info.task.kind == "classification"
-        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
-
-    def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
-        """Take one step on all modalities; they share no parameter, so each is trained as if alone."""
-        losses = unimodal_losses(self.task, self.model(batch), batch)
-        stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
-        return losses
+    Options = NoOptions
 
     def predict(self, output: Output) -> Tensor:
         """Log of the mean probability over the modalities present, the prior where none is.

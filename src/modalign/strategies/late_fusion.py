@@ -8,6 +8,7 @@ It asks nothing of a joint head and is hard to beat where I(Z1;Z2|Y) is small. C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,14 +36,14 @@ class LateFusion(Strategy):
     """L = sum_m CE(p_m, y); predictions are the product of the posteriors of the modalities present."""
 
     title = "Late fusion"
-    Options = LateFusionOptions
+    Options: ClassVar[type] = LateFusionOptions
     trains_unimodal = True
     options: LateFusionOptions
     log_prior: Tensor | None
 
     def __init__(self, model: MultimodalModel, info: DataInfo, options: LateFusionOptions | None = None) -> None:
         super().__init__(model, info, options)
-        classify = self.options.prior and info.task.kind == "classification"
+        classify = info.task.kind == "classification"
         self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
@@ -53,4 +54,4 @@ class LateFusion(Strategy):
 
     def predict(self, output: Output) -> Tensor:
         """Return the product of experts over the modalities present; for regression and survival their mean score."""
-        return product_of_experts(output.unimodal, output.present, self.log_prior)
+        return product_of_experts(output.unimodal, output.present, self.log_prior if self.options.prior else None)

@@ -241,7 +241,7 @@ class ModAlign(Strategy):
                 self._about_label.estimate(output.features, output.present, target)
 
     def fit_temperature(self, output: Output, target: Tensor) -> None:
-        """Fit none to the pool: the sum of its weights is one already."""
+        """Fit none to the pool: its weights, which need not add up to one, are a temperature already."""
         if not self.options.prior:
             super().fit_temperature(output, target)
 
