@@ -26,7 +26,7 @@ def make(modalities=3, contexts=CONTEXTS, minimum=4, **options) -> PairCritics:
         torch.nn.init.normal_(parameter, std=0.5)
     features, present, context = batch(modalities, contexts)
     critics.observe(features, present, context)
-    critics.remember(critics.keys(features, context).detach(), present, context)
+    critics.remember(features, present, context)
     return critics
 
 
@@ -41,7 +41,7 @@ def batch(modalities=3, contexts=CONTEXTS, missing=0.3):
 
 def value_and_gradients(critics, features, *given):
     features = features.clone().requires_grad_()
-    objective = critics(features, *given).objective
+    objective = critics(features, *given)
     wrt = [features, *critics.parameters()]
     gradients = torch.autograd.grad(objective, wrt, allow_unused=True)
     return objective, [torch.zeros_like(x) if g is None else g for x, g in zip(wrt, gradients, strict=True)]
@@ -61,6 +61,22 @@ def test_all_pairs_at_once_equal_one_after_the_other(form, case):
     torch.testing.assert_close(gradients, expected)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_remembered_is_seen_by_the_critic_as_it_is_now(at_once):
+    """Kept as an earlier critic embedded it, a negative would be told from a positive by its age."""
+    before, after = make(minimum=100), make(minimum=100)
+    remembered, given = batch(), batch()
+    before.memory.forget()
+    before.remember(*remembered)
+    for parameter in before.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    after.load_state_dict(before.state_dict())
+    after.memory.forget()
+    after.remember(*remembered)
+    values = [critics(*given, critics.observe(*given) if at_once else None) for critics in (before, after)]
+    torch.testing.assert_close(*values)
+
+
 def test_a_batch_without_any_pair_has_no_gradient():
     critics = make(2)
     features, present, context = batch(2)
@@ -75,7 +91,7 @@ def test_what_cannot_be_taken_at_once_is_taken_one_by_one():
     for options in ({"objective": "infonce"}, {"critic": "bilinear"}, {"critic": "mlp"}):
         critics = make(**options)
         assert critics.observe(*batch()) is None
-        assert torch.isfinite(critics(*batch(), None).objective)
+        assert torch.isfinite(critics(*batch(), None))
 
 
 @pytest.mark.parametrize("critic", ["separable", "bilinear", "mlp"])
@@ -105,7 +121,7 @@ def test_information_is_that_of_trained_critics_and_zero_without_partners():
     optimizer = torch.optim.AdamW(critics.parameters(), lr=1e-2)
     for _ in range(60):
         plan = critics.observe(features[:, :200], present[:200], context[:200])
-        (-critics(features[:, :200], present[:200], context[:200], plan).objective).backward()
+        (-critics(features[:, :200], present[:200], context[:200], plan)).backward()
         optimizer.step()
         optimizer.zero_grad()
     held_out = dict(zip("ab", features[:, 200:], strict=True))

@@ -187,18 +187,18 @@ class ModAlign(Strategy):
         for name, critics, given in (("critic", self.alignment, context), ("critic_label", self.label_critic, label)):
             if critics is not None:
                 plans[name] = critics.observe(everywhere, present, given)
-                terms[name] = -critics(everywhere, present, given, plans[name]).objective
+                terms[name] = -critics(everywhere, present, given, plans[name])
         if terms:
             stepper.backward(torch.stack(list(terms.values())).sum())
             stepper.update("critic")
         # Step 3: the encoders descend against the updated h.
         if self.alignment is not None:
             live = stepper.all_gather(z, grad=True).transpose(0, 1)
-            scored = self.alignment(live, present, context, plans["critic"])
-            gradient = gradient + self._bounded_pull(scored.objective, z, gradient, stepper)
-            self.alignment.remember(scored.keys, present, context)
-        if self.label_critic is not None and self.label_critic.memory is not None:
-            self.label_critic.remember(self.label_critic.keys(everywhere, label), present, label)
+            objective = self.alignment(live, present, context, plans["critic"])
+            gradient = gradient + self._bounded_pull(objective, z, gradient, stepper)
+            self.alignment.remember(everywhere, present, context)
+        if self.label_critic is not None:
+            self.label_critic.remember(everywhere, present, label)
         parts = [gradient[:, i, : part.shape[1]].to(part.dtype) for i, part in enumerate(features.values())]
         stepper.backward_from(list(features.values()), parts)
         return losses | terms

@@ -20,7 +20,7 @@ from modalign.information.centering import ContextMeans
 from modalign.information.critics import ContextEmbedding, Critic, SeparableCritics, make_critic
 from modalign.information.objectives import Form, checked_form, full_precision
 from modalign.information.pairs import Kernel, score_pairs
-from modalign.information.queue import FeatureMemory
+from modalign.information.queue import FeatureMemory, RecentFeatures
 
 if TYPE_CHECKING:
     from modalign.strategies.modalign import ModAlignOptions
@@ -34,18 +34,12 @@ _HELD_OUT, _PARTNERS = 512, 4  # samples on which information is estimated, and 
 _AT_ONCE = 2**22  # numbers that ``every_context`` holds of features
 
 
-class Scored(NamedTuple):
-    """L_NCE / (1+r), a scalar to be maximized, and the embedded features that it rests on, (M, N, K)."""
-
-    objective: Tensor
-    keys: Tensor
-
-
 class Plan(NamedTuple):
     """Weights of all scores of a batch in the objective, fixed before h and encoders move.
 
     ``positive`` (P, N) of the positives' s and ``weight`` (P, N, N) of softplus(s); ``ratio`` (P,); of the memory, for
-    the samples ``rows`` (n,), its features ``recent`` (M, n, size, K) and their weights (M, n, M - 1, size).
+    the samples ``rows`` (n,), its features ``recent`` (M, C', size, D) of some contexts, which of these is that of each
+    row, ``place`` (n,), and their weights (M, n, M - 1, size).
     """
 
     positive: Tensor
@@ -53,6 +47,7 @@ class Plan(NamedTuple):
     ratio: Tensor
     rows: Tensor | None = None
     recent: Tensor | None = None
+    place: Tensor | None = None
     recent_weight: Tensor | None = None
 
 
@@ -98,9 +93,8 @@ class PairCritics(nn.Module):
             if self.shared is None
         )
         self.means = ContextMeans(contexts, len(widths), max(widths))
-        width = max(widths) if self.shared is None else options.critic_width
         self.memory = (
-            FeatureMemory(contexts, options.memory, len(widths), width, options.memory_minimum)
+            FeatureMemory(contexts, options.memory, len(widths), max(widths), options.memory_minimum)
             if contexts is not None and options.memory > 0
             else None
         )
@@ -119,8 +113,13 @@ class PairCritics(nn.Module):
 
     def keys(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Return what critics compare: features (M, N, D) less their means, embedded (M, N, K) if shared."""
-        centered = self.means(features, context)
-        return centered if self.shared is None else self.shared.embed(centered)
+        return self._embed(self.means(features, context))
+
+    def _embed(self, centered: Tensor) -> Tensor:
+        """Return (M, ..., D) embedded (M, ..., K) by the perceptrons that pairs share, or as they are."""
+        if self.shared is None:
+            return centered
+        return self.shared.embed(centered.flatten(1, -2)).unflatten(1, centered.shape[1:-1])
 
     @torch.no_grad()
     def observe(self, features: Tensor, present: Tensor, context: Tensor | None) -> Plan | None:
@@ -140,7 +139,7 @@ class PairCritics(nn.Module):
         self._follow(plan.ratio)
         return plan
 
-    def forward(self, features: Tensor, present: Tensor, context: Tensor | None, plan: Plan | None) -> Scored:
+    def forward(self, features: Tensor, present: Tensor, context: Tensor | None, plan: Plan | None) -> Tensor:
         """Return L_NCE / (1+r) of samples, the mean over the pairs of modalities, each on the samples that have both.
 
         Args:
@@ -148,17 +147,20 @@ class PairCritics(nn.Module):
             plan: what it gave.
         """
         keys = self.keys(features, context)
-        return Scored(
-            self._one_by_one(keys, present, context) if plan is None else self._at_once(keys, context, plan), keys
-        )
+        return self._one_by_one(keys, present, context) if plan is None else self._at_once(keys, context, plan)
 
     def _one_by_one(self, keys: Tensor, present: Tensor, context: Tensor | None) -> Tensor:
         """The objective, each pair by ``score_pairs``."""
-        objectives, ratios = [], []
+        objectives, ratios, memories = [], [], None
+        if self.memory is not None:
+            memories = self._embed(self.memory.bank), self.memory.valid
         for number, (a, b) in enumerate(combinations(range(len(keys)), 2)):
             both = present[:, a] & present[:, b]
             given = None if context is None else context[both]
-            memory = None if self.memory is None else self.memory.pair(a, b)
+            memory = None
+            if memories is not None and self.memory is not None:
+                recent, valid = memories
+                memory = RecentFeatures(recent[a], recent[b], valid[a], valid[b], self.memory.minimum)
             z1, z2, critic = keys[a][both], keys[b][both], self.critic(number)
             result = score_pairs(critic, z1, z2, given, form=self.form, kernel=self.kernel, memory=memory)
             objectives.append(result.objective / (1 + result.ratio))
@@ -178,13 +180,15 @@ class PairCritics(nn.Module):
         gain, offset = self.shared.modulate(context)
         value: Tensor = _WeighedScores.apply(keys, gain, offset, *plan[:2], self.first, self.second, self.home)
         if plan.recent is not None and plan.rows is not None:
+            # Embedded by the critic as it is now: with what it once made of them it would tell pairs by their age.
+            recent = self._embed(plan.recent)[:, plan.place]
             # Anchors by the modality that they are compared with: what is remembered of it is fetched once.
             gain = gain.expand(-1, keys.shape[1], -1)[:, plan.rows].repeat(2, 1, 1)
             query = keys[:, plan.rows][torch.cat([self.first, self.second])] * gain
             query = query[self.order].unflatten(0, (len(keys), -1)).transpose(1, 2)  # (M, n, M - 1, K)
             shift = offset.expand(-1, keys.shape[1])[:, plan.rows].repeat(2, 1)[self.order]
             shift = shift.unflatten(0, (len(keys), -1)).transpose(1, 2)[..., None]
-            value = value - _dot(plan.recent_weight, F.softplus(query @ plan.recent.mT + shift))
+            value = value - _dot(plan.recent_weight, F.softplus(query @ recent.mT + shift))
         return value
 
     def _plan(self, present: Tensor, context: Tensor | None) -> Plan:
@@ -229,14 +233,19 @@ class PairCritics(nn.Module):
         rows = few.amax(0).nonzero().squeeze(1) if few.device.type == "cpu" else everyone
         slots = torch.arange(self.memory.size, device=few.device) < filled[:, rows, None]  # (M, n, size)
         weights = (each * few).flatten(0, 1)[self.order][:, rows].unflatten(0, (len(filled), -1)).transpose(1, 2)
-        recent = self.memory.bank[:, context[rows]]
-        return plan._replace(rows=rows, recent=recent, recent_weight=weights[..., None] * slots[:, :, None])
+        recent, place = self.memory.bank, context[rows]
+        if few.device.type == "cpu":
+            codes, place = place.unique(return_inverse=True)
+            recent = recent[:, codes]
+        return plan._replace(
+            rows=rows, recent=recent, place=place, recent_weight=weights[..., None] * slots[:, :, None]
+        )
 
     @torch.no_grad()
-    def remember(self, keys: Tensor, present: Tensor, context: Tensor | None) -> None:
-        """Add the batch to the memory, as it was embedded (M, N, K), after the step: a batch does not meet itself."""
+    def remember(self, features: Tensor, present: Tensor, context: Tensor | None) -> None:
+        """Add the features (M, N, D) of a batch to the memory, after the step: a batch does not meet itself."""
         if self.memory is not None and context is not None:
-            self.memory.push(keys, context, present)
+            self.memory.push(self.means(features, context), context, present)
 
     @torch.no_grad()
     def estimate(self, features: Features, present: Tensor, context: Tensor) -> None:
