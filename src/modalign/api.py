@@ -390,7 +390,7 @@ class Bench:
         """One row a method and data set: mean, interval, runs, paired difference, p, rank, as in ``table.csv``."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([row.plain() for row in self.rows])
 
     def plot(self) -> Figure:
         """Return the figure of the comparison."""

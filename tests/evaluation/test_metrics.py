@@ -31,6 +31,23 @@ def random_case(n: int = 200, classes: int = 4) -> tuple[Task, np.ndarray, np.nd
     return classification(range(classes)), rng.normal(size=(n, classes)) + 2 * np.eye(classes)[target], target
 
 
+def test_r2_and_spearman_are_those_of_scikit_learn_and_scipy_also_under_weights():
+    from scipy.stats import spearmanr
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(0)
+    said = rng.normal(size=(80, 1)).round(1)  # with ties
+    target = (said[:, 0] + rng.normal(size=80)).round(1)
+    weights = np.stack([np.ones(80, int), rng.integers(0, 3, 80)])
+    found = weighted_metrics(Task("regression"), said, target, weights, ["r2", "spearman"])
+    for row, times in enumerate(weights):
+        x, y = np.repeat(said[:, 0], times), np.repeat(target, times)
+        assert found["r2"][row] == pytest.approx(r2_score(y, x))
+        assert found["spearman"][row] == pytest.approx(spearmanr(x, y).statistic)
+    same = compute_metrics(Task("regression"), said, np.ones(80))
+    assert np.isnan([same["r2"], same["spearman"], same["pearson"]]).all()
+
+
 def test_hand_calculated_case() -> None:
     scores = scores_of([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]])
     found = compute_metrics(THREE, scores, np.array([0, 1, 2, 1]))

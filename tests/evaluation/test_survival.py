@@ -16,6 +16,7 @@ from modalign.evaluation.survival import (
     concordance_ipcw,
     kaplan_meier,
     survival_diagnosis,
+    survival_scores,
 )
 
 NOBODY = Curve(np.array([]), np.array([]))
@@ -72,6 +73,65 @@ def test_scores_equal_those_of_torchsurv() -> None:
     km = KaplanMeierEstimator()
     km(e, t)
     assert kaplan_meier(time, event).at(time) == pytest.approx(km.predict(t).numpy(), abs=1e-6)
+
+
+def test_scores_of_a_bench_are_those_of_the_diagnosis_and_of_torchsurv() -> None:
+    """Weights of censoring from other samples; the integral by that library's own rule, on the same times."""
+    pytest.importorskip("torchsurv", reason="torchsurv is not installed (it comes with the dev extra)")
+    from torchsurv.metrics.brier_score import BrierScore
+    from torchsurv.metrics.cindex import ConcordanceIndex
+
+    (risk, *outcome), (other, *held_out), (_, *train) = made(0, 150), made(1, 150), made(2, 150)
+    target, fit, known = (np.stack(rows, 1) for rows in (outcome, held_out, train))
+    model, (time, event) = SurvivalModel.fit(other, fit), outcome
+    once = np.ones((1, 150))
+    found = {name: survival_scores(name, risk[:, None], target, once, model, known)[0] for name in ("c_uno", "ibs")}
+    diagnosis = survival_diagnosis(risk, target, model, known)
+    assert found == {name: diagnosis[name] for name in found}
+    t, e, censoring = torch.tensor(time), torch.tensor(event).bool(), kaplan_meier(known[:, 0], known[:, 1] <= 0)
+    own = torch.tensor(1 / np.maximum(censoring.at(time, before=True), 1e-12))
+    assert found["c_uno"] == pytest.approx(float(ConcordanceIndex()(torch.tensor(risk), e, t, weight=own)), abs=1e-6)
+    at, score = np.array(diagnosis["times"]), BrierScore()
+    curves, then = torch.tensor(model.curves(risk, at)), torch.tensor(1 / censoring.at(at))
+    score(curves, e, t, new_time=torch.tensor(at), weight=own, weight_new_time=then)
+    assert found["ibs"] == pytest.approx(float(score.integral()), abs=1e-5)
+
+
+def test_scores_under_weights_are_those_of_samples_repeated_as_often() -> None:
+    """What the bootstrap asks for: one value a row of weights, among them one in which nothing can be compared."""
+    risk, time, event = made(3, 60)
+    target, weights = np.stack([time, event], 1), np.random.default_rng(0).integers(0, 3, (3, 60))
+    weights[2] = np.arange(60) == 0
+    model = SurvivalModel.fit(risk, target)
+    for name in ("c_uno", "ibs"):
+        found = survival_scores(name, risk, target, weights, model, target)
+        for row in (0, 1):
+            again = np.repeat(np.arange(60), weights[row])
+            # On the times of all, so that the integral of the Brier score has the same ones.
+            if name == "c_uno":
+                rows = (risk[again], target[again], np.ones((1, len(again))))
+                assert found[row] == pytest.approx(survival_scores(name, *rows, model, target)[0])
+            else:
+                at = np.array(survival_diagnosis(risk, target, model, target)["times"])
+                censoring = kaplan_meier(time, event <= 0)
+                brier = brier_ipcw(model.curves(risk[again], at), time[again], event[again], censoring, at)
+                assert found[row] == pytest.approx(np.trapezoid(brier, at) / (at[-1] - at[0]))
+    assert np.isnan(survival_scores("c_uno", risk, target, weights, model, target)[2])
+    assert np.isnan(survival_scores("ibs", risk, target + np.array([99, 0]), weights, model, target)).all()
+
+
+def test_a_risk_group_without_events_has_a_flat_curve_and_no_p_value() -> None:
+    """And where all events happened nobody is censored: the weights are all one."""
+    risk, time, event = made(4, 80)
+    low = risk <= np.median(risk)
+    target = np.stack([time, np.where(low, 0, 1)], 1)
+    found = survival_diagnosis(risk, target, SurvivalModel.fit(risk, np.stack([time, event], 1)), target)
+    assert found["groups"][0]["events"] == 0
+    assert found["groups"][0]["survival"] == []
+    assert np.isnan(found["logrank"])
+    everyone = np.stack([time, np.ones(80)], 1)
+    found = survival_diagnosis(risk, everyone, SurvivalModel.fit(risk, everyone), everyone)
+    assert found["c_uno"] == pytest.approx(float(concordance_ipcw(risk, time, np.ones(80), NOBODY)))
 
 
 def test_unos_concordance_does_not_move_with_censoring_as_harrells_does() -> None:

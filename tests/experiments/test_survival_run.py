@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import modalign
+from modalign.errors import InputError
 from modalign.experiments.evaluate import evaluate_run
 from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables
 
@@ -47,12 +48,24 @@ def test_evaluation_scores_the_curves_and_draws_them(run: modalign.Run) -> None:
     """The true risks are learned: better than one curve for everyone, and divided significantly."""
     found = evaluate_run(run.folder, data=run.data, information=False).result
     survival = found["survival"]
+    assert run.metrics["test"].keys() == {"c_index", "c_uno", "ibs"}
+    assert run.metrics["valid"].keys() == {"c_index"}
+    for name in ("c_uno", "ibs"):
+        assert run.metrics["test"][name] == pytest.approx(survival[name], abs=1e-6)
+        assert found["metrics"][name]["mean"] == pytest.approx(survival[name], abs=1e-6)
+        assert found["metrics"][name]["low"] < survival[name] < found["metrics"][name]["high"]
     assert survival["ibs"] < 0.9 * survival["ibs_reference"]
     assert survival["logrank"] < 0.01
     assert json.loads((Path(run.folder) / "evaluation.json").read_text())["survival"] == survival
     assert "survival" in [table.name for table in evaluation_tables(found)]
     names = [drawn.name for drawn in evaluation_figures(found)]
     assert names[:3] == ["survival_groups", "survival_calibration", "survival_time"]
+
+
+def test_an_epoch_is_not_selected_by_what_is_known_after_training(run: modalign.Run, tmp_path: Path) -> None:
+    """Curves of survival are fitted once, to the selected epoch."""
+    with pytest.raises(InputError, match=r"unknown metric 'ibs'.*c_index"):
+        modalign.train(run.data, "joint", out=tmp_path / "run", metric="ibs", **TRAINING)
 
 
 def test_a_validation_split_without_events_is_told_and_the_run_is_kept(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def die_at(save: int, fraction: float) -> None:
     RunFolder.save = counting  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("strategy", ["modalign", "reconboost", "mla", "opm"])
+@pytest.mark.parametrize("strategy", ["modalign", "reconboost", "mla", "opm", "linear"])
 def test_killed_at_random_moments(small_data, small_recipe, tmp_path, strategy):
     torch.set_num_threads(1)  # forked children cannot use the parent's threads
     recipe, data = small_recipe(**SETTINGS), small_data()

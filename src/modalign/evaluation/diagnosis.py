@@ -31,7 +31,15 @@ import numpy as np
 from modalign.estimators.estimate import FEW_IN_CONTEXT
 from modalign.evaluation.contributions import Predict, Shapley, Subsets, missing_curve, shapley, subset_scores
 from modalign.evaluation.decomposition import Decomposed, decompose_features
-from modalign.evaluation.metrics import METRICS, calibration, confusion_matrix, normalize, per_class, weighted_metrics
+from modalign.evaluation.metrics import (
+    METRICS,
+    Curves,
+    calibration,
+    confusion_matrix,
+    normalize,
+    per_class,
+    weighted_metrics,
+)
 from modalign.evaluation.pairs import (
     Amount,
     Complete,
@@ -66,6 +74,7 @@ def evaluate_model(
     features: Mapping[str, np.ndarray] | None = None,
     estimate: Estimator | None = None,
     reference: Reference | None = None,
+    curves: Curves | None = None,
     metric: str | None = None,
     split: str = "test",
     repeats: int = 1000,
@@ -85,6 +94,7 @@ def evaluate_model(
         columns: name -> (codes (N,), names): contexts for which confidence is shown beside the classes.
         features, estimate: modality -> (N, D) features and an estimator, for the information diagnosis.
         reference: features of other samples, to which the directions are fitted that the estimator sees.
+        curves: scores survival over time, as in ``compute_metrics``.
         metric: of subsets and contributions; the task's first by default.
         split: name of the split, for the record.
         repeats, seed: of the bootstrap.
@@ -119,8 +129,8 @@ def evaluate_model(
     }
     for name in METRICS[task.kind]:
         weights = subsets.weights[: SLOW_REPEATS + 1] if name in SLOW_METRICS else subsets.weights
-        values = weighted_metrics(task, scores, subsets.target, weights, [name])[name]
-        result["metrics"][name] = plain(subsets.interval(values))
+        for values in weighted_metrics(task, scores, subsets.target, weights, [name], curves).values():
+            result["metrics"][name] = plain(subsets.interval(values))
     warnings = _warnings(subsets, contributions, singles)
     if heads is None:
         warnings.append("the method trains no heads of single modalities: their evidence is found by masking")

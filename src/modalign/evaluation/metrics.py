@@ -6,7 +6,7 @@ row of ones. NumPy only, so that it costs little each epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "auc_micro", "average_precision"),
-    "regression": ("mae", "rmse", "pearson"),
-    "survival": ("c_index",),
+    "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
+    "survival": ("c_index", "c_uno", "ibs"),
 }
-LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae", "rmse"})
-SHARES = frozenset({"accuracy", "macro_f1", "ece", "auc_micro", "average_precision", "c_index"})
+# Of curves of survival, which a run has once it is trained: no epoch is selected by them.
+AFTER_TRAINING = frozenset({"c_uno", "ibs"})
+LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae", "rmse", "ibs"})
+SHARES = frozenset({"accuracy", "macro_f1", "ece", "auc_micro", "average_precision", "c_index", "c_uno"})
+BOUNDS = {"pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ibs": (0.0, 1.0)}
 BINS = 15
 # A probability below the smallest normal fp32 number counts as that number, so that NLL stays finite.
 FLOOR = float(np.log(np.finfo(np.float32).tiny))
@@ -54,8 +57,25 @@ def higher_is_better(metric: str) -> bool:
     return metric not in LOWER_IS_BETTER
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Return the smallest and the largest value that a metric can have.
+
+    >>> bounds("accuracy"), bounds("r2"), bounds("nll")
+    ((0.0, 1.0), (-inf, 1.0), (0.0, inf))
+    """
+    return BOUNDS.get(metric, (0.0, 1.0 if metric in SHARES else np.inf))
+
+
+Curves = Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Scores ``c_uno`` and ``ibs``: ``evaluation.survival.survival_scores`` but for its first four arguments."""
+
+
 def compute_metrics(
-    task: Task, scores: np.ndarray, target: np.ndarray, names: Sequence[str] | None = None
+    task: Task,
+    scores: np.ndarray,
+    target: np.ndarray,
+    names: Sequence[str] | None = None,
+    curves: Curves | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a task, each as one number.
 
@@ -64,13 +84,15 @@ def compute_metrics(
         scores: (N, C) log-probabilities (renormalized here), or (N, 1) predictions or log risks.
         target: (N,) class indices or values; (N, 2) time and event for survival.
         names: which metrics, all of the task by default. ``accuracy`` and ``nll`` alone cost one pass.
+        curves: scores survival over time; without them ``c_uno`` and ``ibs`` are left out.
 
     Returns:
         Name to value. Shares (accuracy, macro F1, ECE, areas, concordance) are in 0..1, NLL in nats, the Brier score
-        (squared distance of the probabilities from the truth, summed over classes; Brier 1950) in 0..2. A metric that
-        the data does not define (a correlation with a constant, concordance without comparable pairs)
-        is NaN. Macro F1 averages over the classes that occur in target or prediction, average precision
-        over those that occur in the target; AUC is micro-averaged over one-against-rest decisions.
+        (squared distance of the probabilities from the truth, summed over classes; Brier 1950) in 0..2, R2 (the share
+        of the variance that is explained) below 1. A metric that the data does not define (a correlation with a
+        constant, concordance without comparable pairs) is NaN.
+        Macro F1 averages over the classes that occur in target or prediction, average precision over those that occur
+        in the target; AUC is micro-averaged over one-against-rest decisions.
 
     Raises:
         InputError: shapes disagree, nothing to score, NaN or +inf in the scores, labels out of range.
@@ -81,11 +103,16 @@ def compute_metrics(
     {'accuracy': 0.5}
     """
     weights = np.ones((1, len(scores)))
-    return {k: float(v[0]) for k, v in weighted_metrics(task, scores, target, weights, names).items()}
+    return {k: float(v[0]) for k, v in weighted_metrics(task, scores, target, weights, names, curves).items()}
 
 
 def weighted_metrics(
-    task: Task, scores: np.ndarray, target: np.ndarray, weights: np.ndarray, names: Sequence[str] | None = None
+    task: Task,
+    scores: np.ndarray,
+    target: np.ndarray,
+    weights: np.ndarray,
+    names: Sequence[str] | None = None,
+    curves: Curves | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute as ``compute_metrics`` does, once for every row of ``weights`` (R, N): name to values (R,).
 
@@ -99,8 +126,9 @@ def weighted_metrics(
     for name in wanted:
         if name not in METRICS[task.kind]:
             raise unknown(f"metric of {task.kind}", name, METRICS[task.kind])
-    score = {"classification": _of_classes, "regression": _of_values, "survival": _c_index}[task.kind]
-    return {name: score(name, scores, target, weights) for name in wanted}
+    score: Curves = {"classification": _of_classes, "regression": _of_values, "survival": _c_index}[task.kind]
+    known = {name: curves if name in AFTER_TRAINING else score for name in wanted}
+    return {name: by(name, scores, target, weights) for name, by in known.items() if by is not None}
 
 
 def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +252,39 @@ def _of_values(name: str, scores: np.ndarray, target: np.ndarray, weights: np.nd
         return np.sqrt(_mean((prediction - target) ** 2, weights))
     # Centring first keeps the difference of moments from losing its digits.
     x, y = prediction - prediction.mean(), target - target.mean()
-    mx, my = _mean(x, weights), _mean(y, weights)
-    covariance = _mean(x * y, weights) - mx * my
-    variance = (_mean(x * x, weights) - mx**2) * (_mean(y * y, weights) - my**2)
-    return np.divide(covariance, np.sqrt(variance.clip(0)), out=np.full(len(weights), np.nan), where=variance > 1e-24)
+    if name == "r2":
+        spread = _mean(y * y, weights) - _mean(y, weights) ** 2
+        left = _mean((prediction - target) ** 2, weights)
+        return 1 - np.divide(left, spread, out=np.full(len(weights), np.nan), where=spread > 1e-12)
+    if name == "spearman":  # ranks are those within each resample
+        blocks = np.array_split(weights, min(max(1, weights.size // 4_000_000), len(weights)))
+        return np.concatenate([_correlation(_ranks(x, rows), _ranks(y, rows), rows) for rows in blocks])
+    return _correlation(x[None, :], y[None, :], weights)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute Pearson's correlation (R,) of values (1 or R, N) under weights (R, N)."""
+    total = weights.sum(1)
+    mx, my, products, xx, yy = ((weights * values).sum(1) / total for values in (x, y, x * y, x * x, y * y))
+    variance = (xx - mx**2) * (yy - my**2)
+    found = np.full(len(weights), np.nan)
+    return np.divide(products - mx * my, np.sqrt(variance.clip(0)), out=found, where=variance > 1e-24)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the rank of each value (R, N) among all of its row, as often as its weight says; equal ones share theirs.
+
+    Ranks are shares of the row, less one half.
+    """
+    _, member = np.unique(values, return_inverse=True)
+    counts = np.zeros((len(weights), member.max() + 1))
+    for start in range(0, len(weights), 64):  # one count of all pairs of row and value is faster than a loop over rows
+        rows = weights[start : start + 64]
+        cells = member + counts.shape[1] * np.arange(len(rows))[:, None]
+        summed = np.bincount(cells.ravel(), rows.ravel(), len(rows) * counts.shape[1])
+        counts[start : start + 64] = summed.reshape(len(rows), -1)
+    ranks: np.ndarray = ((counts.cumsum(1) - counts / 2) / counts.sum(1, keepdims=True) - 0.5)[:, member]
+    return ranks
 
 
 def _c_index(name: str, scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -171,18 +171,27 @@ class SurvivalModel:
         return cls(plain["slope"], baseline, plain["middle"], tuple(plain["ticks"]))
 
 
-def concordance_ipcw(risk: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: Curve) -> float:
+def concordance_ipcw(
+    risk: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: Curve, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Compute Uno's C: the share of comparable pairs in which who dies first has the higher risk, weighted by 1 / G^2.
 
+    With ``weights`` (R, N) of the samples one value for each row, (R,); NaN where no pair can be compared.
+
     >>> uno = kaplan_meier(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 0]))
-    >>> concordance_ipcw(np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0]), np.ones(3), uno)
+    >>> float(concordance_ipcw(np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0]), np.ones(3), uno))
     1.0
     """
     weight = _inverse(event > 0, censoring.at(time, before=True)) ** 2
-    comparable = weight[:, None] * (time[:, None] < time[None, :])
-    right = (risk[:, None] > risk) + 0.5 * (risk[:, None] == risk)
-    total = comparable.sum()
-    return float((comparable * right).sum() / total) if total > 0 else float("nan")
+    rows = np.ones((1, len(risk))) if weights is None else weights
+    concordant = comparable = np.zeros(len(rows))
+    for block in np.array_split(np.arange(len(risk)), max(1, len(risk) // 512)):
+        pair = weight[block, None] * (time[block, None] < time)
+        right = (risk[block, None] > risk) + 0.5 * (risk[block, None] == risk)
+        comparable = comparable + ((rows[:, block] @ pair) * rows).sum(1)
+        concordant = concordant + ((rows[:, block] @ (pair * right)) * rows).sum(1)
+    found = np.divide(concordant, comparable, out=np.full(len(rows), np.nan), where=comparable > 0)
+    return found[0] if weights is None else found
 
 
 def auc_ipcw(risk: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: Curve, at: np.ndarray) -> np.ndarray:
@@ -202,8 +211,17 @@ def auc_ipcw(risk: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: C
     return np.array(areas)
 
 
-def brier_ipcw(curves: np.ndarray, time: np.ndarray, event: np.ndarray, censoring: Curve, at: np.ndarray) -> np.ndarray:
+def brier_ipcw(
+    curves: np.ndarray,
+    time: np.ndarray,
+    event: np.ndarray,
+    censoring: Curve,
+    at: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """Compute the Brier score of ``curves`` (N, T) at each time in ``at`` (T,); lower is better, 0.25 says one half.
+
+    With ``weights`` (R, N) of the samples the scores for each row, (R, T).
 
     >>> nobody = Curve(np.array([]), np.array([]))
     >>> half = np.full((2, 1), 0.5)
@@ -214,13 +232,60 @@ def brier_ipcw(curves: np.ndarray, time: np.ndarray, event: np.ndarray, censorin
     alive = time[:, None] > at
     own = _inverse(np.ones(len(time), bool), censoring.at(time, before=True))[:, None]
     then = _inverse(np.ones(len(at), bool), censoring.at(at))
-    score: np.ndarray = (curves**2 * dead * own + (1 - curves) ** 2 * alive * then).mean(0)
+    each = curves**2 * dead * own + (1 - curves) ** 2 * alive * then
+    score: np.ndarray = each.mean(0) if weights is None else weights @ each / weights.sum(1, keepdims=True)
     return score
 
 
 def _inverse(where: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Return 1 / probability, and 0 where it is not asked for or nobody is left."""
     return np.divide(1.0, probability, out=np.zeros(len(probability)), where=where & (probability > 0))
+
+
+def _scored_times(time: np.ndarray, event: np.ndarray, train_time: np.ndarray, censoring: Curve) -> np.ndarray:
+    """Return the times of held-out events at which curves are scored.
+
+    From the first event on, and no further than both splits are followed: weights end where nobody is left.
+    """
+    end = min(time.max(), train_time.max())
+    return np.unique(time[(event > 0) & (time < end) & (censoring.at(time) > 0)])
+
+
+def survival_scores(
+    name: str,
+    risk: np.ndarray,
+    target: np.ndarray,
+    weights: np.ndarray,
+    model: SurvivalModel,
+    train_target: np.ndarray,
+) -> np.ndarray:
+    """Compute ``c_uno`` (Uno's C) or ``ibs`` (integrated Brier score) of held-out samples, one for each row of weights.
+
+    Args:
+        name: ``c_uno`` or ``ibs``.
+        risk: (N,) or (N, 1) log risks.
+        target: (N, 2) time and event.
+        weights: (R, N) of the samples.
+        model, train_target: as in ``survival_diagnosis``.
+
+    Returns:
+        (R,), NaN where the samples do not define it: no pair to compare, no event while both splits are followed.
+
+    >>> rng = np.random.default_rng(0)
+    >>> risk = rng.normal(size=240)
+    >>> target = np.stack([rng.exponential(np.exp(-risk)), np.ones(240)], 1)
+    >>> model = SurvivalModel.fit(risk[:80], target[:80])
+    >>> bool(survival_scores("ibs", risk[80:160], target[80:160], np.ones((1, 80)), model, target[160:])[0] < 0.2)
+    True
+    """
+    (time, event), (train_time, train_event) = (np.asarray(t, np.float64).T for t in (target, train_target))
+    risk, censoring = np.asarray(risk, np.float64).reshape(len(risk)), kaplan_meier(train_time, train_event <= 0)
+    if name == "c_uno":
+        return concordance_ipcw(risk, time, event, censoring, weights)
+    grid = _scored_times(time, event, train_time, censoring)
+    if not len(grid):
+        return np.full(len(weights), np.nan)
+    return _integral(brier_ipcw(model.curves(risk, grid), time, event, censoring, grid, weights), grid)
 
 
 RISK_GROUPS = ("lower risk", "higher risk")
@@ -261,9 +326,8 @@ def survival_diagnosis(
         if not (happened > 0).any():
             raise InputError(f"no event happened among the {len(happened)} {name} samples: survival cannot be scored")
     censoring, reference = kaplan_meier(train_time, train_event <= 0), kaplan_meier(train_time, train_event)
-    # From the first event on, and no further than both splits are followed: weights end where nobody is left.
     end = min(time.max(), train_time.max())
-    grid = np.unique(time[(event > 0) & (time < end) & (censoring.at(time) > 0)])
+    grid = _scored_times(time, event, train_time, censoring)
     if not len(grid):
         raise InputError(
             f"no held-out event falls before {end:g}, up to where both splits are followed: survival cannot be scored "
@@ -274,13 +338,13 @@ def survival_diagnosis(
     ticks = np.array([t for t in model.ticks if t < end])
     high, even = risk > model.middle, np.linspace(0, time.max(), 6)
     return {
-        "c_uno": concordance_ipcw(risk, time, event, censoring),
+        "c_uno": float(concordance_ipcw(risk, time, event, censoring)),
         "times": grid.tolist(),
         "auc": auc_ipcw(risk, time, event, censoring, grid).tolist(),
         "brier": brier.tolist(),
         "brier_reference": plain.tolist(),
-        "ibs": _integral(brier, grid),
-        "ibs_reference": _integral(plain, grid),
+        "ibs": float(_integral(brier, grid)),
+        "ibs_reference": float(_integral(plain, grid)),
         "slope": model.slope,
         "calibration": [_calibrated(model, risk, time, event, float(t)) for t in ticks],
         "groups": [
@@ -293,9 +357,11 @@ def survival_diagnosis(
     }
 
 
-def _integral(values: np.ndarray, grid: np.ndarray) -> float:
-    """Return the mean over time, by the trapezoidal rule."""
-    return float(np.trapezoid(values, grid) / (grid[-1] - grid[0])) if len(grid) > 1 else float(values[0])
+def _integral(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Return the mean over time (the last axis), by the trapezoidal rule."""
+    if len(grid) == 1:
+        return np.asarray(values[..., 0])
+    return np.asarray(np.trapezoid(values, grid, axis=-1) / (grid[-1] - grid[0]))
 
 
 def _group(name: str, time: np.ndarray, event: np.ndarray, times: np.ndarray) -> dict[str, Any]:

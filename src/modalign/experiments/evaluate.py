@@ -24,7 +24,7 @@ from modalign.estimators.estimate import METHODS, estimate
 from modalign.evaluation.contributions import Example, Extremes, contrasting, extreme_samples
 from modalign.evaluation.diagnosis import evaluate_model, plain
 from modalign.evaluation.pairs import Reference
-from modalign.evaluation.survival import SurvivalModel, survival_diagnosis
+from modalign.evaluation.survival import SurvivalModel, survival_diagnosis, survival_scores
 from modalign.files import file_digest, write_whole
 from modalign.strategies import Strategy
 from modalign.training.build import load_with_data
@@ -102,6 +102,11 @@ def evaluate_run(
         found = whole if set(keep) == set(modalities) else outputs(strategy, samples, keep)
         return strategy.log_probability(found)
 
+    fitted, curves = None, None
+    known = data.train.target[data.sample_groups(data.train).first].numpy()
+    if task.kind == "survival" and (run.folder / "survival.json").exists():
+        fitted = SurvivalModel.from_dict(run.about("survival.json"))
+        curves = functools.partial(survival_scores, model=fitted, train_target=known)
     heads = None
     if strategy.trains_unimodal:
         heads = torch.stack([task.log_probability(whole.unimodal[m]) for m in modalities])
@@ -117,13 +122,12 @@ def evaluate_run(
         features={m: groups.mean(z).numpy() for m, z in whole.features.items()} if information else None,
         estimate=functools.partial(estimate, method=method) if information else None,
         reference=reference_features(strategy, data.valid if split == "test" else data.train) if information else None,
+        curves=curves,
         split=split,
     )
-    if task.kind == "survival" and (run.folder / "survival.json").exists():
-        fitted = SurvivalModel.from_dict(run.about("survival.json"))
-        risk, known = groups.mean(answer(tuple(modalities))).numpy(), data.sample_groups(data.train).first
-        target = samples.target[groups.first].numpy()
-        result["survival"] = plain(survival_diagnosis(risk, target, fitted, data.train.target[known].numpy()))
+    if fitted is not None:
+        risk, target = groups.mean(answer(tuple(modalities))).numpy(), samples.target[groups.first].numpy()
+        result["survival"] = plain(survival_diagnosis(risk, target, fitted, known))
     result["source"] = {"checkpoint": file_digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
     kept = run.folder / "evaluation.json"
     if not information:

@@ -20,7 +20,7 @@ import yaml
 
 from modalign.classes import short_name
 from modalign.errors import InputError, RunFolderError, unknown
-from modalign.evaluation.metrics import METRICS, SHARES, higher_is_better, weighted_metrics
+from modalign.evaluation.metrics import METRICS, SHARES, bounds, higher_is_better, weighted_metrics
 from modalign.evaluation.statistics import (
     MINIMUM_PAIRS,
     Interval,
@@ -42,8 +42,8 @@ REPEATS = 400
 # The methods in the order of the paper's Table 1, then the variants of its Table 2. Written down here, and held equal
 # to the methods' own list by a test, because their modules import torch and a report needs none.
 ORDER = (
-    "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce", "mmpareto",
-    "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl",
+    "linear", "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce",
+    "mmpareto", "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl",
     "no_objective", "no_margin", "no_prior", "no_context", "no_heads",
     "no_readout_critic",
 )  # fmt: skip
@@ -337,6 +337,7 @@ class Row:
         selection_gap: by how much validation flattered the selected epoch: validation minus test, in the
             direction in which more is better.
         seconds: mean time of a whole run.
+        others: the other test metrics of all runs, each as its mean with its 95 % interval over splits or seeds.
     """
 
     dataset: str
@@ -366,6 +367,18 @@ class Row:
     seconds_per_epoch: float = _NAN
     last_epoch: float = _NAN
     selection_gap: float = _NAN
+    others: dict[str, Interval] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the row for a data frame, the mean of another metric as ``test_<metric>``.
+
+        >>> row = Row("toy", "joint", "Joint-Train", "c_index", 0.8, 0.7, 0.9, 5, others={"ibs": mean_interval([0.1])})
+        >>> row.plain()["test_ibs"]
+        0.1
+        """
+        found = dict(vars(self))
+        others = found.pop("others")
+        return found | {f"test_{name}": interval.mean for name, interval in others.items()}
 
 
 @dataclass
@@ -505,12 +518,17 @@ class _Scores:
         return mean_interval([*known.values()]), "seeds" if len(known) > 1 else ""
 
 
-def _scores(runs: Sequence[RunRecord], metric: str, weights: dict[tuple[int, bytes], np.ndarray]) -> _Scores:
-    """Return the scores of a method; of one split with bootstrap replicates, from the predictions that runs keep."""
+def _scores(
+    runs: Sequence[RunRecord], metric: str, weights: dict[tuple[int, bytes], np.ndarray] | None = None
+) -> _Scores:
+    """Return the scores of a method; of one split with bootstrap replicates, from the predictions that runs keep.
+
+    Resamples are drawn once for all methods and stand in ``weights``; without it there are none.
+    """
     values = {run.key: run.metric("test", metric) for run in runs}
     resampled: dict[tuple[str, int], np.ndarray] = {}
     units = 0
-    if len({run.key[0] for run in runs}) == 1:
+    if weights is not None and len({run.key[0] for run in runs}) == 1:
         for run in runs:
             found = _resampled(run, metric, weights)
             if found is not None:
@@ -559,7 +577,7 @@ def _compare(runs: Sequence[RunRecord], reference: str | None) -> list[Row]:
     compared = default if reference is None else reference
     weights: dict[tuple[int, bytes], np.ndarray] = {}
     scores = {name: _scores(own[name], metric, weights) for name in names}
-    low, high = (0.0, 1.0) if metric in SHARES else (-1.0, 1.0) if metric == "pearson" else (0.0, np.inf)
+    low, high = bounds(metric)
     found = []
     for name in names:
         interval, over = scores[name].interval()
@@ -598,6 +616,9 @@ def _row(runs: Sequence[RunRecord], metric: str, interval: Interval) -> Row:
         name: mean_interval([run.number(name) for run in runs]).mean
         for name in ("seconds", "parameters", "peak_memory_mb", "seconds_per_epoch")
     }
+    others = [
+        n for n in METRICS[runs[0].task] if n != metric and not np.isnan([r.metric("test", n) for r in runs]).any()
+    ]
     return Row(
         runs[0].dataset, runs[0].strategy, runs[0].title, metric,
         interval.mean, interval.low, interval.high,
@@ -609,6 +630,7 @@ def _row(runs: Sequence[RunRecord], metric: str, interval: Interval) -> Row:
         selection_gap=mean_interval(
             [sign * (run.metric("valid", metric) - run.metric("test", metric)) for run in runs]
         ).mean,
+        others={name: _scores(runs, name).interval()[0].within(*bounds(name)) for name in others},
         **numbers,
     )  # fmt: skip
 

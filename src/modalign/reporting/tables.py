@@ -31,8 +31,12 @@ _READABLE = {
     "average_precision": "average precision",
     "mae": "MAE",
     "rmse": "RMSE",
+    "r2": "R2",
     "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
     "c_index": "concordance index",
+    "c_uno": "Uno's C",
+    "ibs": "integrated Brier score",
 }
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -160,7 +164,7 @@ class Table:
 
 
 def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
-    """Return the scores of one data set, and the settings and cost behind them."""
+    """Return the scores of one data set, settings and cost behind them, and other metrics where there are any."""
     form = MetricFormat(rows[0].metric)
     reference = next((row.title for row in rows if row.strategy == row.reference), "")
     several = any(row.splits > 1 for row in rows)
@@ -202,10 +206,23 @@ def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
     if rows[0].caution:
         said += f". Left out of averages over data sets: {rows[0].caution}"
     winners = [rows.index(row) for row in best(rows)]
-    return [
+    tables = [
         Table("scores", said, pd.DataFrame(scores), winners),
         Table("cost", f"Settings, selection and cost on {dataset}: means over runs", pd.DataFrame(costs)),
     ]
+    names = dict.fromkeys(name for row in rows for name in row.others)
+    others = [
+        {"Method": row.title}
+        | {
+            form.label: f"{form(found.mean)} {form.interval(found.low, found.high)}" if found else "–"
+            for form, found in ((MetricFormat(name), row.others.get(name)) for name in names)
+        }
+        for row in rows
+    ]
+    caption = (
+        f"Other metrics of the test split of {dataset}: means over runs with 95 % intervals, without resampled units"
+    )
+    return [*tables, Table("others", caption, pd.DataFrame(others))] if names else tables
 
 
 def ranks_table(rows: Sequence[Row]) -> Table:
@@ -305,7 +322,10 @@ def write_tables(
     """
     folder, runs = Path(folder), list(runs)
     rows = compare(runs, reference)
-    frames = {"table": pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))}
+    columns = [name for name in Row.__dataclass_fields__ if name != "others"]
+    plain = [row.plain() for row in rows]
+    columns += dict.fromkeys(name for row in plain for name in row if name not in columns)
+    frames = {"table": pd.DataFrame(plain, columns=columns)}
     if averaged(rows):
         frames["ranks"] = pd.DataFrame(across(rows))
     write_whole(folder / "table.md", markdown(rows, runs))
@@ -356,7 +376,7 @@ def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:
     """Print one table a data set, the best methods in bold: the columns that fit a screen."""
     console = console or Console(width=None if Console().is_terminal else 110)
     for dataset, own in by_dataset(rows).items():
-        scores, cost = dataset_tables(dataset, own)
+        scores, cost = dataset_tables(dataset, own)[:2]
         shown = scores.frame.drop(columns="its 95 % interval", errors="ignore")
         frame = pd.concat([shown, cost.frame["s in all"]], axis=1)
         console.print(Table("shown", dataset, frame, scores.best).rich())

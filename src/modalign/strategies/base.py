@@ -48,6 +48,7 @@ class Strategy(nn.Module):
         tasks: kinds of task the method is defined for.
         trains_unimodal: whether the heads of single modalities are trained, so that their scores mean something.
         epochs_factor: by what a method of this package multiplies the recipe's epochs.
+        fits_itself: whether the method solves for its parameters, which then never have a gradient.
 
     Args:
         model: the network that is trained.
@@ -77,6 +78,7 @@ class Strategy(nn.Module):
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False
     epochs_factor: ClassVar[int] = 1
+    fits_itself: ClassVar[bool] = False
     options: Any
     temperature: Tensor
 

@@ -64,7 +64,7 @@ class EngineStepper(Stepper):
         self.groups = strategy.parameter_groups()
         self.optimizers = make_optimizers(strategy, settings)
         self.scaler = devices.scaler()
-        self.trained: set[int] = set()  # parameters that ever had a gradient, by id
+        self.trained: set[int] = set()  # parameters that ever had a gradient, or are solved for, by id
         self._share = 1.0  # of the samples of an optimizer step, times the number of processes
         self._gathered_share = 1.0  # samples of the batch over all processes, by those of this process
 
@@ -96,7 +96,7 @@ class EngineStepper(Stepper):
     def update(self, group: str) -> None:
         optimizer, parameters = self.optimizers[group], self.groups[group]
         self.devices.average_gradients(parameters)
-        self.trained.update(id(p) for p in parameters if p.grad is not None)
+        self.trained.update(id(p) for p in parameters if p.grad is not None or self.strategy.fits_itself)
         if group == "main" and any(p.grad is not None for p in parameters):
             self.state.encoder_updates += sum(
                 any(p.grad is not None for p in encoder.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from modalign.data.batch import Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, file_states, load_data
-from modalign.evaluation.survival import SurvivalModel
+from modalign.evaluation.survival import SurvivalModel, survival_scores
 from modalign.files import end_with_parent, locked, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
@@ -169,17 +170,24 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
+    curves = None
     if test:
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
     strategy.load_state_dict(best["strategy"])
     for name, split in [("valid", data.valid), ("test", data.test)][: 2 if test else 1]:
         output, target = trainer.outputs(split)
-        metrics[name] = trainer.metrics(split, output)
+        metrics[name] = trainer.metrics(split, output, curves=curves)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
-        if first and name == "valid" and data.task.kind == "survival":
-            warnings += _survival_curves(run, data, strategy.predict(output).cpu())
+        if name == "valid" and data.task.kind == "survival":
+            fitted, doubts = _survival_model(data, strategy.predict(output).cpu())
+            warnings += doubts
+            if fitted is not None:
+                known = data.train.target[data.sample_groups(data.train).first].numpy()
+                curves = functools.partial(survival_scores, model=fitted, train_target=known)
+            if fitted is not None and first:
+                write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
     if text := _constant(trainer, output):
         warnings.append(text)
     selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
@@ -239,15 +247,14 @@ def _whole(data: MultimodalData) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if data.contents else ""
 
 
-def _survival_curves(run: RunFolder, data: MultimodalData, risk: Tensor) -> list[str]:
-    """Keep what turns log risks into curves of single patients, fitted to validation; return what speaks against it."""
+def _survival_model(data: MultimodalData, risk: Tensor) -> tuple[SurvivalModel | None, list[str]]:
+    """Return what turns log risks into curves of single patients, fitted to validation, or what speaks against it."""
     groups = data.sample_groups(data.valid)
     target = data.valid.target[groups.first].numpy()
     if not target[:, 1].any():
-        return ["no event happened in the validation split: predictions are log risks only, without survival curves"]
-    fitted = SurvivalModel.fit(groups.mean(risk).numpy(), target)
-    write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
-    return []
+        told = "no event happened in the validation split: predictions are log risks only, without survival curves"
+        return None, [told]
+    return SurvivalModel.fit(groups.mean(risk).numpy(), target), []
 
 
 def _predictions(

@@ -19,7 +19,7 @@ from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import BalancedBatchSampler, ShuffledBatchSampler
 from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, unknown
-from modalign.evaluation.metrics import compute_metrics, higher_is_better, primary_metric
+from modalign.evaluation.metrics import Curves, compute_metrics, higher_is_better, primary_metric
 from modalign.files import reading
 from modalign.strategies.base import Strategy
 from modalign.training.distributed import Devices
@@ -220,10 +220,12 @@ class Trainer:
             raise self._diverged(f"the outputs on {part} are no longer finite after epoch {epoch}")
         return whole, split.target.to(self.devices.device)
 
-    def metrics(self, split: Split, output: Output, quick: bool = False) -> dict[str, float]:
+    def metrics(
+        self, split: Split, output: Output, quick: bool = False, curves: Curves | None = None
+    ) -> dict[str, float]:
         """Return all metrics of the task, or only those that select (``quick``, each epoch).
 
-        Those of validation are of the samples that select.
+        Those of validation are of the samples that select; ``curves`` is as in ``compute_metrics``.
         """
         task, groups = self.data.task, self.data.sample_groups(split)
         scores = groups.scores(task, self.strategy.log_probability(output).cpu())
@@ -234,7 +236,7 @@ class Trainer:
         if split is self.data.valid:
             selects = torch.isin(groups.first, self.valid_parts.select)
             scores, target = scores[selects], target[selects]
-        return compute_metrics(task, scores.numpy(), target.numpy(), names)
+        return compute_metrics(task, scores.numpy(), target.numpy(), names, curves)
 
     # Saving and going on -------------------------------------------------------------------------------------
 
