@@ -307,6 +307,8 @@ def bad_label() -> dict[str, object]:
         (made(), {"task": "survival"}, r"names 1 column\(s\); survival expects two: 'TIME,EVENT'"),
         (made(), {"task": "ranking"}, r"unknown task 'ranking'"),
         (made(e=np.arange(80)), {"label": "y,e", "task": "survival"}, r"neither 0 nor 1 in rows 2, 3"),
+        (made(e=np.zeros(80)), {"label": "y,e", "task": "survival"}, r"'e' never happened"),
+        (made(t=np.arange(80) - 2.0, e=np.ones(80)), {"label": "t,e", "task": "survival"}, r"negative in rows 0, 1"),
         (made(age=np.array([np.nan, 1.0] * 40)), {"columns": ["age"]}, r"column 'age' is NaN or infinite in rows 0"),
         (made(y=np.array(["a", "b"] * 40)), {"task": "regression"}, r"label 'y' holds text; expected numbers"),
     ],
