@@ -167,6 +167,38 @@ def tradeoff(
     print("written:", ", ".join(map(str, [sweep, *written])))
 
 
+def map_(
+    *,
+    strategies: str = "all",
+    axes: str = "all",
+    seeds: Count = 3,
+    epochs: Count = 15,
+    out: str = "runs/map",
+    jobs: Count | None = None,
+) -> None:
+    """Map which method leads where: made data in which one kind of information at a time is varied.
+
+    Redundant, unique and synergistic information, nuisance that modalities share, a shift between groups, the number of
+    labels, missing modalities. `modalign evaluate` says where a run's data lie on the map that comes with the package.
+
+    Args:
+        strategies: Methods as in `modalign train`, separated by commas, or all.
+        axes: What is varied, separated by commas, or all.
+        seeds: Runs of each method in each regime.
+        epochs: Of every run.
+        out: Folder of all runs, for map.json, map.md and the figure; a map that was stopped is completed.
+    """
+    from modalign.experiments.bench import entries
+    from modalign.experiments.regimes import REGIMES, chosen_regimes, run_map
+    from modalign.reporting.regimes import write_map
+    from modalign.strategies import strategy_names
+
+    regimes = REGIMES if axes == "all" else chosen_regimes(_names(axes))
+    rows = entries(strategy_names() if strategies == "all" else _names(strategies))
+    run_map(rows, out, regimes=regimes, seeds=seeds, epochs=epochs, jobs=jobs)
+    print("written:", ", ".join(map(str, write_map(out))))
+
+
 def evaluate(
     runs: list[str],
     *,
@@ -367,9 +399,9 @@ def datasets() -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command
+    command.__name__.rstrip("_"): command
     for command in (
-        train, bench, ablate, tradeoff, evaluate, report, predict, prepare, estimate, strategies, datasets,
+        train, bench, ablate, tradeoff, map_, evaluate, report, predict, prepare, estimate, strategies, datasets,
     )
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from modalign.evaluation.contributions import Example, Extremes, contrasting, ex
 from modalign.evaluation.diagnosis import evaluate_model, plain
 from modalign.evaluation.pairs import Reference
 from modalign.evaluation.survival import SurvivalModel, survival_diagnosis, survival_scores
+from modalign.experiments.regimes import place
 from modalign.files import file_digest, write_whole
 from modalign.strategies import Strategy
 from modalign.training.build import load_with_data
@@ -128,6 +129,9 @@ def evaluate_run(
     if fitted is not None:
         risk, target = groups.mean(answer(tuple(modalities))).numpy(), samples.target[groups.first].numpy()
         result["survival"] = plain(survival_diagnosis(risk, target, fitted, known))
+    if information:
+        at = place(strategy, data)
+        result["place"] = None if at is None else plain(at)
     result["source"] = {"checkpoint": file_digest(run.folder / "checkpoints" / "best.pt"), "data": data.fingerprint}
     kept = run.folder / "evaluation.json"
     if not information:
@@ -156,7 +160,8 @@ def _with_earlier_information(result: dict[str, Any], path: Path) -> dict[str, A
         text = f"the earlier estimates of information were of {other} and are dropped; evaluate without --quick"
         return result | {"warnings": [*result["warnings"], text]}
     information = earlier["information"] | {"earlier": True}
-    return result | {"information": information, "warnings": [*result["warnings"], *information["warnings"]]}
+    doubts = [*result["warnings"], *information["warnings"]]
+    return result | {"information": information, "place": earlier.get("place"), "warnings": doubts}
 
 
 def reference_features(strategy: Strategy, split: Split) -> Reference:

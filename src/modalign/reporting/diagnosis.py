@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 
 from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
+from modalign.experiments.regimes import place_of
 from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
+from modalign.reporting.regimes import advice
 from modalign.reporting.runs import RunRecord, read_runs
 from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
 from modalign.reporting.survival import survival_figures, survival_table
@@ -166,6 +168,8 @@ def summarize(record: RunRecord, found: dict[str, Any]) -> str:
         f"{found['samples']} samples{groups}"
     ]
     parts = [(t.caption, t.lines()) for t in evaluation_tables(found) if t.name != "classes" and len(t.frame)]
+    at = place_of(found)
+    parts.append(("Where the data lie", advice(at) if at else []))
     parts += [("Confidence", _confidence(found)), ("Read with care", [f"- {text}" for text in found["warnings"]])]
     sections += ["\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in parts if lines]
     return "\n\n".join(sections)

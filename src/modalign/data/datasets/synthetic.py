@@ -94,6 +94,7 @@ def generate(
     features: Width = 16,
     missing: Decay = 0.0,
     groups: Count = 20,
+    shift: NonNegative = 0.0,
     seed: Seed = 0,
 ) -> dict[str, np.ndarray]:
     """Arrays ``x<m>`` (N, F) float32, NaN where absent, ``y`` (N,) and what can serve as context.
@@ -111,6 +112,7 @@ def generate(
         features: F of each modality; those left over are noise.
         missing: share of absences of each modality; a sample keeps at least one.
         groups: number of values of the column ``group``, drawn at random.
+        shift: standard deviation of what each group adds to all features of a modality. ``truth`` knows of no shift.
         seed: of the data.
 
     Raises:
@@ -148,6 +150,10 @@ def generate(
     arrays["y"] = np.array(sum(bit << place for place, bit in enumerate(known)))
     arrays |= {name: bit for name, _, bit in parts}
     arrays["group"] = rng.integers(groups, size=samples)
+    if shift > 0:
+        for m in range(count):
+            moved = shift * rng.standard_normal((groups, features))[arrays["group"]]
+            arrays[f"x{m + 1}"] += moved.astype(np.float32)
     gone = rng.random((samples, count)) < missing
     gone[np.arange(samples), rng.integers(count, size=samples)] &= ~gone.all(1)  # a sample keeps one
     for m in range(count):
