@@ -149,7 +149,7 @@ def measure(folder: Path, checkpoint: str = "last") -> dict[str, float]:
 
 
 def _scores(strategy: Any, data: Any, found: Output, target: np.ndarray) -> dict[str, float]:
-    scores = data.task.log_probability(strategy.predict(found)).numpy()
+    scores = strategy.log_probability(found).numpy()  # with the temperature, as a user is answered
     return compute_metrics(data.task, scores, target, ["accuracy", "nll", "brier", "ece"])
 
 

@@ -104,7 +104,7 @@ class Place:
             against the others).
         nuisance: what two modalities share within a class, nats: -1/2 sum log(1 - rho^2) of canonical correlations.
         labels: logarithm to base 10 of training samples a class.
-        missing: share of absent modalities in the training split.
+        missing: share of absent modalities in the validation split.
         shift: how far validation and test samples can be told apart, 0 to 1: twice the balanced accuracy of a
             cross-validated logistic regression, less 1 (a classifier two-sample test).
 
@@ -130,10 +130,11 @@ def place(strategy: Strategy, data: MultimodalData) -> Place | None:
     """
     if data.task.kind != "classification" or len(data.modalities) < 2:
         return None
-    seen = []
+    seen, absent = [], []
     for split in (data.valid, data.test):
         found = outputs(strategy, split)
         whole = found.present.all(1)
+        absent.append(1 - found.present.float().mean().item())
         if int(whole.sum()) < _LEAST:
             return None
         seen.append(({m: z[whole].double().numpy() for m, z in found.features.items()}, split.target[whole].numpy()))
@@ -152,13 +153,9 @@ def place(strategy: Strategy, data: MultimodalData) -> Place | None:
         -0.5 * np.log(1 - Canonical(centered[a], centered[b]).correlations ** 2).sum()
         for a, b in combinations(names, 2)
     ]
-    return Place(
-        *map(float, told),
-        nuisance=float(np.mean(shared)),
-        labels=float(np.log10(len(data.train) / classes)),
-        missing=1 - float(data.train.present.float().mean()),
-        shift=_told_apart(valid, test),
-    )
+    redundant, unique, synergy = map(float, told)
+    labels, missing = float(np.log10(len(data.train) / classes)), absent[0]
+    return Place(redundant, unique, synergy, float(np.mean(shared)), labels, missing, _told_apart(valid, test))
 
 
 def _principal(features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -256,7 +253,7 @@ class Advice:
     Attributes:
         nearest: names of the nearest regimes, and their distances, in standard deviations of the map.
         outside: whether the place is farther from the map than its regimes are from each other.
-        behind: title of a method to how far it is behind the best of these regimes, mean, shares of accuracy; the least first.
+        behind: title of a method to its mean accuracy behind the best of these regimes, a share; the least first.
         followed: what following such advice has cost in the regimes, each left out in turn, mean.
         fixed: what always taking the method that is best on average over the others would have cost there.
         always: title of that method over all regimes.

@@ -118,12 +118,12 @@ def advice(at: Place) -> list[str]:
     said = ", ".join(f"{m} {show(100 * cost, 1)}" for m, cost in first)
     helps = "no better than" if found.followed >= found.fixed else "better than"
     return [
-        f"redundant {at.redundant:.0%}, unique {at.unique:.0%}, synergy {at.synergy:.0%} of what modalities tell of the "
-        f"class; shared within a class {at.nuisance:.2f} nats; {10**at.labels:.0f} training samples a class; "
+        f"of what modalities tell of the class, {at.redundant:.0%} redundant, {at.unique:.0%} unique, {at.synergy:.0%} "
+        f"synergy; shared within a class {at.nuisance:.2f} nats; {10**at.labels:.0f} training samples a class; "
         f"{at.missing:.0%} missing; test told from validation {at.shift:.2f}",
         f"nearest regimes of the map of made data (distance in its standard deviations): {near}",
         f"there the least behind the best: {said} points",
-        f"doubt: on the map itself such advice, each regime left out in turn, was {100 * found.followed:.1f} points behind "
-        f"the best, {helps} always {found.always} ({100 * found.fixed:.1f}); made data are not yours"
+        f"doubt: on the map itself such advice, each regime left out in turn, was {100 * found.followed:.1f} points "
+        f"behind the best, {helps} always {found.always} ({100 * found.fixed:.1f}); made data are not yours"
         + ("; these data lie outside of the map, so that its nearest regimes are not near" if found.outside else ""),
     ]
