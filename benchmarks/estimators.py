@@ -15,7 +15,7 @@ Contexts: ``4`` shifts the means of both sides by context, so that the marginal 
 **No closed form of what is seen**, though of what is behind it, 3,000 samples:
 
 - ``digits``: pairs of different 8 x 8 pictures of one class (scikit-learn's digits): they share the class and nothing
-  else, log 10 nats up to what a picture leaves open; log 5 given its parity, 0 given the class. Pictures recur in pairs.
+  else, log 10 nats up to what a picture leaves open; log 5 given its parity, 0 given the class. Pictures recur.
 - ``hidden``: 2 of 50 dimensions are correlated, either side turned by a rotation of its own.
 - ``swiss roll``, ``spiral``: one correlated pair of numbers, either side rolled into three, wound into two dimensions.
 - ``turned``: a pair in two dimensions, one side turned by a quarter, a half ... in each of 4 contexts; ``flipped``: its
@@ -239,7 +239,7 @@ def report(rows: list[dict[str, object]], seen: list[dict[str, object]], setting
         "Written by `OMP_NUM_THREADS=1 python benchmarks/estimators.py --markdown docs/results/estimators.md`; "
         f"{settings}. Nats. The reading of it is in `estimators-reading.md`.\n\n"
         "`*`: an estimate warned that it cannot be trusted. Shapes and contexts: docstring of the benchmark. D: "
-        "dimension of x and of y, or of what is behind them in the last table. Values are means over seeds ± the standard "
+        "dimension of x and of y, or of what is behind them in the last table. Values: means over seeds ± the standard "
         "error of that mean, from the estimates' own standard errors.\n\n"
         f"## Closed forms: bias\n\nMean of estimate less truth over cases, and the worst.\n\n{summary(rows)}\n\n"
         f"## Closed forms: estimates\n\n{table(rows)}\n\n"
