@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import StackDataset
 
 from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
+from modalign.data.media.manifest_media import prepare_manifest
 from modalign.data.samples import describe_inputs, read_samples
 from modalign.data.tables.conditions import Condition
 from modalign.errors import DataError
@@ -77,6 +79,25 @@ def test_every_door_gives_the_same_conditions(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert list(data.modalities) == ["audio", "video"]
         torch.testing.assert_close(whole(data.test)["audio"], expected)
+
+
+def test_conditions_go_with_raw_files_that_are_prepared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(N):
+        Image.fromarray(rng.integers(0, 200, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    given = {"face": [f"{i}.png" for i in range(N)], "labs": rng.normal(size=N), "snr": arrays()["snr"]}
+    pd.DataFrame(given | {"id": range(N), "label": arrays()["y"]}).to_csv(tmp_path / "study.csv", index=False)
+    about = "modalities: {face: {kind: image, size: 8}, labs: numbers}\nconditions: {face: [snr]}\n"
+    (tmp_path / "study.yaml").write_text(about)
+    prepare_manifest(tmp_path / "study.csv", tmp_path / "prepared")
+    data = load_data(tmp_path / "prepared")
+    snr = {str(i): value for i, value in enumerate(arrays()["snr"])}
+    train = np.array([snr[i] for i in data.train.ids])
+    expected = [(snr[i] - train.mean()) / train.std() for i in data.test.ids]
+    assert whole(data.test)["face"][:, 0].tolist() == pytest.approx(expected, abs=1e-5)
+    saved = json.loads(json.dumps(describe_inputs(data)))
+    with pytest.raises(DataError, match="condition 'snr' of 'face' is not given"):
+        read_samples({"face": data.test.__getitems__([0]).inputs["face"].numpy()}, saved)
 
 
 def test_a_condition_that_is_not_known_is_zeros() -> None:
