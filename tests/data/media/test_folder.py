@@ -72,7 +72,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
         assert data.task.classes[batch.target[at]] == manifest["label"][row]
         assert batch.columns["age"][at] == pytest.approx(manifest["age"][row])
     assert [v.dtype for v in batch.inputs.values()] == [torch.uint8, torch.float32, torch.int64]
-    assert data.notes == ["voice is absent in 4 of 40 samples"]
+    assert data.notes[0] == "voice is absent in 4 of 40 samples"
 
 
 def test_arrays_filled_row_by_row_are_finished(tmp_path: Path) -> None:

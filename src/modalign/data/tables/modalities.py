@@ -81,6 +81,25 @@ def arrange(name: str, array: np.ndarray, kind: str | None) -> tuple[Kind, np.nd
     )
 
 
+def marked_present(name: str, arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    """Return the rows (N,) bool that ``present_<name>`` marks; all where there is no such array.
+
+    Raises:
+        DataError: it holds something else than truth values, 0 and 1.
+
+    >>> marked_present("a", {"present_a": np.array([1, 0])}, 2).tolist()
+    [True, False]
+    """
+    marks = arrays.get(f"present_{name}")
+    if marks is None:
+        return np.ones(rows, bool)
+    strange = np.ones(len(marks), bool) if marks.dtype.kind not in "biuf" else ~np.isin(marks, (0, 1))
+    after = f": {show(np.unique(as_strings(marks[strange])))}; expected true and false, or 1 and 0"
+    refuse_rows(strange, f"present_{name} is no mark of presence", after)
+    found: np.ndarray = marks.astype(bool)
+    return found
+
+
 def find_modality(
     name: str, arrays: Mapping[str, np.ndarray], impute: bool = False, numbers: Sequence[object] | None = None
 ) -> np.ndarray:
@@ -102,7 +121,7 @@ def find_modality(
     [True, False]
     """
     array = arrays[name]
-    present: np.ndarray = arrays.get(f"present_{name}", np.ones(len(array), bool)).astype(bool)
+    present = marked_present(name, arrays, len(array))
     if is_text(array):
         return np.asarray(present & (as_strings(array) != ""))
     if array.dtype == object:

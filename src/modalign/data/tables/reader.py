@@ -20,12 +20,21 @@ from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.conditions import Condition, check_conditions, fit_conditions
 from modalign.data.tables.labels import MOST_CODES, Labels, missing_values, read_column, read_labels
+from modalign.data.tables.meaning import (
+    check_label_names,
+    check_roles,
+    check_values,
+    remark_labels,
+    remark_split,
+    remark_values,
+)
 from modalign.data.tables.modalities import (
     Preparation,
     as_strings,
     find_modality,
     fit_preparation,
     is_text,
+    marked_present,
     refuse_rows,
     show,
 )
@@ -259,7 +268,7 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     present = {}
     for m in names:
         if m in source.stored:
-            present[m] = columns.get(f"present_{m}", np.ones(len(kept), bool)).astype(bool)
+            present[m] = marked_present(m, columns, len(kept))
         else:
             found = problems.trying(source.present, m, columns, options.impute is not None)
             present |= {} if found is None else {m: found}
@@ -270,6 +279,15 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     contexts = {c: problems.trying(read_column, c, columns[c]) for c in settings.columns}
     if groups is not None and settings.group and len(np.unique(groups)) <= MOST_CODES:
         contexts.setdefault(settings.group, read_column(settings.group, groups))
+    if labels is not None:
+        problems += check_label_names(settings.label or "y", targets[0], labels, options.classes)
+        held = [(m, columns[m]) for m in names if m in columns and m not in source.stored]
+        for m, values in held:
+            problems += check_values(
+                m, values, present.get(m, np.ones(len(kept), bool)), labels.target.numpy(), labels.task
+            )
+        if problems:
+            labels = None  # splits of such labels have problems of their own, which would hide these
     parts = None
     if labels is not None and (groups is not None or not settings.group):
         how = settings.split, settings.valid_fraction, settings.split_seed
@@ -291,6 +309,10 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         by_design = settings.fold is None or isinstance(settings.folds, str)
         notes += problems.trying(check_groups, parts, groups, named if by_design else None) or []
     notes += _check_presence(present, parts, problems)
+    if labels is not None and parts is not None and len(present) == len(names):
+        refused, remarks = remark_values(dict(held), present, parts, labels)
+        problems += refused
+        notes += [*remark_split(names, source.joined, settings.split), *remark_labels(labels, parts), *remarks]
     readers: dict[str, tuple[Condition, ...]] = {}
     conditions: dict[str, Tensor] = {}
     if labels is not None and parts is not None:
@@ -400,6 +422,7 @@ def _check_names(source: Source, names: Sequence[str], settings: DataSettings, p
     for pairs, known in ((wanted, [*source.stored, *columns]), (beside, [*columns])):
         problems += [str(unknown(what, name, known)) for what, name in pairs if name not in known]
     problems += check_conditions(settings.conditions, names, label_columns(settings), [*columns])
+    problems += check_roles(names, source.joined, label_columns(settings), settings.group)
     problems += [f"modality {m!r} has a dot in its name; rename it" for m in names if "." in m]
     used = [name for _, name in (*wanted, *beside) if name in columns]
     scalars = [key for key in used if columns[key].ndim == 0]
