@@ -11,7 +11,8 @@ import pytest
 from modalign.cli import main
 from modalign.data.datasets.synthetic import generate
 from modalign.errors import InputError, RunFolderError
-from modalign.experiments.regimes import PUBLISHED, REGIMES, Place, advise, chosen_regimes, place
+from modalign.evaluation.place import PUBLISHED, Place, advise
+from modalign.experiments.regimes import REGIMES, chosen_regimes, place
 from modalign.reporting import style
 from modalign.training.build import load_with_data
 

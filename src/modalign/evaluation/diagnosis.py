@@ -15,7 +15,7 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
     information ``Information`` with all its warnings, or null;
                 ``"earlier": true`` where it was kept from an earlier evaluation of the same model
     survival    what ``evaluation.survival.survival_diagnosis`` returns; for survival alone
-    place       where the data lie on the map of regimes (``experiments.regimes.Place``), or null
+    place       where the data lie on the map of regimes (``evaluation.place.Place``), or null
     source      {"checkpoint", "data"}: digests of what was evaluated (``evaluate_run`` adds it, and the place)
     warnings    [text]
 """

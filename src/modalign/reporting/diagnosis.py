@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from modalign.errors import InputError, unknown
 from modalign.evaluation.contributions import Example, Extremes
-from modalign.experiments.regimes import place_of
+from modalign.evaluation.place import place_of
 from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.regimes import advice

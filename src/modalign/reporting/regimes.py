@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from modalign.errors import RunFolderError
-from modalign.experiments.regimes import Place, advise, folder_places
+from modalign.evaluation.place import Place, advise, folder_places
 from modalign.files import write_whole
 from modalign.reporting.figures import Captioned
 from modalign.reporting.runs import Row, RunRecord, compare, read_runs

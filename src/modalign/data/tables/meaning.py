@@ -257,7 +257,7 @@ def _twice(
             for m in codes if len(codes) > 1 else ():
                 here = rows[present[m][rows]]
                 share = float(np.isin(codes[m][here], codes[m][train & present[m]]).mean()) if len(here) else 0.0
-                if share > 0.5 and len(np.unique(codes[m])) > len(codes[m]) // 10:
+                if share > 0.5 and 2 * len(np.unique(codes[m][train])) > train.sum():
                     remarks.append(
                         f"{m!r} of {share:.0%} of the {called} rows is that of a training row too; if rows belong "
                         "together (a patient, a recording), name that column as data.group"
