@@ -81,6 +81,8 @@ def recipes(name: str, splits: int) -> list[Recipe]:
         base = load_recipe("synthetic")
         return [_data(base, options={**made, "seed": k}) for k in range(splits)]
     base = load_recipe(name)
+    if name.endswith(".yaml"):
+        return [_data(base, fold=k) for k in range(splits)]
     if name == "synthetic":
         return [_data(base, options={**base.data.options, "seed": k}) for k in range(splits)]
     if name == "avletters-speaker":
@@ -251,7 +253,14 @@ def main() -> None:
     for name in arguments.sets:
         chosen = [v for v in arguments.variants if v != "speaker" or name == "avletters-speaker"]
         jobs = [
-            Job(name, variant, recipe, split, seed, arguments.out / name / variant / f"split{split}-seed{seed}")
+            Job(
+                name,
+                variant,
+                recipe,
+                split,
+                seed,
+                arguments.out / Path(name).stem / variant / f"split{split}-seed{seed}",
+            )
             for split, recipe in enumerate(recipes(name, arguments.splits))
             for seed in range(arguments.seeds)
             for variant in chosen
@@ -261,7 +270,7 @@ def main() -> None:
         for done, (job, found) in enumerate(side_by_side(run, jobs, arguments.jobs), 1):
             values[job.variant][job.split, job.seed] = found
             print(f"\r{name}: {done} of {len(jobs)}, {time.monotonic() - begun:.0f} s", end="", flush=True)
-        print(f"\n\n## {name}\n\n{table(values, arguments.splits)}\n")
+        print(f"\n\n## {Path(name).stem}\n\n{table(values, arguments.splits)}\n")
         logged = {k: mean(v[k] for v in values["full"].values()) for k in next(iter(values["full"].values()))}
         print("ModAlign: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in logged.items() if k.startswith("log_")))
 

@@ -194,7 +194,7 @@ def test_data_in_memory_and_missing_modalities(small_data, small_recipe, tmp_pat
     assert found.result["heads"] == {}
     assert found.extremes is not None
     numbers = from_arrays(
-        {"x": np.arange(60.0)[:, None], "y": 2 * np.arange(60.0)}, ["x"], "y", name="line", task="regression"
+        {"x": np.arange(60.0)[:, None], "y": np.arange(60.0) + 0.5}, ["x"], "y", name="line", task="regression"
     )
     train(small_recipe(), "joint", out=tmp_path / "line", data=numbers, quiet=True)
     line = evaluate_run(tmp_path / "line", data=numbers)

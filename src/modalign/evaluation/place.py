@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from modalign.errors import InputError, RunFolderError
-from modalign.estimators.transforms import Canonical
-from modalign.evaluation.decomposition import decompose_features
 from modalign.files import read_settings
 
 PUBLISHED = Path(__file__).with_name("map.json")
@@ -74,6 +72,9 @@ def measure_place(
     >>> round(found.unique, 1), found.labels
     (1.0, 2.0)
     """
+    from modalign.estimators.transforms import Canonical  # here, for what is read of a map needs no torch
+    from modalign.evaluation.decomposition import decompose_features
+
     names = list(test)
     if min(len(valid[names[0]]), len(target)) < _LEAST:
         return None
