@@ -185,7 +185,7 @@ def map_(
         strategies: Methods as in `modalign train`, separated by commas, or all.
         axes: What is varied, separated by commas, or all.
         seeds: Runs of each method in each regime.
-        epochs: Of every run.
+        epochs: Of every run on all labels; as many steps where they are few.
         out: Folder of all runs, for map.json, map.md and the figure; a map that was stopped is completed.
     """
     from modalign.experiments.bench import entries

@@ -19,7 +19,7 @@ from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset,
 from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
-from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text
+from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text, marked_present
 from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
 from modalign.files import reading
 
@@ -94,9 +94,14 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     given = [m for m in used if m in columns or m in wanted or m in stored]
     if not given:
         raise DataError(f"no modality is given; expected at least one of {', '.join(used)}")
-    total = len(samples) if samples else len(columns[given[0]] if given[0] in columns else next(iter(columns.values())))
     problems = Problems("new samples")
-    lengths = {m: len(columns[m]) for m in given if m in columns}
+    single = [key for key in ("id", *(f"present_{m}" for m in used)) if key in columns]
+    read = [key for key in (*given, *single) if key in columns]
+    problems += [f"{key!r} is a single value; expected one row a sample" for key in read if columns[key].ndim == 0]
+    problems += [f"{key!r} has several values a row; expected one" for key in single if columns[key].ndim > 1]
+    problems.stop()
+    total = len(samples) if samples else len(columns[given[0]] if given[0] in columns else next(iter(columns.values())))
+    lengths = {key: len(columns[key]) for key in read}
     problems += [f"{m!r} has {length} rows; expected {total}" for m, length in lengths.items() if length != total]
     problems.stop()
     ids = [str(i) for i in columns["id"]] if "id" in columns else [str(row) for row in range(total)]
@@ -105,8 +110,7 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     for position, (m, preparation) in enumerate(preparations.items()):
         about = preparation.modality
         if m in stored or m in wanted:
-            mark = columns.get(f"present_{wanted.get(m, m)}", np.ones(total))
-            present[:, position] = mark.astype(bool)
+            present[:, position] = marked_present(wanted.get(m, m), columns, total)
         elif m in given:
             made = problems.trying(_prepare, preparation, columns, ids, folder)
             if made is not None:

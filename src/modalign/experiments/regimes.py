@@ -25,6 +25,7 @@ from modalign.training.build import load_with_data
 from modalign.training.forward import outputs
 
 _BASE: dict[str, Any] = {"samples": 3000, "redundant": 1.0, "unique": 1.0, "synergy": 0.0, "correlation": 0.7}
+_LEARNED = 10  # groups of 20 that are learned from
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Regime:
     axis: str = ""
     value: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
-    learned: int = 10
+    learned: int = _LEARNED
     divided: bool = True
 
     @property
@@ -53,7 +54,7 @@ class Regime:
         return f"{self.axis} {self.value:g}" if self.axis else "base"
 
     def recipe(self, epochs: int) -> Recipe:
-        """Return the recipe of its data, with the same small budget for all."""
+        """Return the recipe of its data, with the same small budget for all: as many steps where labels are few."""
         data = DataSettings(
             "synthetic",
             title=self.name,
@@ -61,7 +62,8 @@ class Regime:
             group=None if self.divided else "group",
             options=_BASE | self.options,
         )
-        return Recipe(data, ModelSettings(width=16), TrainingSettings(epochs=epochs, optimizer="adamw", lr=1e-3))
+        training = TrainingSettings(epochs=round(epochs * _LEARNED / self.learned), optimizer="adamw", lr=1e-3)
+        return Recipe(data, ModelSettings(width=16), training)
 
     @property
     def bayes(self) -> float | None:
@@ -122,7 +124,7 @@ def run_map(
         out: bench folder; what is there is not run again. ``places.json`` is written into it.
         regimes: made data.
         seeds: runs of each.
-        epochs: of every run, AdamW at 1e-3, 64 samples a batch.
+        epochs: of every run on 1,500 training rows; as many steps on fewer; AdamW at 1e-3, 64 samples a batch.
         jobs: trainings at a time.
         quiet: print nothing.
 

@@ -36,7 +36,7 @@ from modalign.data.tables.files import join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation
 from modalign.data.tables.reader import RowOptions, Source, read_source
 from modalign.data.task import Task
-from modalign.errors import DataError, Problems, unknown
+from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.files import check_inside, file_digest, folder_name, read_settings, reading, write_whole, writing
 from modalign.settings import DataSettings
 
@@ -202,8 +202,10 @@ def read_folder(folder: Path, names: Sequence[str], problems: Problems) -> Sourc
                 wrong = "is not what prepare wrote (its SHA-256 is another than that in meta.yaml): restore it, or"
         except FileNotFoundError:
             wrong = "is missing;"
-        except (ValueError, OSError) as error:
-            wrong = f"cannot be read ({error});"
+        except InputError:
+            raise
+        except Exception:  # NumPy raises nearly anything on a damaged file
+            wrong = "cannot be read; expected the array that prepare wrote: restore it, or"
         problems += [f"{str(path)!r} {wrong} run prepare again"] if wrong else []
     columns = problems.trying(table_arrays, manifest)
     joined = problems.trying(join_columns, columns or {}, {m: [] for m in names if m in plain})

@@ -66,7 +66,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         else:
             table = pd.read_csv(path, encoding="utf-8-sig")
     if not len(table):
-        raise DataError(f"the table {str(path)!r} has no rows")
+        raise DataError(f"the table {str(path)!r} has no rows; expected one a sample below the names of the columns")
     return table
 
 

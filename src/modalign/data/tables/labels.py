@@ -161,6 +161,8 @@ def read_column(name: str, values: np.ndarray) -> Column:
                 f"column {name!r} has {len(names)} different texts; expected at most {MOST_CODES}: leave it out"
             )
         return Column(torch.from_numpy(codes.astype(np.int64)), tuple(names.tolist()))
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"column {name!r} has values of type {values.dtype}; expected numbers or text")
     bad = ~np.isfinite(values.reshape(len(values), -1).astype(np.float64)).all(1)
     refuse_rows(np.asarray(bad), f"column {name!r} is NaN or infinite", "; expected a number in every row")
     if values.ndim == 1:

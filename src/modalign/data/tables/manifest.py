@@ -106,13 +106,14 @@ class Manifest:
         if not isinstance(conditions, dict):
             problems.append(f"conditions are {conditions!r}; expected conditions: {{MODALITY: [COLUMN, ...]}}")
             conditions = {}
+        further = says.get("columns") or []
         settings = DataSettings(
             name=str(says.get("name", path.stem)),
             modalities=list(modalities),
             label=str(says.get("label", "label")),
             split=says.get("split"),
             group=says.get("group", "group" if "group" in columns else None),
-            columns=[str(column) for column in says.get("columns", [])],
+            columns=[str(column) for column in further] if isinstance(further, list) else further,
             conditions=conditions,
         )
         problems += [str(unknown(what, c, columns)) for what, c in named_columns(settings) if c not in columns]
@@ -168,7 +169,8 @@ class Manifest:
             if is_text(array):
                 texts = pd.Series(as_strings(array))
                 strange = (pd.to_numeric(texts, errors="coerce").isna() & (texts != "")).to_numpy()
-                raise DataError(f"{name!r} should be numbers but has text in rows {show(np.flatnonzero(strange))}")
+                after = "; expected numbers, or an empty cell: mend the rows, or call it categories or text"
+                refuse_rows(strange, f"{name!r} has text", after)
             return find_modality(name, arrays, impute)
         if array.ndim != 1:
             raise DataError(f"{name!r} has lists in its cells; expected one value of {kind} in each")

@@ -125,8 +125,9 @@ def find_modality(
     if is_text(array):
         return np.asarray(present & (as_strings(array) != ""))
     if array.dtype == object:
+        held = type(array.flat[0]).__name__ if array.size else "no type: it is empty"
         raise DataError(
-            f"modality {name!r} holds objects of type {type(array.flat[0]).__name__}; expected numbers or text "
+            f"modality {name!r} holds objects of type {held}; expected numbers or text "
             "of one shape: pad sequences to one length and save them as a numeric array"
         )
     if array.dtype.kind not in "fiub":

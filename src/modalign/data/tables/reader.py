@@ -424,7 +424,13 @@ def _check_names(source: Source, names: Sequence[str], settings: DataSettings, p
     problems += check_conditions(settings.conditions, names, label_columns(settings), [*columns])
     problems += check_roles(names, source.joined, label_columns(settings), settings.group)
     problems += [f"modality {m!r} has a dot in its name; rename it" for m in names if "." in m]
-    used = [name for _, name in (*wanted, *beside) if name in columns]
+    single = [key for key in ("id", "split", *(f"present_{m}" for m in names)) if key in columns]
+    problems += [
+        f"{key!r} has samples of shape {columns[key].shape[1:]}; expected one value a row"
+        for key in single
+        if columns[key].ndim > 1
+    ]
+    used = [*(name for _, name in (*wanted, *beside) if name in columns), *single]
     scalars = [key for key in used if columns[key].ndim == 0]
     problems += [f"{key!r} is a single value; expected one row a sample" for key in scalars]
     lengths = {key: len(columns[key]) for key in used if key not in scalars}
