@@ -249,7 +249,7 @@ def test_from_download_to_results_by_the_command_line(raw, tmp_path, by_command,
         folder = tmp_path / f"survival-{strategy}"
         result = by_command("gbmlgg", out, folder, strategy, *fold, "--data.options.target", "survival")
         assert result["task"] == "survival"
-        assert set(result["metrics"]["test"]) == {"c_index"}
+        assert set(result["metrics"]["test"]) == {"c_index", "c_uno", "ibs"}
 
 
 def test_metrics_count_patients(raw, prepared, tmp_path, by_command):
