@@ -157,7 +157,7 @@ def test_folders_that_do_not_agree_with_themselves(tmp_path: Path, folder: Path)
         load_data(DataSettings(path=str(folder), options={"impute": "mean"}))
     (folder / "voice.npy").write_bytes((folder / "voice.npy").read_bytes()[:-50])
     (folder / "note.npy").unlink()
-    with pytest.raises(InputError, match=r"2 problems\n.*voice.npy' cannot be read .*\n.*note.npy' is missing"):
+    with pytest.raises(InputError, match=r"2 problems\n.*voice.npy' cannot be read; .*\n.*note.npy' is missing"):
         load_data(DataSettings(path=str(folder)))
     meta = yaml.safe_load((folder / "meta.yaml").read_text())
     (folder / "meta.yaml").write_text(yaml.safe_dump({**meta, "version": 0}))
