@@ -9,9 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from modalign.data.info import DataInfo
 from modalign.data.task import Task, classification
 from modalign.errors import InputError
-from modalign.models.readout import class_log_prior, evidence, fit_weights, pool, product_of_experts
+from modalign.models.readout import (
+    class_log_prior,
+    evidence,
+    fit_weights,
+    log_prior_of,
+    pool,
+    product_of_experts,
+)
 
 
 def posterior(table: Tensor) -> Tensor:
@@ -229,3 +237,30 @@ def test_columns_must_agree() -> None:
 def test_class_log_prior() -> None:
     given = class_log_prior((3, 0, 1)).exp()
     torch.testing.assert_close(given, torch.tensor([4 / 7, 1 / 7, 2 / 7]))
+
+
+def test_labels_are_pooled_as_two_classes_each_and_numbers_averaged():
+    """Log-odds of C labels are what C poolings of two classes give; an absent modality drops out of both."""
+    generator = torch.Generator().manual_seed(0)
+    joint, a, b = torch.randn(3, 9, 4, generator=generator, dtype=torch.double)
+    here = torch.tensor([[True, True], [True, False], [False, False]] * 3)
+    info = DataInfo("toy", Task("multilabel", tuple("pqrs")), {}, 9, (2, 7, 4, 5, 8, 1, 5, 4))
+    prior, weights = log_prior_of(info), torch.tensor([0.5, 0.9, 0.4])
+    voices = evidence(joint, {"a": a, "b": b}, here, prior, kind="multilabel")
+    found = pool(voices, weights, prior, "multilabel")
+    experts = product_of_experts({"a": a, "b": b}, here, prior, "multilabel")
+    for c in range(4):
+        two = {
+            m: torch.stack([torch.zeros(9, dtype=torch.double), x[:, c]], 1)
+            for m, x in (("j", joint), ("a", a), ("b", b))
+        }
+        own = class_log_prior(info.class_counts[2 * c : 2 * c + 2]).double()
+        known = pool(evidence(two["j"], {"a": two["a"], "b": two["b"]}, here, own), weights, own)
+        assert torch.allclose(found[:, c], known[:, 1] - known[:, 0])
+        known = product_of_experts({"a": two["a"], "b": two["b"]}, here, own)
+        assert torch.allclose(experts[:, c], known[:, 1] - known[:, 0])
+    voices = evidence(joint, {"a": a, "b": b}, here, kind="regression")
+    mean = pool(voices, weights, None, "regression")
+    assert torch.allclose(mean[0], (weights[:, None] * torch.stack([joint[0], a[0], b[0]])).sum(0) / weights.sum())
+    assert torch.allclose(mean[1], (0.5 * joint[1] + 0.9 * a[1]) / 1.4)
+    assert not mean[2].any()

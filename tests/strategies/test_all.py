@@ -95,9 +95,10 @@ def test_a_method_written_for_version_0_1_still_works_and_is_told(make_data, mak
 
 
 @pytest.mark.parametrize("name", strategy_names())
-@pytest.mark.parametrize("task", ["classification", "regression", "survival"])
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression", "several", "survival"])
 def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for(name, task, make_stepper):
-    kind = load_strategy(name)
+    kind, several = load_strategy(name), task in ("multilabel", "several")
+    task = "regression" if task == "several" else task
     if task not in kind.tasks:
         pytest.skip(f"{name} is not defined for {task}")
     rng = np.random.default_rng(0)
@@ -106,7 +107,13 @@ def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for
     arrays = {"a": a, "b": b, "y": risk, "time": np.exp(-risk), "event": np.ones(160, int)}
     if task == "classification":
         arrays["y"] = (risk > 0).astype(int)
-    label = "time,event" if task == "survival" else "y"
+    if several:  # one of them is not known of every fifth sample
+        arrays["v"] = np.where(
+            np.arange(160) % 5, (a[:, 1] > 0) if task == "multilabel" else 100 + 20 * a[:, 1], np.nan
+        )
+        told = a[:, 0] + 0.3 * b[:, 0]  # so that one modality alone follows both, too
+        arrays["y"] = (told > 0).astype(float) if task == "multilabel" else told
+    label = "time,event" if task == "survival" else "y,v" if several else "y"
     data = from_arrays(arrays, ["a", "b"], label, task=task)
     torch.manual_seed(0)
     model = MultimodalModel.build(data.modalities, data.task.outputs, ModelSettings(width=16))
@@ -118,7 +125,11 @@ def test_answers_vary_with_the_samples_and_learn_on_every_task_it_is_defined_for
     strategy.calibrate(output, data.valid.target)
     with torch.no_grad():
         scores = data.task.log_probability(strategy.predict(output)).numpy()
-    scores = scores[:, 1] - scores[:, 0] if task == "classification" else scores[:, 0]
-    wanted = -np.log(data.valid.target[:, 0].numpy()) if task == "survival" else data.valid.target.numpy()
-    assert scores.std() > 0.1
-    assert np.corrcoef(scores, wanted)[0, 1] > 0.4, "the answers do not follow the target"
+    target = data.valid.target.numpy()
+    if not several:
+        scores = scores[:, 1:] - scores[:, :1] if task == "classification" else scores
+        target = -np.log(target[:, :1]) if task == "survival" else target[:, None]
+    for said, wanted in zip(scores.T, target.T, strict=True):
+        known = ~np.isnan(wanted)
+        assert said.std() > 0.1
+        assert np.corrcoef(said[known], wanted[known])[0, 1] > 0.4, "the answers do not follow the target"

@@ -77,6 +77,11 @@ def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
     for context in ("none", "column:site", "continuous:age", "cluster", "predicted"):
         cases.append((f"modalign-{context}", "modalign", {"context": context}, small_data(), small_recipe()))
     cases.append(("modalign-hinge", "modalign", {"margin": "both"}, small_data(3, 0.3), small_recipe()))
+    rng = np.random.default_rng(0)
+    arrays = {"m0": rng.normal(size=(120, 4)), "m1": rng.normal(size=(120, 3))}
+    tags = np.where(rng.random((120, 3)) < 0.2, np.nan, arrays["m0"][:, :3] > 0)
+    labels = from_arrays(arrays | {"tags": tags}, ["m0", "m1"], "tags", task="multilabel", drop_unlabelled=True)
+    cases += [(f"labels-{name}", name, {}, labels, small_recipe()) for name in ("joint_unimodal", "modalign", "linear")]
     recipe = small_recipe()
     recipe.model = dataclasses.replace(recipe.model, encoders={"picture": PICTURES})
     cases.append(("frozen", "joint", {}, picture_data(), recipe))

@@ -45,8 +45,8 @@ class Batch:
     Attributes:
         inputs: modality name -> (B, *shape). Where a modality is absent its rows are zeros.
         present: (B, M) bool, columns in the order of ``inputs``; every row has at least one True.
-        target: (B,) int64 class indices; (B,) float32 for regression; (B, 2) float32
-            (time, event) for survival.
+        target: (B,) int64 class indices; (B,) float32 for regression; (B, C) float32 for labels or
+            several numbers, NaN where not known; (B, 2) float32 (time, event) for survival.
         columns: further columns of the data by name, (B,) int64 codes or (B,) / (B, F) float32: sources of T.
         index: (B,) int64, position of each sample in its split.
         conditions: modality name -> (B, K) float32, what is known of it beside its inputs, at prediction too;
@@ -94,7 +94,7 @@ class Output:
     Attributes:
         features: modality name -> (B, D_m); zeros where the modality is absent.
         unimodal: modality name -> (B, C) logits of the head on that modality alone.
-        logits: (B, C) logits of the head on the fused features (C is 1 for regression and survival).
+        logits: (B, C) logits of the head on the fused features (C is 1 for survival and the regression of one number).
         present: (B, M) bool, as in the batch.
 
     >>> output = Output({"a": torch.zeros(2, 8)}, {"a": torch.zeros(2, 3)}, torch.zeros(2, 3), torch.ones(2, 1).bool())

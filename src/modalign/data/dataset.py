@@ -100,9 +100,9 @@ class SampleGroups:
     def scores(self, task: Task, scores: Tensor) -> Tensor:
         """Scores of the units, (U, C), of those of the samples, (N, C), as ``Task.log_probability`` gives them.
 
-        Probabilities of classes are averaged, and so are the predictions and log risks of the other tasks.
+        Probabilities of classes and labels are averaged, and so are the predictions and log risks of the other tasks.
         """
-        if task.kind != "classification" or len(self.first) == len(self.member):
+        if task.kind not in ("classification", "multilabel") or len(self.first) == len(self.member):
             return self.mean(scores)
         return self.mean(scores.double().exp()).log().to(scores.dtype)
 
@@ -156,7 +156,8 @@ class MultimodalData:
         names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
         order = np.argsort(first)
         units = torch.from_numpy(np.argsort(order)[member]), torch.from_numpy(first[order])
-        differs = (split.target != split.target[units[1]][units[0]]).view(len(split), -1).any(1).numpy()
+        known = split.target.nan_to_num(-1.0) if split.target.is_floating_point() else split.target
+        differs = (known != known[units[1]][units[0]]).view(len(split), -1).any(1).numpy()
         if differs.any():
             group = str(split.groups[differs][0])
             raise DataError(

@@ -13,6 +13,8 @@ from modalign.data.batch import Modality
 from modalign.data.dataset import MultimodalData
 from modalign.data.task import Task
 
+MOST_SETS = 63
+"""Number of sets of labels that are contexts of their own; the rest share one."""
 BINS = 8
 """Number of bins between ``DataInfo.quantiles``: contexts made of a label that is a number."""
 
@@ -49,8 +51,10 @@ class DataInfo:
         task: what is predicted.
         modalities: name -> what it is, in the order of ``Batch.inputs``.
         samples: number of training samples.
-        class_counts: number of training samples of each class; empty for other tasks than classification.
-        quantiles: inner octiles of a numeric target (of the time, for survival) in the training split, else empty.
+        class_counts: number of training samples of each class; of labels (2C,) without and with each; else empty.
+        quantiles: inner octiles of a numeric target in the training split (survival: of the time; several: of the mean
+            of those known, each in its standard deviations), else empty.
+        label_sets: the sets of labels that most training samples have, as 0 and 1 of each label; else empty.
         columns: name -> further column.
         group: the column whose values no split divides (speaker, site, patient), if the data names one.
 
@@ -67,6 +71,7 @@ class DataInfo:
     quantiles: tuple[float, ...] = ()
     columns: dict[str, ColumnInfo] = field(default_factory=dict)
     group: str | None = None
+    label_sets: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, data: MultimodalData) -> DataInfo:
@@ -79,13 +84,17 @@ class DataInfo:
         (12, 12)
         """
         train, task = data.train, data.task
-        counts, quantiles = list[int](), list[float]()
+        counts, quantiles, sets = list[int](), list[float](), list[list[int]]()
         if task.kind == "classification":
             counts = torch.bincount(train.target.long(), minlength=task.outputs).tolist()
+        elif task.kind == "multilabel":
+            counts = torch.stack([(train.target == 0).sum(0), (train.target == 1).sum(0)], 1).flatten().tolist()
+            found, sizes = (train.target == 1).long().unique(dim=0, return_counts=True)
+            sets = found[sizes.argsort(descending=True, stable=True)[:MOST_SETS]].tolist()
         else:
-            values = train.target if task.kind == "regression" else train.target[:, 0]
-            quantiles = torch.quantile(values.float(), torch.arange(1, BINS) / BINS).tolist()
+            quantiles = torch.quantile(_single(task, train.target), torch.arange(1, BINS) / BINS).tolist()
         info = cls(data.name, task, dict(data.modalities), len(train), tuple(counts), tuple(quantiles))
+        info = replace(info, label_sets=tuple(map(tuple, sets)))
         for name, column in train.columns.items():
             width = tuple(column.values.shape[1:])
             if column.discrete:
@@ -106,17 +115,25 @@ class DataInfo:
         raise AttributeError(f"DataInfo has no attribute {name!r}{hint}")
 
     def target_bins(self, target: Tensor) -> Tensor:
-        """Return the target as a discrete context, (B,) int64: the class, or the octile of a number (and the event)."""
+        """Return the target as a discrete context, (B,) int64.
+
+        The class; the set of labels, where one not known counts as absent; or the octile of a number (and the event).
+        """
         if self.task.kind == "classification":
             return target
+        if self.task.kind == "multilabel":
+            sets = torch.tensor(self.label_sets, device=target.device).view(-1, self.task.outputs)
+            same = ((target == 1).long()[:, None] == sets).all(2)
+            return torch.where(same.any(1), same.long().argmax(1), len(sets))
         edges = torch.tensor(self.quantiles, device=target.device)
-        if self.task.kind == "regression":
-            return torch.bucketize(target.contiguous(), edges)
-        return torch.bucketize(target[:, 0].contiguous(), edges) + BINS * target[:, 1].long()
+        octile = torch.bucketize(_single(self.task, target).contiguous(), edges)
+        return octile + BINS * target[:, 1].long() if self.task.kind == "survival" else octile
 
     @property
     def target_contexts(self) -> int:
         """Number of values that ``target_bins`` can take."""
+        if self.task.kind == "multilabel":
+            return len(self.label_sets) + 1
         return self.task.outputs if self.task.kind == "classification" else 2 * BINS
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +146,9 @@ class DataInfo:
         tuples = ("class_counts", "quantiles")
         return cls(
             name=plain["name"],
-            task=Task(plain["task"]["kind"], tuple(plain["task"]["classes"])),
+            task=Task(
+                plain["task"]["kind"], *(tuple(plain["task"].get(k, ())) for k in ("classes", "center", "scale"))
+            ),
             modalities={
                 name: Modality(**{**about, "shape": tuple(about["shape"])})
                 for name, about in plain["modalities"].items()
@@ -144,4 +163,13 @@ class DataInfo:
             },
             **{key: tuple(plain[key]) for key in tuples},
             group=plain.get("group"),
+            label_sets=tuple(map(tuple, plain.get("label_sets", ()))),
         )
+
+
+def _single(task: Task, target: Tensor) -> Tensor:
+    """Return one number of each target (B,): the time of survival; of several the mean of those known, scaled."""
+    if task.several:
+        center, scale = target.new_tensor([task.center, task.scale])
+        return ((target - center) / scale).nanmean(1)
+    return (target if task.kind == "regression" else target[:, 0]).float()

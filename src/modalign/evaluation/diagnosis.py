@@ -4,7 +4,8 @@ The schema, with I an interval ``{"mean", "low", "high", "n", "note"}`` (null wh
 
     split, task, metric, samples, units       what was evaluated; units are groups, or samples where there are none
     metrics     {name: I}
-    classes     [{"name", "precision", "recall", "f1", "support"}]
+    classes     [{"name", "precision", "recall", "f1", "support"}], of labels with "ap"
+    values      [{"name", "target", "predicted"}] of at most ``SHOWN`` samples; for regression alone
     confusion   [[count]], rows true
     subsets     [{"modalities": [...], ...I}]
     heads       {modality: I}, empty where the method does not train heads of single modalities
@@ -37,8 +38,10 @@ from modalign.evaluation.metrics import (
     Curves,
     calibration,
     confusion_matrix,
+    label_calibration,
     normalize,
     per_class,
+    per_label,
     weighted_metrics,
 )
 from modalign.evaluation.pairs import (
@@ -58,8 +61,10 @@ if TYPE_CHECKING:
     from modalign.data.task import Task
 
 # Areas need a pass over all scores for every resample; fewer resamples keep that affordable.
-SLOW_METRICS = frozenset({"auc_micro", "average_precision"})
+SLOW_METRICS = frozenset({"auc_micro", "average_precision", "map", "spearman"})
 SLOW_REPEATS = 200
+SHOWN = 2000
+"""Samples that are kept to be drawn, of a regression."""
 
 
 def evaluate_model(
@@ -155,8 +160,24 @@ def evaluate_model(
         }
         if result["calibration"]["fused"]["ece"] > 0.1:
             warnings.append("confidence is off by more than 10 points on average: do not read it as probability")
+    if task.kind == "multilabel":
+        alone = [subsets.scores([m]) for m in modalities] if heads is None else [*heads]
+        answers, rows = {"fused": scores} | dict(zip(modalities, alone, strict=True)), per_label(scores, target)
+        result |= {
+            "classes": [{"name": n} | {key: plain(rows[key][i]) for key in rows} for i, n in enumerate(task.classes)],
+            "calibration": {name: plain(label_calibration(np.exp(said), target)) for name, said in answers.items()},
+            "confidence": {},
+        }
+    if task.kind == "regression":
+        shown = np.unique(np.linspace(0, len(target) - 1, min(SHOWN, len(target))).astype(int))
+        pairs = target.reshape(len(target), -1)[shown].T, np.asarray(scores)[shown].T
+        result["values"] = [
+            {"name": name, "target": plain(true), "predicted": plain(said)}
+            for name, true, said in zip(task.classes or ("",), *pairs, strict=True)
+        ]
     result["information"] = None
-    if features is not None and estimate is not None and task.kind != "survival" and len(modalities) > 1:
+    one = task.kind in ("classification", "regression") and not getattr(task, "several", False)
+    if features is not None and estimate is not None and one and len(modalities) > 1:
         classes = len(task.classes) if task.kind == "classification" else 0
         found = information_diagnosis(features, target, classes, estimate, present, groups, seed, reference)
         doubts = _information_warnings(found, np.bincount(target, minlength=classes) if classes else None)

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "auc_micro", "average_precision"),
+    "multilabel": ("map", "micro_f1", "macro_f1", "nll", "brier", "ece"),
     "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
     "survival": ("c_index", "c_uno", "ibs"),
 }
 # Of curves of survival, which a run has once it is trained: no epoch is selected by them.
 AFTER_TRAINING = frozenset({"c_uno", "ibs"})
 LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae", "rmse", "ibs"})
-SHARES = frozenset({"accuracy", "macro_f1", "ece", "auc_micro", "average_precision", "c_index", "c_uno"})
+SHARES = frozenset(
+    {"accuracy", "macro_f1", "micro_f1", "map", "ece", "auc_micro", "average_precision", "c_index", "c_uno"}
+)
 BOUNDS = {"pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ibs": (0.0, 1.0)}
 BINS = 15
 # A probability below the smallest normal fp32 number counts as that number, so that NLL stays finite.
@@ -80,9 +83,9 @@ def compute_metrics(
     """Compute the metrics of a task, each as one number.
 
     Args:
-        task: classification, regression or survival.
-        scores: (N, C) log-probabilities (renormalized here), or (N, 1) predictions or log risks.
-        target: (N,) class indices or values; (N, 2) time and event for survival.
+        task: classification, multilabel, regression or survival.
+        scores: (N, C) log-probabilities of classes (renormalized here) or labels, predictions, or (N, 1) log risks.
+        target: (N,) class indices or values; (N, C) labels or values, NaN where not known; (N, 2) time and event.
         names: which metrics, all of the task by default. ``accuracy`` and ``nll`` alone cost one pass.
         curves: scores survival over time; without them ``c_uno`` and ``ibs`` are left out.
 
@@ -92,7 +95,9 @@ def compute_metrics(
         of the variance that is explained) below 1. A metric that the data does not define (a correlation with a
         constant, concordance without comparable pairs) is NaN.
         Macro F1 averages over the classes that occur in target or prediction, average precision over those that occur
-        in the target; AUC is micro-averaged over one-against-rest decisions.
+        in the target; AUC is micro-averaged over one-against-rest decisions. Of labels only those known count: NLL and
+        Brier score (of one probability, in 0..1) are means over them, ECE is of the probability of every label, F1 of
+        those above one half. Metrics of several numbers are means over them, MAE and RMSE in their ``scale``.
 
     Raises:
         InputError: shapes disagree, nothing to score, NaN or +inf in the scores, labels out of range.
@@ -126,7 +131,12 @@ def weighted_metrics(
     for name in wanted:
         if name not in METRICS[task.kind]:
             raise unknown(f"metric of {task.kind}", name, METRICS[task.kind])
-    score: Curves = {"classification": _of_classes, "regression": _of_values, "survival": _c_index}[task.kind]
+    score: Curves = {
+        "classification": _of_classes,
+        "multilabel": _of_labels,
+        "regression": _of_values,
+        "survival": _c_index,
+    }[task.kind]
     known = {name: curves if name in AFTER_TRAINING else score for name in wanted}
     return {name: by(name, scores, target, weights) for name, by in known.items() if by is not None}
 
@@ -153,8 +163,14 @@ def check_scores(task: Task, scores: np.ndarray, target: np.ndarray) -> tuple[np
         if target.ndim != 2 or target.shape[1] != 2:
             raise InputError(f"the target of survival is (N, 2), time and event; got shape {target.shape}")
         return scores, target.astype(np.float64)
-    if task.kind == "regression":
-        return scores, target.astype(np.float64).reshape(len(scores))
+    if task.kind in ("regression", "multilabel"):
+        target = target.astype(np.float64).reshape(len(scores), -1)
+        if target.shape != scores.shape:
+            raise InputError(f"scores have shape {scores.shape} and target {target.shape}; expected the same")
+        if task.kind == "multilabel":
+            return np.clip(scores, FLOOR, 0.0), target
+        scale = np.asarray(task.scale if len(task.scale) else [1.0])
+        return scores / scale, target / scale
     classes = scores.shape[1]
     if not np.issubdtype(target.dtype, np.integer) or target.min() < 0 or target.max() >= classes:
         raise InputError(f"target must be class indices 0..{classes - 1}; got {target.min()}..{target.max()}")
@@ -243,9 +259,65 @@ def _ranked(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[
     return np.cumsum(weights * truth, 1)[:, last], np.cumsum(weights * (1 - truth), 1)[:, last]
 
 
+def _of_labels(name: str, log_probability: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute a metric of labels (R,) from log-probabilities (N, C), over those of ``target`` that are not NaN."""
+    known, probability = ~np.isnan(target), np.exp(log_probability)
+    true, said = known * np.nan_to_num(target), known * (probability > 0.5)
+    if name in ("micro_f1", "macro_f1"):
+        hits, total = weights @ (true * said), weights @ (true + said)
+        if name == "micro_f1":
+            hits, total = hits.sum(1, keepdims=True), total.sum(1, keepdims=True)
+        f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+        occurring = (total > 0).sum(1)
+        return np.divide(f1.sum(1), occurring, out=np.full(len(weights), np.nan), where=occurring > 0)
+    if name == "map":
+        found = [label_precision(target[:, c], log_probability[:, c], weights) for c in range(target.shape[1])]
+        counted = (~np.isnan(found)).sum(0)
+        return np.divide(np.nansum(found, 0), counted, out=np.full(len(weights), np.nan), where=counted > 0)
+    total = weights @ known.sum(1)
+    if name == "ece":
+        member = known & (_bin_of(probability, BINS)[None] == np.arange(BINS)[:, None, None])
+        return np.abs([weights @ (own * (true - probability)).sum(1) for own in member]).sum(0) / total
+    no = np.log(np.maximum(-np.expm1(log_probability), np.exp(FLOOR)))
+    each = (true - probability) ** 2 if name == "brier" else -np.where(true > 0, log_probability, no)
+    mean: np.ndarray = weights @ (known * each).sum(1) / total
+    return mean
+
+
+def label_precision(target: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Compute the average precision of one label, once for every row of ``weights`` (R, N): (R,).
+
+    Args:
+        target: (N,) 0 and 1, NaN where it is not known.
+        score: (N,) any that rise with its probability.
+        weights: (R, N); all one by default.
+
+    >>> label_precision(np.array([1.0, 0.0, np.nan]), np.array([0.9, 0.1, 0.5]))
+    array([1.])
+    """
+    known = ~np.isnan(target)
+    weights = np.ones((1, len(target))) if weights is None else weights
+    if not (target[known] == 1).any():
+        return np.full(len(weights), np.nan)
+    return _mean_precision(target[known, None], score[known, None], weights[:, known])
+
+
 def _of_values(name: str, scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute a metric of regression (R,) from predictions (N, 1)."""
-    prediction = scores[:, 0]
+    """Compute a metric of regression (R,) from predictions (N, C): its mean over the C numbers."""
+    found = []
+    for prediction, true in zip(scores.T, target.T, strict=True):
+        known = ~np.isnan(true)
+        own = weights[:, known]
+        drawn = own.any(1) if known.any() else np.zeros(len(weights), bool)
+        values = np.full(len(weights), np.nan)
+        if drawn.any():
+            values[drawn] = _of_value(name, prediction[known], true[known], own[drawn])
+        found.append(values)
+    counted = (~np.isnan(found)).sum(0)
+    return np.divide(np.nansum(found, 0), counted, out=np.full(len(weights), np.nan), where=counted > 0)
+
+
+def _of_value(name: str, prediction: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if name == "mae":
         return _mean(np.abs(prediction - target), weights)
     if name == "rmse":
@@ -343,6 +415,24 @@ def calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS)
     return Calibration(float(gap), mean_confidence, mean_correct, count)
 
 
+def label_calibration(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> Calibration:
+    """Compute the reliability of the probabilities (N, C) of labels: how often one holds that is given as likely.
+
+    ``confidence`` is then the mean probability of a bin and ``accuracy`` the share that holds, over all known labels.
+
+    >>> round(label_calibration(np.array([[0.9], [0.9]]), np.array([[1.0], [0.0]])).ece, 3)
+    0.4
+    """
+    known = ~np.isnan(target)
+    said, true = probabilities[known], target[known]
+    index = _bin_of(said, bins)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_said, mean_true = (np.bincount(index, values, bins) / count for values in (said, true))
+    gap = np.abs(np.bincount(index, true - said, bins)).sum() / max(1, len(said))
+    return Calibration(float(gap), mean_said, mean_true, count)
+
+
 def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Return the index of the bin ((i/bins, (i+1)/bins]) that each confidence falls into."""
     return np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
@@ -358,6 +448,30 @@ def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
     classes = scores.shape[1]
     pairs = np.asarray(target, int) * classes + scores.argmax(1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def per_label(log_probability: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """Return ``precision``, ``recall``, ``f1``, ``ap`` (average precision) and ``support`` of each label, (C,) each.
+
+    Over the samples of which it is known; NaN where undefined.
+
+    >>> found = per_label(np.log([[0.9, 0.2], [0.6, 0.4]]), np.array([[1.0, 0.0], [0.0, np.nan]]))
+    >>> found["precision"], found["support"]
+    (array([0.5, nan]), array([1, 0]))
+    """
+    known = ~np.isnan(target)
+    true, said = known & (target == 1), known & (log_probability > np.log(0.5))
+    hits, real, predicted = (true & said).sum(0), true.sum(0), said.sum(0)
+    precision = [label_precision(own, score)[0] for own, score in zip(target.T, log_probability.T, strict=True)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = 2 * hits / (real + predicted)
+        return {
+            "precision": hits / predicted,
+            "recall": hits / real,
+            "f1": f1,
+            "ap": np.array(precision),
+            "support": real,
+        }
 
 
 def per_class(scores: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ def predict(
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
         modality ``<m>_present`` and, where the method trains heads of single modalities, ``<m>_predicted`` and
-        ``<m>_confidence``. Other tasks: ``id, predicted`` and ``<m>_predicted``. Survival: ``predicted`` is the log
-        risk; ``median_time`` is when survival falls to one half (infinity where it never does), and ``survival_<t>``
-        is the probability of living beyond each of five times (quantiles of the times of events on validation).
+        ``<m>_confidence``. Labels: ``predicted`` are those above one half, joined by ``|``, and ``p_<label>`` is the
+        probability of each. Other tasks: ``id, predicted`` and ``<m>_predicted``; of several numbers
+        ``predicted_<name>``. Survival: ``predicted`` is the log risk; ``median_time`` is when survival falls to one
+        half (infinity where it never does), and ``survival_<t>`` is the probability of living beyond each of five times
+        (quantiles of the times of events on validation).
 
     Raises:
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
@@ -57,7 +60,7 @@ def predict(
     found, task = outputs(run.strategy, split, modalities), run.info.task
     scores = run.strategy.log_probability(found)
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)
-    if task.kind == "classification":
+    if task.kind in ("classification", "multilabel"):
         columns |= {f"p_{name}": p for name, p in zip(task.classes, scores.exp().T.numpy(), strict=True)}
     if run.survival is not None:
         risk = scores[:, 0].numpy()
@@ -74,6 +77,13 @@ def predict(
 
 def _answer(task: Task, prefix: str, scores: Tensor) -> dict[str, np.ndarray]:
     """The prediction and, for classes, its probability."""
+    if task.kind == "multilabel":
+        names = np.asarray(task.classes, dtype=object)
+        return {
+            f"{prefix}predicted": np.array(["|".join(names[row]) for row in (scores > -math.log(2)).numpy()], object)
+        }
+    if task.several:
+        return {f"{prefix}predicted_{name}": scores[:, c].numpy() for c, name in enumerate(task.classes)}
     if task.kind != "classification":
         return {f"{prefix}predicted": scores[:, 0].numpy()}
     confidence, best = scores.exp().max(1)

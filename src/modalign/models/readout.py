@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modalign.data.task import Task
+from modalign.data.info import DataInfo
+from modalign.data.task import Task, TaskKind
 from modalign.errors import InputError
 
 SHRINKAGE = 3.0
@@ -41,6 +42,7 @@ def evidence(
     present: Tensor,
     log_prior: Tensor | None = None,
     scores: Tensor | None = None,
+    kind: TaskKind = "classification",
 ) -> Tensor:
     """Stack what each voice of the pool says: the joint head, the head of each modality, the critics together.
 
@@ -48,12 +50,14 @@ def evidence(
         joint_logits: (B, C) of the joint head.
         unimodal_logits: modality name to (B, C), in the order of the columns of ``present``.
         present: (B, M) bool; what needs an absent modality is zero, and drops out of the pool.
-        log_prior: (C,) logarithm of the class frequencies (``class_log_prior``); equal ones by default.
+        log_prior: (C,) logarithm of the class frequencies (``log_prior_of``); equal ones by default.
         scores: (B, P, C) logits s of the critics of P pairs for every class, zero where one of a pair is absent.
+        kind: of the task. Labels are C decisions of their own: their log-odds take the place of log-probabilities, here
+            and in ``pool``, and ``log_prior`` holds log-odds (``log_prior_of``).
 
     Returns:
-        (B, K, C) with K = 1 + M, or 2 + M with critics: log p_k - log p(y), and s less its mean over classes. With
-        single outputs (regression, survival) the scores as they are, and NaN for what is absent.
+        (B, K, C) with K = 1 + M, or 2 + M with critics: log p_k - log p(y), and s less its mean over classes. Of
+        numbers (regression, survival) the scores as they are, and NaN for what is absent.
 
     Raises:
         InputError: the number of modalities and the columns of ``present`` disagree.
@@ -64,7 +68,9 @@ def evidence(
     """
     there = torch.cat([present.any(1, keepdim=True), present], 1)
     heads = _stack([joint_logits, *unimodal_logits.values()], there)
-    if heads.shape[2] == 1:
+    if kind == "multilabel":
+        return torch.where(there.unsqueeze(2), heads - (0.0 if log_prior is None else log_prior.to(heads)), 0.0)
+    if kind != "classification" or heads.shape[2] == 1:
         return torch.where(there.unsqueeze(2), heads, torch.nan)
     prior = 0.0 if log_prior is None else log_prior.to(heads).log_softmax(0)
     voices = torch.where(there.unsqueeze(2), heads.log_softmax(2) - prior, 0.0)
@@ -74,21 +80,23 @@ def evidence(
     return torch.cat([voices, critics - critics.mean(2, keepdim=True)], 1)
 
 
-def pool(voices: Tensor, weights: Tensor, log_prior: Tensor | None = None) -> Tensor:
+def pool(voices: Tensor, weights: Tensor, log_prior: Tensor | None = None, kind: TaskKind = "classification") -> Tensor:
     """Pool what voices say (``evidence``), (B, K, C), with ``weights`` (K,): log-probabilities (B, C).
 
-    A row in which nothing is present has the prior. Single outputs (B, K, 1) are averaged with the weights of those
-    present; a row without any is 0.
+    A row in which nothing is present has the prior. Of labels the result is log-odds. Numbers are averaged with the
+    weights of those present; a row without any is 0.
 
     >>> pool(torch.tensor([[0.75, 0.25]]).log().expand(1, 2, 2), torch.ones(2)).exp()
     tensor([[0.9000, 0.1000]])
     """
     weights = weights.to(voices)
-    if voices.shape[2] == 1:
-        there = ~voices.isnan().squeeze(2)
+    if kind not in ("classification", "multilabel") or (kind == "classification" and voices.shape[2] == 1):
+        there = ~voices.isnan().any(2)
         total = (there * weights).sum(1, keepdim=True).clamp(min=torch.finfo(voices.dtype).tiny)
-        return (voices.squeeze(2).nan_to_num() * weights).sum(1, keepdim=True) / total
+        return torch.einsum("k,bkc->bc", weights, voices.nan_to_num()) / total
     pooled = torch.einsum("k,bkc->bc", weights, voices)
+    if kind == "multilabel":
+        return pooled if log_prior is None else pooled + log_prior.to(pooled)
     if log_prior is not None:
         pooled = pooled + log_prior.to(pooled).log_softmax(0)
     return pooled.log_softmax(1)
@@ -106,8 +114,8 @@ def fit_weights(
 
     The negative log-likelihood of the samples plus ``shrinkage`` times the squared logarithm of each weight over its
     ``start``, by L-BFGS from ``start``. A log-normal prior keeps weights positive, and lets few samples do no harm.
-    The likelihood is that of the classes, of a Gaussian with the variance of the residuals (regression), or Cox's
-    partial one (survival).
+    The likelihood is that of the classes or labels, of a Gaussian with the variance of the residuals (regression), or
+    Cox's partial one (survival).
 
     Args:
         voices: (N, K, C) of ``evidence``.
@@ -127,7 +135,7 @@ def fit_weights(
     voices, target = voices.detach().cpu().double(), target.cpu()
     prior = torch.as_tensor(start, dtype=torch.float64).log()
     log_prior = None if log_prior is None else log_prior.detach().cpu().double()
-    blind = not target[:, 1].any() if task.kind == "survival" else len(target.unique()) < 2
+    blind = not target[:, 1].any() if task.kind == "survival" else len(target[target == target].unique()) < 2
     if blind:
         return prior.exp().float()
     change = torch.zeros_like(prior, requires_grad=True)
@@ -149,30 +157,38 @@ def _likelihood(task: Task, voices: Tensor, target: Tensor, log_prior: Tensor | 
     """Return the negative log-likelihood, a sum over samples, of weights (K,)."""
     if task.kind == "classification":
         return lambda weights: functional.nll_loss(pool(voices, weights, log_prior), target, reduction="sum")
+    if task.kind == "multilabel":
+        return lambda weights: task.outputs * task.loss(pool(voices, weights, log_prior, task.kind), target, "sum")
     if task.kind == "survival":
         return lambda weights: task.loss(pool(voices, weights), target, "sum")
     return lambda weights: (
-        len(target) / 2 * (pool(voices, weights).squeeze(1) - target).square().mean().clamp(min=1e-30).log()
+        len(target) / 2 * task.loss(pool(voices, weights, None, task.kind), target).clamp(min=1e-30).log()
     )
 
 
 def product_of_experts(
-    unimodal_logits: Mapping[str, Tensor], present: Tensor, log_prior: Tensor | None = None
+    unimodal_logits: Mapping[str, Tensor],
+    present: Tensor,
+    log_prior: Tensor | None = None,
+    kind: TaskKind = "classification",
 ) -> Tensor:
     """Compute the posterior of modalities that are independent given the label, as log-probabilities.
 
-    Arguments and errors are those of ``evidence``. Of single outputs (regression, survival) it is the mean
-    of the scores: where the product of Gaussians of equal variance has its maximum.
+    Arguments and errors are those of ``evidence``. Of numbers (regression, survival) it is the mean of the scores:
+    where the product of Gaussians of equal variance has its maximum.
 
     Returns:
-        (B, C) log-probabilities, or (B, 1) scores.
+        (B, C) log-probabilities of classes, log-odds of labels, or scores.
 
     >>> sure = torch.tensor([[0.75, 0.25]]).log()
     >>> product_of_experts({"a": sure, "b": sure}, torch.ones(1, 2, dtype=torch.bool)).exp()
     tensor([[0.9000, 0.1000]])
     """
     stacked = _stack([*unimodal_logits.values()], present)
-    if stacked.shape[2] == 1:
+    if kind == "multilabel":
+        prior = 0.0 if log_prior is None else log_prior.to(stacked)
+        return ((stacked - prior) * present.unsqueeze(2)).sum(1) + prior
+    if kind != "classification" or stacked.shape[2] == 1:
         return (stacked * present.unsqueeze(2)).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
     scores = (stacked.log_softmax(2) * present.unsqueeze(2)).sum(1)
     if log_prior is not None:
@@ -200,3 +216,15 @@ def class_log_prior(counts: Sequence[int] | Tensor) -> Tensor:
     """
     smoothed = torch.as_tensor(counts) + 1.0
     return (smoothed / smoothed.sum()).log()
+
+
+def log_prior_of(info: DataInfo) -> Tensor | None:
+    """Return what ``pool`` divides by: (C,) log-frequencies of classes, log-odds of labels; None for other tasks.
+
+    >>> log_prior_of(DataInfo("toy", Task("multilabel", ("a", "b")), {}, 4, (2, 0, 0, 2))).exp()
+    tensor([0.3333, 3.0000])
+    """
+    if info.task.kind == "multilabel":
+        without, having = (torch.tensor(info.class_counts).view(-1, 2) + 1.0).log().unbind(1)
+        return having - without
+    return class_log_prior(info.class_counts) if info.task.kind == "classification" else None

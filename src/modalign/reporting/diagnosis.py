@@ -23,7 +23,7 @@ from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
 from modalign.reporting.regimes import advice
 from modalign.reporting.runs import RunRecord, read_runs
-from modalign.reporting.style import INK, OTHER, SHARED, canvas, modality_look, save
+from modalign.reporting.style import INK, OTHER, OURS, SHARED, canvas, modality_look, save
 from modalign.reporting.survival import survival_figures, survival_table
 from modalign.reporting.tables import MetricFormat, Table, show
 
@@ -111,11 +111,13 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
     if found["information"]:
         tables += _information_tables(found["information"])
     if "classes" in found:
-        shown = ["precision", "recall", "f1"]
+        labels = "ap" in found["classes"][0]
+        shown = ["precision", "recall", "f1", *["ap"] * labels]
         classes = pd.DataFrame(found["classes"])[["name", *shown, "support"]]
         classes[shown] = classes[shown].astype(float).map(MetricFormat("accuracy"))
-        heads = ["Class", "Precision", "Recall", "F1", "Samples"]
-        tables.append(Table("classes", "Each class (%)", classes.set_axis(heads, axis=1)))
+        one = "Label" if labels else "Class"
+        heads = [one, "Precision", "Recall", "F1", *["Average precision"] * labels, "Samples"]
+        tables.append(Table("classes", f"Each {one.lower()} (%)", classes.set_axis(heads, axis=1)))
     return tables
 
 
@@ -192,7 +194,7 @@ def _confidence(found: dict[str, Any]) -> list[str]:
                 lines.append(f"{m} is furthest ahead in {context} {entry['contexts'][k]}: {said}")
     worst = sorted(found["classes"], key=lambda c: 1.0 if c["f1"] is None else c["f1"])[:WORST]
     shown = ", ".join(f"{c['name']} {show(None if c['f1'] is None else 100 * c['f1'], 0)} %" for c in worst)
-    return [*lines, f"classes with the lowest F1: {shown}"]
+    return [*lines, f"{'labels' if 'ap' in found['classes'][0] else 'classes'} with the lowest F1: {shown}"]
 
 
 def _means(intervals: Sequence[Mapping[str, Any]], key: str = "mean") -> np.ndarray:
@@ -206,7 +208,33 @@ def evaluation_figures(found: dict[str, Any]) -> list[Captioned]:
     confidence = [context_confidence(found, name) for name in found.get("confidence", {})]
     information = [information_bars(found["information"])] if found["information"] else []
     survival = survival_figures(found["survival"]) if found.get("survival") else []
-    return [*survival, shapley_bars(found), *missing, *confidence, *information]
+    values = [predicted_values(one) for one in found.get("values", [])]
+    labels = []
+    if found.get("calibration") and "confusion" not in found:
+        of = f"the probabilities of all labels of {found['samples']} samples of the {found['split']} split"
+        labels = [reliability(found["calibration"], "Can the probabilities of labels be trusted?", of, True)]
+    return [*survival, *values, *labels, shapley_bars(found), *missing, *confidence, *information]
+
+
+def predicted_values(values: dict[str, Any]) -> Captioned:
+    """Draw what was predicted against what is true, and the errors against what was predicted."""
+    pairs = np.array([values["target"], values["predicted"]], np.float64)
+    true, said = pairs[:, ~np.isnan(pairs).any(0)]
+    name = f" of {values['name']}" if values["name"] else ""
+    with canvas(6.4, 3.4, 1, 2) as (figure, (left, right)):
+        look: dict[str, Any] = {"color": OURS, "linestyle": "none", "marker": "o", "markersize": 2.5, "alpha": 0.5}
+        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+        left.plot(ends, ends, color=INK, linestyle=":", linewidth=1)
+        left.plot(true, said, **look)
+        left.set(xlabel=f"true value{name}", ylabel="predicted")
+        right.axhline(0, color=INK, linestyle=":", linewidth=1)
+        right.plot(said, said - true, **look)
+        right.set(xlabel="predicted", ylabel="predicted less true")
+    error = said - true
+    alt = f"{len(true)} samples: mean error {error.mean():.3g}, its standard deviation {error.std():.3g}."
+    note = f"{alt} Errors that lean with what is predicted, or widen, are what one number as MAE does not tell."
+    slug = f"_{values['name']}" if values["name"] else ""
+    return Captioned(f"values{slug}", f"Predicted and true values{name}", alt, figure, note)
 
 
 def write_evaluation_figures(
@@ -223,7 +251,7 @@ def write_evaluation_figures(
     if found is None:
         return []
     drawn = {one.name: one.figure for one in evaluation_figures(found)}
-    if found.get("calibration"):
+    if "reliability" not in drawn and found.get("calibration"):
         title, of = "Can the confidence be trusted?", f"{found['samples']} samples"
         drawn["reliability"] = reliability(found["calibration"], title, of).figure
     if extremes is not None:

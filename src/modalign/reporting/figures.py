@@ -277,7 +277,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def reliability(curves: Mapping[str, Calibration | Mapping[str, Any]], title: str, of: str) -> Captioned:
+def reliability(
+    curves: Mapping[str, Calibration | Mapping[str, Any]], title: str, of: str, labels: bool = False
+) -> Captioned:
     """Draw accuracy against confidence, one line a curve, ECE in the legend.
 
     Bins of fewer than ``SPARSE`` samples are open markers off the line: their accuracy is mostly chance.
@@ -286,6 +288,7 @@ def reliability(curves: Mapping[str, Calibration | Mapping[str, Any]], title: st
         curves: ``fused`` or modality -> its calibration, or an entry of ``calibration`` of ``evaluation.json``.
         title: what the figure is asked.
         of: what and how many the predictions are.
+        labels: whether they are probabilities of labels, of which each may be below one half.
     """
     entries = {name: vars(curve) if isinstance(curve, Calibration) else curve for name, curve in curves.items()}
     with canvas(4.8, 5.0) as (figure, (axis,)):
@@ -297,12 +300,14 @@ def reliability(curves: Mapping[str, Calibration | Mapping[str, Any]], title: st
             axis.plot(100 * x[dense], 100 * y[dense], markersize=5, label=label, **look)
             open_markers = look | {"markerfacecolor": "none", "linestyle": "none"}
             axis.plot(100 * x[sparse], 100 * y[sparse], markersize=4, alpha=0.6, **open_markers)
-        axis.set(xlim=(0, 100), ylim=(-2, 102), xlabel="confidence (%)", ylabel="accuracy (%)", aspect="equal")
+        axis.set(xlim=(0, 100), ylim=(-2, 102), aspect="equal")
+        said, seen = ("probability", "share that holds") if labels else ("confidence", "accuracy")
+        axis.set(xlabel=f"{said} (%)", ylabel=f"{seen} (%)")
         figure.legend(loc="outside lower center", ncols=2)
     alt = "; ".join(f"{name}: calibration error {100 * entry['ece']:.1f} %" for name, entry in entries.items())
     note = (
         f"Of {of}. Points below the dotted line are overconfident; open markers are bins of fewer than 10 predictions, "
-        "mostly chance. ECE is the mean gap between confidence and accuracy (15 bins), “fused” the answer from all "
+        f"mostly chance. ECE is the mean gap between {said} and {seen} (15 bins), “fused” the answer from all "
         "modalities."
     )
     return Captioned("reliability", title, alt, figure, note)

@@ -551,13 +551,13 @@ def _resampled(
         if run.result.get("scored") == "groups":
             names, first, member = np.unique(groups, return_index=True, return_inverse=True)
             share = (member == np.arange(len(names))[:, None]) / np.bincount(member)[:, None]
-            of_classes = run.task == "classification"
+            of_classes = run.task in ("classification", "multilabel")
             scores = np.log(share @ np.exp(scores)) if of_classes else share @ scores
             target, groups = target[first], names
         drawn = weights.get(at := (len(target), groups.tobytes()))
         if drawn is None:
             drawn = weights[at] = bootstrap_weights(len(target), groups, REPEATS)
-        task: Any = SimpleNamespace(kind=run.task)
+        task: Any = SimpleNamespace(kind=run.task, scale=kept.get("scale", ()))
         whole = weighted_metrics(task, scores, target, np.vstack([np.ones(len(target)), drawn]), [metric])[metric]
     except (InputError, KeyError):
         return None

@@ -24,6 +24,8 @@ from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_datas
 
 _READABLE = {
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "map": "mean average precision",
     "nll": "negative log-likelihood",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",

@@ -75,7 +75,7 @@ class Strategy(nn.Module):
     space: ClassVar[Mapping[str, tuple[float, float] | list[Any]]] = {}
     main_option: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     minimum_modalities: ClassVar[int] = 1
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "survival")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False
     epochs_factor: ClassVar[int] = 1
     fits_itself: ClassVar[bool] = False
@@ -145,12 +145,14 @@ class Strategy(nn.Module):
 
     @torch.no_grad()
     def fit_temperature(self, output: Output, target: Tensor) -> None:
-        """Fit the temperature by which the scores of classes are divided to held-out likelihood, after ``calibrate``.
+        """Fit the temperature by which scores of classes or labels are divided, after ``calibrate``.
 
-        Guo et al., ICML 2017, with the log-normal prior of ``models.readout.fit_weights``. It changes no decision.
+        To held-out likelihood: Guo et al., ICML 2017, with the log-normal prior of ``models.readout.fit_weights``. It
+        changes no decision.
         """
-        if self.task.kind == "classification":
-            voices = self.task.log_probability(self.predict(output)).unsqueeze(1)
+        if self.task.kind in ("classification", "multilabel"):
+            scores = self.predict(output).float()
+            voices = (scores if self.task.kind == "multilabel" else scores.log_softmax(1)).unsqueeze(1)
             self.temperature.copy_(1 / fit_weights(voices, target, [1.0], self.task)[0])
 
     def metrics(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from modalign.data.batch import Output
 from modalign.models.readout import product_of_experts
@@ -33,8 +34,14 @@ class Ensemble(LateFusion):
         For regression and survival it is the mean score.
         """
         if self.log_prior is None:
-            return product_of_experts(output.unimodal, output.present)
-        log_p = torch.stack([scores.float().log_softmax(1) for scores in output.unimodal.values()], 1)
-        absent = ~output.present.unsqueeze(2)
-        mean = log_p.masked_fill(absent, -torch.inf).logsumexp(1) - output.present.sum(1, keepdim=True).log()
+            return product_of_experts(output.unimodal, output.present, None, self.task.kind)
+        heads, absent = torch.stack([*output.unimodal.values()], 1).float(), ~output.present.unsqueeze(2)
+        if self.task.kind == "multilabel":  # log-odds of the mean probability: the number of modalities cancels
+            yes, no = (
+                functional.logsigmoid(sign * heads).masked_fill(absent, -torch.inf).logsumexp(1) for sign in (1, -1)
+            )
+            mean = yes - no
+        else:
+            log_p = heads.log_softmax(2).masked_fill(absent, -torch.inf).logsumexp(1)
+            mean = log_p - output.present.sum(1, keepdim=True).log()
         return torch.where(output.present.any(1, keepdim=True), mean, self.log_prior)

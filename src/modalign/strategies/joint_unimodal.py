@@ -61,6 +61,7 @@ def unimodal_losses(task: Task, output: Output, batch: Batch) -> dict[str, Tenso
         return losses
     heads, samples = len(output.unimodal), len(batch.target)
     scores = torch.stack(list(output.unimodal.values())).flatten(0, 1)  # all heads at once
-    terms = task.loss(scores, batch.target.repeat(heads), reduction="none").view(heads, samples)
+    target = batch.target.repeat(heads, *[1] * (batch.target.ndim - 1))
+    terms = task.loss(scores, target, reduction="none").view(heads, samples)
     means = (terms * output.present.T).sum(1) / samples
     return {f"task_{name}": loss for name, loss in zip(output.unimodal, means.unbind(), strict=True)}

@@ -16,7 +16,7 @@ from modalign.data.batch import Batch, Output
 from modalign.data.info import DataInfo
 from modalign.domains import Checked
 from modalign.models.multimodal import MultimodalModel
-from modalign.models.readout import class_log_prior, product_of_experts
+from modalign.models.readout import log_prior_of, product_of_experts
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 
@@ -43,8 +43,7 @@ class LateFusion(Strategy):
 
     def __init__(self, model: MultimodalModel, info: DataInfo, options: LateFusionOptions | None = None) -> None:
         super().__init__(model, info, options)
-        classify = info.task.kind == "classification"
-        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
+        self.register_buffer("log_prior", log_prior_of(info))
 
     def step(self, batch: Batch, stepper: Stepper) -> dict[str, Tensor]:
         """Take one step on all modalities; they share no parameter, so each is trained as if alone."""
@@ -54,4 +53,5 @@ class LateFusion(Strategy):
 
     def predict(self, output: Output) -> Tensor:
         """Return the product of experts over the modalities present; for regression and survival their mean score."""
-        return product_of_experts(output.unimodal, output.present, self.log_prior if self.options.prior else None)
+        prior = self.log_prior if self.options.prior else None
+        return product_of_experts(output.unimodal, output.present, prior, self.task.kind)

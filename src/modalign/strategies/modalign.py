@@ -47,7 +47,7 @@ from modalign.information.margin import LossHinge, gradient_scale, ramp
 from modalign.information.objectives import FORMS, checked_form
 from modalign.information.pairs import Kernel
 from modalign.models.multimodal import MultimodalModel
-from modalign.models.readout import class_log_prior, evidence, fit_weights, pool
+from modalign.models.readout import evidence, fit_weights, log_prior_of, pool
 from modalign.strategies.base import Stepper, Strategy
 from modalign.strategies.joint_unimodal import unimodal_losses
 from modalign.strategies.pair_critics import Features, PairCritics, stacked
@@ -66,7 +66,8 @@ class ModAlignOptions(Checked):
         alpha: weight of the pull, -L_NCE / (1+r).
         eta: weight of each unimodal cross-entropy against the joint one.
         objective: ``nce3`` (three terms, as printed), ``nce2`` or ``infonce``; ``none`` leaves the encoders alone.
-        context: T of the pull: ``label``, ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``group`` (the
+        context: T of the pull: ``label`` (class, set of labels, octile of a number), ``label:NAME`` (one of several
+            labels), ``column:NAME`` or ``continuous:NAME`` (a column of the data), ``group`` (the
             column that ``data.group`` names), ``label*column:NAME`` or ``label*group`` (both at once), ``predicted``
             (label), ``cluster`` (of the features, found anew each epoch), ``none``, or ``auto``: the group where the
             data names one that enough samples share, else the label.
@@ -91,7 +92,7 @@ class ModAlignOptions(Checked):
     alpha: NonNegative = 1.0
     eta: NonNegative = 1.0
     objective: Annotated[str, Words((*FORMS, "none", "three", "two"))] = "nce3"
-    context: Annotated[str, Words((*SOURCES, "group", "label*group", "group*label", "auto"))] = "label"
+    context: Annotated[str, Words((*SOURCES, "label:NAME", "group", "label*group", "group*label", "auto"))] = "label"
     context_minimum: Count = 8
     clusters: Count = 8
     class_names: str | None = None
@@ -139,7 +140,9 @@ class ModAlign(Strategy):
         options = self.options
         modalities = len(model.modalities)
         source = context_source(options.context, info, options.context_minimum)
-        self.context = ContextSource(source, options.clusters, sum(model.dims.values()), _cells(info, source, options))
+        self.chosen = _chosen_label(info, source)
+        plain = source if self.chosen is None else "label"
+        self.context = ContextSource(plain, options.clusters, sum(model.dims.values()), _cells(info, plain, options))
         self.clustered = min(1.0, _CLUSTERED / info.samples)
         self.alignment = self._critics(info, source) if options.objective != "none" else None
         # The pool asks h about classes whatever T pulls; where T is the label one critic serves both.
@@ -147,7 +150,7 @@ class ModAlign(Strategy):
         classify = self.task.kind == "classification"
         self.critic_speaks = classify and options.prior and options.readout_critic
         self.label_critic = self._critics(info, "label") if self.critic_speaks and not shared else None
-        self.register_buffer("log_prior", class_log_prior(info.class_counts) if classify else None)
+        self.register_buffer("log_prior", log_prior_of(info))
         self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * self.critic_speaks
         self.register_buffer("weights", torch.tensor(self.start))
         self.bounded = options.margin in ("gradient", "both") and self.alignment is not None
@@ -230,7 +233,7 @@ class ModAlign(Strategy):
         """The pool of joint head, unimodal heads and critics; the joint head alone without the prior."""
         if not self.options.prior:
             return output.logits
-        return pool(self._voices(output), self.weights, self.log_prior)
+        return pool(self._voices(output), self.weights, self.log_prior, self.task.kind)
 
     @torch.no_grad()
     def calibrate(self, output: Output, target: Tensor) -> None:
@@ -249,7 +252,8 @@ class ModAlign(Strategy):
         """What joint head, unimodal heads and, for classes, critics say: (B, K, C)."""
         critics = self._about_label
         scores = None if critics is None else critics.every_context(output.features, output.present)
-        return evidence(output.logits, output.unimodal, output.present, self.log_prior, scores)
+        heads = output.logits, output.unimodal
+        return evidence(*heads, output.present, self.log_prior, scores, self.task.kind)
 
     @property
     def _about_label(self) -> PairCritics | None:
@@ -291,7 +295,9 @@ class ModAlign(Strategy):
     def _context(self, batch: Batch, output: Output, stepper: Stepper) -> Tensor | None:
         """T of the samples of all processes."""
         context = self.context(
-            target=self.info.target_bins(batch.target),
+            target=self.info.target_bins(batch.target)
+            if self.chosen is None
+            else _states(batch.target[:, self.chosen]),
             columns=batch.columns,
             scores=self.predict(output.detach()) if self.context.kind == "predicted" else None,
             features=_side_by_side(output.features),
@@ -345,6 +351,31 @@ def context_source(word: str, info: DataInfo, minimum: int) -> str:
     return "*".join(f"column:{info.group}" if part == "group" else part for part in parts)
 
 
+STATES = 3
+"""States of one label: absent, present, not known."""
+
+
+def _states(label: Tensor) -> Tensor:
+    """Return one label (B,) of which NaN is not known as a discrete context."""
+    return label.nan_to_num(2.0).long()
+
+
+def _chosen_label(info: DataInfo, source: str) -> int | None:
+    """Return the position of the label that ``label:NAME`` names; None for other contexts.
+
+    Raises:
+        InputError: there is no such label.
+    """
+    kind, _, name = source.partition(":")
+    if kind != "label" or not name:
+        return None
+    if info.task.kind != "multilabel":
+        raise InputError(f"context {source!r} needs several labels; data set {info.name!r} is {info.task.kind}")
+    if name not in info.task.classes:
+        raise unknown("label in the context:", name, info.task.classes)
+    return info.task.classes.index(name)
+
+
 def _cells(info: DataInfo, source: str, options: ModAlignOptions) -> Tensor | None:
     """Codes of a product of label and column; None for other contexts."""
     names = [part for part in source.split("*") if part != "label"]
@@ -375,7 +406,7 @@ def _context_of(
         return lambda: ContinuousContext(len(column.mean)), None, _GaussianKernel(column)
     if kind == "predicted" and info.task.kind != "classification":
         raise InputError(f"context 'predicted' needs classes; data set {info.name!r} is {info.task.kind}: use 'label'")
-    contexts = info.target_contexts
+    contexts = info.target_contexts if ":" not in source else STATES
     if options.class_names is None:
         return lambda: LearnedContext(contexts), contexts, None
     vectors = _name_vectors(info, options.class_names)

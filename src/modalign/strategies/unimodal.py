@@ -35,13 +35,16 @@ class Unimodal(Strategy):
         return losses
 
     def calibrate(self, output: Output, target: Tensor) -> None:
-        """Rank the modalities: accuracy on validation, less the loss for tasks other than classification."""
+        """Rank the modalities: accuracy on validation (of labels: of all known ones), less the loss for other tasks."""
         for column, logits in enumerate(output.unimodal.values()):
             here = output.present[:, column]
             if not here.any():
                 self.quality[column] = -torch.inf
             elif self.task.kind == "classification":
                 self.quality[column] = (logits[here].argmax(-1) == target[here]).float().mean()
+            elif self.task.kind == "multilabel":
+                known = ~target[here].isnan()
+                self.quality[column] = ((logits[here] > 0) == (target[here] == 1))[known].float().mean()
             else:
                 self.quality[column] = -self.task.loss(logits[here], target[here])
 

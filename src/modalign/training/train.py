@@ -272,5 +272,6 @@ def _predictions(
         "present": output.present.cpu().numpy(),
         "groups": np.asarray([] if split.groups is None else split.groups).astype(str),
         "classes": np.asarray(task.classes, dtype=str),
+        "scale": np.asarray(task.scale),
         "modalities": np.asarray(list(data.modalities)),
     }

@@ -115,6 +115,20 @@ def test_regression_targets_survive(tmp_path: Path) -> None:
     assert data.test.target[0] == pytest.approx(int(data.test.ids[0][1:]) / (N - 1))
 
 
+def test_several_labels_survive_and_what_is_not_known_stays_so(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    frame = pd.read_csv(path).drop(columns="label").assign(ill=np.arange(N) % 2, tired=np.arange(N) // 3 % 2)
+    frame.assign(tired=frame["tired"].where(frame.index % 5 > 0)).to_csv(path, index=False)
+    modalities = "modalities: {face: {kind: image, size: 8}, note: text}\n"
+    (tmp_path / "my.yaml").write_text(f"task: multilabel\nlabel: ill,tired\n{modalities}")
+    prepare_manifest(path, tmp_path / "out", workers=1)
+    data = load_data(DataSettings(path=str(tmp_path / "out")))
+    assert data.task.classes == ("ill", "tired")
+    for key, target in zip(data.train.ids, data.train.target, strict=True):
+        i = int(key[1:])
+        assert target.nan_to_num(-1).tolist() == [i % 2, i // 3 % 2 if i % 5 else -1]
+
+
 def test_every_problem_before_anything_is_decoded(tmp_path: Path) -> None:
     path = make(tmp_path)
     (tmp_path / "face3.png").unlink()

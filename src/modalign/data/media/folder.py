@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from modalign.data.tables.array_split import Rows, StoredArray
 from modalign.data.tables.files import join_columns, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation
 from modalign.data.tables.reader import RowOptions, Source, read_source
-from modalign.data.task import Task
+from modalign.data.task import Task, TaskKind
 from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.files import check_inside, file_digest, folder_name, read_settings, reading, write_whole, writing
 from modalign.settings import DataSettings
@@ -166,15 +166,20 @@ def load_prepared(folder: str | Path, settings: DataSettings, options: RowOption
     if options.impute:
         problems.append("impute does not apply to a prepared folder; impute the table before preparing it")
     source = read_folder(folder, names, problems)
+    # Several labels, or numbers, have a column each.
+    several = meta["task"] in ("multilabel", "regression") and bool(meta["classes"])
+    own = SURVIVAL if meta["task"] == "survival" else ",".join(meta["classes"]) if several else "label"
     if settings.label is None:
         options = replace(
-            options, task=options.task or meta["task"], classes=options.classes or meta["classes"] or None
+            options,
+            task=options.task or meta["task"],
+            classes=options.classes or (None if several else meta["classes"]) or None,
         )
     chosen = replace(
         settings,
         modalities=names,
         kinds={m: plain[m] for m in names if m in plain},
-        label=settings.label or (SURVIVAL if meta["task"] == "survival" else "label"),
+        label=settings.label or own,
         group=settings.group or ("group" if "group" in source.columns else None),
         columns=settings.columns or meta.get("columns", []),
         conditions=settings.conditions or {m: c for m, c in meta.get("conditions", {}).items() if m in names},
@@ -237,7 +242,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if meta.get("version") != VERSION:
         raise DataError(f"{str(path)!r} has version {meta.get('version')}; expected {VERSION}: run prepare again")
     with reading(path, "what `modalign prepare` wrote", remedy="run prepare again"):
-        if meta["task"] not in ("classification", "regression", "survival") or not isinstance(meta["classes"], list):
+        if meta["task"] not in get_args(TaskKind) or not isinstance(meta["classes"], list):
             raise ValueError(f"task {meta['task']!r} of classes {meta['classes']!r}")
         for entry in meta["modalities"].values():
             shape, kind = [int(length) for length in entry["shape"]], str(entry["kind"])

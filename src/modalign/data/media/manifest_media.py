@@ -61,7 +61,9 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         }
         facts |= {} if table.groups is None else {"group": str(table.groups[row])}
         facts |= dict(zip(("time", "event"), target, strict=True)) if task.kind == "survival" else {}
-        label = target if task.kind == "regression" else task.classes[target] if task.classes else ""
+        facts |= dict(zip(task.classes, target, strict=True)) if task.several else {}
+        several = task.several or task.kind == "survival"
+        label = "" if several else target if task.kind == "regression" else task.classes[target]
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
     plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
     with claimed(out, Run(workers, resume)) as run:

@@ -12,7 +12,7 @@ from torch import Tensor
 from modalign.data.dataset import Column
 from modalign.data.tables.modalities import as_strings, is_text, refuse_rows, show
 from modalign.data.task import Task, TaskKind, classification
-from modalign.errors import DataError, unknown
+from modalign.errors import DataError, Problems, unknown
 
 MOST_CODES = 1000
 MOST_WHOLE_FLOATS = 20
@@ -25,7 +25,7 @@ class Labels:
     Attributes:
         task: what is predicted.
         target: as in ``Batch.target``.
-        strata: (N,) codes that splits are stratified by: class, tenth of the target, or event.
+        strata: (N,) codes that splits are stratified by: class, tenth of the target, event, or number of labels.
 
     >>> read_labels("y", [np.array(["no", "yes", "no"])]).task.classes
     ('no', 'yes')
@@ -52,6 +52,9 @@ def read_labels(
 ) -> Labels:
     """Return targets from the label column (survival: from the columns of time and event).
 
+    Several columns, or one (N, C), are labels (``multilabel``: 0 and 1) or numbers (``regression``), of which some may
+    be missing; ``classes`` names the columns of (N, C).
+
     Without ``task``, text, truth values and whole numbers are classes, in sorted order; ``classes`` fixes the
     order and the range (whole numbers then index into it if they are not themselves its members).
 
@@ -63,8 +66,13 @@ def read_labels(
     """
     if task == "survival":
         return _survival(name, values)
+    if task == "multilabel" or (task == "regression" and (len(values) > 1 or values[0].ndim == 2)):
+        return _several(name, values, task, classes)
     if len(values) != 1:
-        raise DataError(f"label {name!r} names {len(values)} columns; expected one, or the option task: survival")
+        raise DataError(
+            f"label {name!r} names {len(values)} columns; expected one, or the option task: multilabel, regression or "
+            "survival"
+        )
     column = values[0]
     if column.ndim != 1:
         raise DataError(f"label {name!r} has shape {column.shape}; expected one value a row")
@@ -81,7 +89,7 @@ def read_labels(
         edges = np.quantile(numbers, np.linspace(0, 1, 11)[1:-1])
         return Labels(Task("regression"), torch.from_numpy(numbers).float(), np.searchsorted(edges, numbers))
     if task not in (None, "classification"):
-        raise unknown("task", str(task), ["classification", "regression", "survival"])
+        raise unknown("task", str(task), ["classification", "multilabel", "regression", "survival"])
     return _classes(name, column, task, classes)
 
 
@@ -116,6 +124,60 @@ def _classes(name: str, column: np.ndarray, task: TaskKind | None, classes: Sequ
     if len(names) < 2:
         raise DataError(f"label {name!r} has one class only, {names[0]!r}; expected at least two")
     return Labels(classification(names), torch.from_numpy(codes.astype(np.int64)), codes)
+
+
+def _several(name: str, values: Sequence[np.ndarray], task: TaskKind, classes: Sequence[object] | None) -> Labels:
+    """Return targets (N, C) float32, NaN where they are missing."""
+    names = [part.strip() for part in name.split(",")]
+    if len(values) == 1 and values[0].ndim == 2:
+        width = values[0].shape[1]
+        names = [str(one) for one in classes] if classes is not None else [f"{names[0]}_{c}" for c in range(width)]
+        if len(names) != width:
+            raise DataError(f"label {name!r} has {width} columns and classes names {len(names)}; expected as many")
+        values = [*values[0].T]
+    if repeated := sorted({one for one in names if names.count(one) > 1}):
+        raise DataError(f"label {name!r} names {show(repeated)} more than once; expected every label once")
+    problems, columns = Problems(f"label {name!r}"), []
+    for one, column in zip(names, values, strict=True):
+        found = problems.trying(_known_numbers, one, column, task)
+        columns += [] if found is None else [found]
+    problems.stop()
+    target = np.stack(columns, 1)
+    refuse_rows(
+        np.isnan(target).all(1),
+        f"no label of {name!r} is known",
+        "; expected at least one in every row: leave those rows out with drop, or drop_unlabelled: true",
+    )
+    if task == "multilabel":
+        strata = np.asarray(np.nansum(target, 1), np.int64)
+        return Labels(Task(task, tuple(names)), torch.from_numpy(target).float(), strata)
+    center, scale = np.nanmean(target, 0), np.nanstd(target, 0)
+    middle = np.nanmean((target - center) / scale, 1)
+    edges = np.quantile(middle, np.linspace(0, 1, 11)[1:-1])
+    about = Task(task, tuple(names), tuple(center.tolist()), tuple(scale.tolist()))
+    return Labels(about, torch.from_numpy(target).float(), np.asarray(np.searchsorted(edges, middle)))
+
+
+def _known_numbers(name: str, column: np.ndarray, task: TaskKind) -> np.ndarray:
+    """Return one label of several, (N,) float64, NaN where it is missing."""
+    if column.ndim != 1:
+        raise DataError(f"label {name!r} has shape {column.shape}; expected one value a row")
+    if is_text(column) or column.dtype == object:
+        texts = as_strings(column)
+        column = np.where(texts == "", "nan", texts)
+    try:
+        numbers = column.astype(np.float64)
+    except ValueError:
+        raise DataError(f"label {name!r} holds text; expected numbers, and nothing where it is not known") from None
+    refuse_rows(np.isinf(numbers), f"label {name!r} is infinite", "; expected a number")
+    known = numbers[~np.isnan(numbers)]
+    if task == "multilabel":
+        strange = ~np.isnan(numbers) & (numbers != 0) & (numbers != 1)
+        refuse_rows(strange, f"label {name!r} is neither 0 nor 1", "; expected 1 where it holds, empty where not known")
+    if len(np.unique(known)) < 2:
+        said = f"is {known[0]:g} in every row" if len(known) else "is not known in any row"
+        raise DataError(f"label {name!r} {said}; expected at least two values: leave it out")
+    return numbers
 
 
 def _numbers(name: str, column: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ one column a modality: a path relative to the table, a text, a category or a num
 the modality is absent in that sample. ``my.yaml`` beside it:
 
     name: clinic                # in tables; the file's name by default
-    task: classification        # or regression, or survival with label: TIME,EVENT
+    task: classification        # or regression, multilabel with label: A,B,C, survival with label: TIME,EVENT
     label: label                # the default
     modalities:
       cough: {kind: audio}      # further keys are options of the decoder

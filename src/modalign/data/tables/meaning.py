@@ -102,7 +102,8 @@ def remark_labels(labels: Labels, parts: np.ndarray) -> Iterator[str]:
         if unused:
             yield f"classes without a single row: {show(unused)}; nothing is learned of them: leave them out of classes"
     if task.kind == "regression":
-        yield from _wild(task, target)
+        for column in target.reshape(len(target), -1).T:
+            yield from _wild(column)
     for part, what in (("valid", "selection and calibration rest"), ("test", "every score rests")):
         if len(rows[part]) == 1:
             yield f"one {'validation' if part == 'valid' else part} row: {what} on it alone; hold out more"
@@ -116,9 +117,9 @@ def _absent(part: str, lost: Sequence[str], left: int) -> Iterator[str]:
         yield f"classes without a {called} row: {show(lost)}; {called} says nothing of them"
 
 
-def _wild(task: Task, target: np.ndarray) -> Iterator[str]:
-    middle = np.median(target)
-    spread = 1.4826 * np.median(np.abs(target - middle))
+def _wild(target: np.ndarray) -> Iterator[str]:
+    middle = np.nanmedian(target)
+    spread = 1.4826 * np.nanmedian(np.abs(target - middle))
     wild = np.flatnonzero((np.abs(target - middle) > _WILD * spread) & (spread > 0))
     if 0 < len(wild) <= max(1, len(target) // 100):
         yield (
@@ -149,7 +150,8 @@ def check_values(name: str, values: np.ndarray, present: np.ndarray, target: np.
                 "measurements: write NaN in the whole row where a modality is missing"
             )
     same = task.kind != "survival" and flat.shape[1] == 1 and len(np.unique(target)) > 1
-    if same and np.array_equal(flat[:, 0].astype(np.float64), target.astype(np.float64)):
+    targets = target.astype(np.float64).reshape(len(target), -1).T
+    if same and any(np.array_equal(flat[:, 0].astype(np.float64), own, equal_nan=True) for own in targets):
         yield f"modality {name!r} is a copy of the label; expected what is known of a new sample: leave it out"
 
 

@@ -49,10 +49,11 @@ class RowOptions:
     """How the rows of a table are read, beyond ``DataSettings``.
 
     Args:
-        task: ``classification``, ``regression`` or ``survival`` (label ``TIME,EVENT``); None: by the labels.
+        task: ``classification``, ``multilabel`` (label ``A,B,C``, or an array (N, C)), ``regression`` (likewise one or
+            several) or ``survival`` (label ``TIME,EVENT``); None: by the labels.
         classes: names of the classes, where their order or range is to be fixed.
         drop: expression of the rows to leave out, such as ``grade==0``.
-        drop_unlabelled: leave rows without a label out instead of refusing them.
+        drop_unlabelled: leave rows without a label out instead of refusing them; of several, rows without any.
         group_pattern: regular expression with one capture that takes the group from the group column's text.
         impute: ``mean`` fills NaN in a part of a row with the training mean, instead of refusing it.
         augment: images or clips to crop and flip at random in training.
@@ -131,7 +132,9 @@ def keep_rows(
             keep &= ~dropped
             notes.append(f"{int(dropped.sum())} of {total} rows left out: {options.drop}")
     if options.drop_unlabelled:
-        lost = keep & np.logical_or.reduce([missing_values(arrays[column]) for column in columns])
+        missing = np.array([_unknown(arrays[column]) for column in columns])
+        partly = options.task in ("multilabel", "regression")
+        lost = keep & (missing.all(0) if partly else missing.any(0))
         notes += [f"{int(lost.sum())} of {total} rows left out: no label"] if lost.any() else []
         keep &= ~lost
     if not keep.any():
@@ -141,6 +144,11 @@ def keep_rows(
     if len(kept) == total:
         return kept, dict(arrays), notes
     return kept, {key: a[kept] for key, a in arrays.items() if a.ndim and len(a) == total}, notes
+
+
+def _unknown(column: np.ndarray) -> np.ndarray:
+    """Return the rows (N,) bool without any value in a label column, which may be (N, C)."""
+    return np.asarray(missing_values(column).reshape(len(column), -1).all(1))
 
 
 def read_groups(arrays: Mapping[str, np.ndarray], settings: DataSettings, options: RowOptions) -> np.ndarray | None:
@@ -303,6 +311,15 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
             problems.append(
                 f"classes without a training sample: {show(lost)}; expected at least one of each: move rows to the "
                 "training split, or leave the classes out with the option drop"
+            )
+    if labels is not None and parts is not None and labels.task.kind == "multilabel":
+        seen = labels.target.numpy()[parts == "train"]
+        alike = [
+            name for name, own in zip(labels.task.classes, seen.T, strict=True) if not {0.0, 1.0} <= {*own.tolist()}
+        ]
+        if alike:
+            notes.append(
+                f"labels that are all the same in the training split, of which nothing is learned: {show(alike)}"
             )
     if groups is not None and parts is not None:
         named = settings.split if settings.fold is None else f"{settings.folds} in one of its values"
