@@ -20,6 +20,7 @@ FLOORS = [
     {"experiments"},
     {"reporting"},
     {"api"},
+    {"learn"},
     {"cli", "__init__"},
     {"__main__"},
 ]

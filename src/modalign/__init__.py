@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         score_pairs,
         two_term_nce,
     )
+    from modalign.learn import MultimodalClassifier, MultimodalRegressor, MultimodalSurvival
     from modalign.models.multimodal import MultimodalModel
     from modalign.recipes import load_recipe
     from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
@@ -51,8 +52,11 @@ _HOME = {
     "LearnedContext": "information",
     "Modality": "data.batch",
     "ModelSettings": "settings",
+    "MultimodalClassifier": "learn",
     "MultimodalData": "data.dataset",
     "MultimodalModel": "models.multimodal",
+    "MultimodalRegressor": "learn",
+    "MultimodalSurvival": "learn",
     "Output": "data.batch",
     "Recipe": "settings",
     "Run": "api",
@@ -96,8 +100,11 @@ __all__ = [
     "LearnedContext",
     "Modality",
     "ModelSettings",
+    "MultimodalClassifier",
     "MultimodalData",
     "MultimodalModel",
+    "MultimodalRegressor",
+    "MultimodalSurvival",
     "Output",
     "Recipe",
     "Run",

@@ -18,7 +18,8 @@ class DataSettings(Checked):
         path: file or folder of the data: ``.npz``, Parquet, a manifest, or what ``modalign prepare`` wrote.
         modalities: names of the modalities to use; all by default.
         label: name of the label column (arrays and manifests).
-        split: ``COLUMN==VALUE``: the rows that are the test split (also ``!=``, ``<``, ``>=``, ``in a|b``).
+        split: ``COLUMN==VALUE``: the rows that are the test split (also ``!=``, ``<``, ``>=``, ``in a|b``); ``none``:
+            all rows are learned from or validate, and nothing is tested.
         group: column whose values must not be divided between splits (patient, speaker, video).
         kinds: modality name to ``vector``, ``sequence``, ``image``, ``clip`` or ``text`` where the shape is ambiguous.
         columns: further columns to load as possible contexts T.

@@ -166,6 +166,7 @@ def _train(
 
 def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     """Score the last and the selected epoch, write predictions and result."""
+    test = test and len(trainer.data.test) > 0
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
     metrics: dict[str, dict[str, float]] = {}

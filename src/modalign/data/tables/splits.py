@@ -119,7 +119,7 @@ def assign_splits(
         strata: (N,) codes to stratify by (classes, or bins of the target).
         groups: (N,) values that no random part divides, or None; see ``check_groups`` for named ones.
         split: an expression that names the test rows; the name of a column of ``train``/``valid``/``test``;
-            or None for the column ``split`` if there is one, else 25 % test at random.
+            ``none`` for no test rows; or None for the column ``split`` if there is one, else 25 % test at random.
         valid_fraction: share of validation where none is named: of the training rows, or of all rows if
             everything is at random (which makes 60/15/25 by default).
         seed: of the random parts.
@@ -138,6 +138,8 @@ def assign_splits(
     if fold is not None:
         held = outer_fold(arrays, strata, groups, fold, FOLDS if folds is None else folds, seed)
         parts = np.where(held, "test", "train").astype("<U5")
+    elif split == "none" and split not in arrays:
+        parts = np.full(len(strata), "train", dtype="<U5")
     elif split is None:
         parts = np.full(len(strata), "train", dtype="<U5")
         parts[hold_out(strata, groups, TEST_FRACTION, rng, "test")] = "test"
