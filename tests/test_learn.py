@@ -129,7 +129,7 @@ def test_survival_ranks_patients_and_gives_their_curves() -> None:
     assert (np.diff(curves, axis=1) <= 1e-6).all()
 
 
-def test_cross_validation_grid_search_and_pipelines_with_groups() -> None:
+def test_cross_validation_grid_search_and_pipelines_with_groups(tmp_path: Path) -> None:
     x, y = arrays()
     matrix, groups = np.c_[x["a"], x["b"]], np.arange(90) // 3
     model = MultimodalClassifier("late_fusion", modalities={"a": slice(0, 3), "b": [3, 4]}, **QUICK)
@@ -137,6 +137,9 @@ def test_cross_validation_grid_search_and_pipelines_with_groups() -> None:
     assert scores.shape == (2,)
     search = GridSearchCV(model, {"epochs": [1, 2]}, cv=2).fit(matrix, y)
     assert search.best_params_["epochs"] in (1, 2)
+    search.best_estimator_.save(tmp_path / "kept")
+    found = MultimodalClassifier.load(tmp_path / "kept")  # what a modality is made of goes with it
+    np.testing.assert_array_equal(found.predict_proba(matrix), search.predict_proba(matrix))
     piped = make_pipeline(StandardScaler(), model).fit(matrix, y, multimodalclassifier__groups=groups)
     assert piped.predict(matrix).shape == (90,)
 

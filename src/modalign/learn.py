@@ -211,7 +211,13 @@ class _Multimodal(TransformerMixin, BaseEstimator):
         if in_use(folder):
             raise SettingsError(f"{folder} is in use; expected a new or empty folder: choose another")
         _write(self.files_, folder)
-        plain = {name: value for name, value in self.get_params(deep=False).items() if _is_plain(value)}
+        params = self.get_params(deep=False)
+        if isinstance(self.modalities, Mapping):  # JSON knows no slices
+            every = range(self.n_features_in_)
+            params["modalities"] = {
+                m: list(every[part]) if isinstance(part, slice) else part for m, part in self.modalities.items()
+            }
+        plain = {name: value for name, value in params.items() if _is_plain(value)}
         known = {name: np.asarray(getattr(self, name)) for name in _FITTED if hasattr(self, name)}
         fitted = {name: [value.tolist(), value.dtype.str] for name, value in known.items()}
         about = {"class": type(self).__name__, "params": plain, "fitted": fitted, "columns": self.n_features_in_}
