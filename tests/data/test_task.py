@@ -61,3 +61,19 @@ def test_without_any_event_the_loss_is_zero_and_has_a_gradient_of_zero() -> None
     assert loss.item() == 0
     assert risk.grad is not None
     assert not risk.grad.any()
+
+
+def test_labels_and_numbers_that_are_not_known_have_no_part_in_the_loss() -> None:
+    """Sums by hand over those that are known, divided by all; their gradient is zero."""
+    scores = torch.tensor([[1.0, -2.0], [0.5, 3.0]], requires_grad=True)
+    target = torch.tensor([[1.0, torch.nan], [0.0, 1.0]])
+    labels = Task("multilabel", ("a", "b"))
+    each = [-math.log(1 / (1 + math.exp(-s))) for s in (1.0, -0.5, 3.0)]
+    assert float(labels.loss(scores, target)) == pytest.approx(sum(each) / 4)
+    assert labels.loss(scores, target, "none").tolist() == pytest.approx([each[0] / 2, (each[1] + each[2]) / 2])
+    numbers = Task("regression", ("a", "b"), (0.0, 2.0), (1.0, 4.0))
+    loss = numbers.loss(scores, target * 4)
+    assert float(loss) == pytest.approx(((1 - 4) ** 2 + 0.5**2 + (3 - 0.5) ** 2) / 4)
+    loss.backward()
+    assert scores.grad is not None
+    assert scores.grad[0, 1] == 0
