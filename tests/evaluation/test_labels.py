@@ -66,6 +66,14 @@ def test_weights_repeat_samples() -> None:
         assert {name: values[row] for name, values in found.items()} == pytest.approx(once)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_resample_without_a_label_has_a_mean_over_the_others() -> None:
+    said, true = made(0.0)
+    true[:, 2] = np.arange(120) == 0
+    found = weighted_metrics(TAGS, np.log(said), true, np.stack([np.ones(120), np.arange(120) > 0]), ["map"])["map"]
+    assert found[1] == pytest.approx(metrics.average_precision_score(true[1:, :2], said[1:, :2]))
+
+
 def test_a_label_that_never_holds_is_left_out_of_means_and_has_no_average_precision() -> None:
     said, true = made(0.0)
     true[:, 2] = 0.0

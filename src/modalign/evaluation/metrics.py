@@ -247,8 +247,8 @@ def _mean_precision(true: np.ndarray, score: np.ndarray, weights: np.ndarray) ->
         precision = np.divide(hits, hits + false, out=np.zeros_like(hits), where=hits > 0)
         positives, total = hits[:, -1], (np.diff(hits, axis=1, prepend=0) * precision).sum(1)
         found.append(np.divide(total, positives, out=np.full(len(weights), np.nan), where=positives > 0))
-    mean: np.ndarray = np.nanmean(found, axis=0)
-    return mean
+    counted = (~np.isnan(found)).sum(0)  # a resample may have none of a class
+    return np.divide(np.nansum(found, 0), counted, out=np.full(len(weights), np.nan), where=counted > 0)
 
 
 def _ranked(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
