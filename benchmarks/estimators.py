@@ -232,19 +232,28 @@ def summary(rows: list[dict[str, object]]) -> str:
 
 
 def report(rows: list[dict[str, object]], seen: list[dict[str, object]], settings: str) -> str:
-    """The page: how it was made, the biases, all estimates."""
-    times = [f"{m} {np.mean([float(str(r['seconds'])) for r in seen if r['method'] == m]):.1f}" for m in METHODS]
-    return (
+    """The page: how it was made, the biases, all estimates; of the tables that were made."""
+    page = (
         "# Estimators of information where the truth is known\n\n"
         "Written by `OMP_NUM_THREADS=1 python benchmarks/estimators.py --markdown docs/results/estimators.md`; "
         f"{settings}. Nats. The reading of it is in `estimators-reading.md`.\n\n"
         "`*`: an estimate warned that it cannot be trusted. Shapes and contexts: docstring of the benchmark. D: "
-        "dimension of x and of y, or of what is behind them in the last table. Values: means over seeds ± the standard "
-        "error of that mean, from the estimates' own standard errors.\n\n"
-        f"## Closed forms: bias\n\nMean of estimate less truth over cases, and the worst.\n\n{summary(rows)}\n\n"
-        f"## Closed forms: estimates\n\n{table(rows)}\n\n"
-        f"## Curved, hidden, and pictures\n\n{table(seen)}\n\nCPU seconds an estimate: {', '.join(times)}.\n"
+        "dimension of x and of y, or of what is behind them. Values: means over seeds ± the standard error of that "
+        "mean, from the estimates' own standard errors.\n"
     )
+    if seen:
+        page += f"\n## Curved, hidden, and pictures\n\n{table(seen)}\n\n{_times(seen)}\n"
+    if rows:
+        page += (
+            f"\n## Closed forms: bias\n\nMean of estimate less truth over cases, and the worst.\n\n{summary(rows)}\n"
+        )
+        page += f"\n## Closed forms: estimates\n\n{table(rows)}\n"
+    return page
+
+
+def _times(rows: list[dict[str, object]]) -> str:
+    seconds = {m: [float(str(r["seconds"])) for r in rows if r["method"] == m] for m in METHODS}
+    return "CPU seconds an estimate: " + ", ".join(f"{m} {np.mean(s):.1f}" for m, s in seconds.items()) + "."
 
 
 def main() -> None:
@@ -260,13 +269,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--seen", type=int, default=3000, help="samples of the second table")
     parser.add_argument("--folds", type=int, default=1, help="fifths of the samples to evaluate on")
+    parser.add_argument("--cases", default="seen,closed", help="tables to make: seen, closed, or both")
     parser.add_argument("--quick", action="store_true", help="three cases, one seed, 1,000 samples")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.samples = 1, 1000
     settings = (
-        f"{options.samples:,} samples ({options.seen:,} in the last table), critics evaluated on {options.folds} "
-        f"fifth(s) of them, seeds 0 to {options.seeds - 1}; {options.machine}, {options.date}"
+        f"{options.samples:,} samples ({options.seen:,} in the table of pictures), critics evaluated on "
+        f"{options.folds} fifth(s) of them, seeds 0 to {options.seeds - 1}; {options.machine}, {options.date}"
     )
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     rows: dict[str, list[dict[str, object]]] = kept if kept.get("settings") == settings else {"settings": settings}
@@ -274,7 +284,7 @@ def main() -> None:
         ("seen", [] if options.quick else SEEN, options.seen),
         ("closed", QUICK if options.quick else CASES, options.samples),
     ]
-    for name, cases, samples in groups:
+    for name, cases, samples in [group for group in groups if options.quick or group[0] in options.cases]:
         done = rows.setdefault(name, [])
         for case in cases[len(done) // len(METHODS) :]:
             done += [measure(case, method, samples, options.seeds, options.folds) for method in METHODS]
@@ -282,7 +292,7 @@ def main() -> None:
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if not options.quick:
-        page = report(rows["closed"], rows["seen"], settings)
+        page = report(rows.get("closed", []), rows.get("seen", []), settings)
         print(page)
         if options.markdown:
             options.markdown.write_text(page)
