@@ -109,7 +109,14 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SettingsError:
 
 
 class Problems(list[str]):
-    """Problems found so far with ``subject``."""
+    """Problems found so far with ``subject``.
+
+    >>> inner, outer = Problems("age"), Problems("table")
+    >>> inner += ["no number", "no unit"]
+    >>> outer.trying(inner.stop)
+    >>> outer          # a line each, however deep they were found
+    ['age: no number', 'age: no unit']
+    """
 
     def __init__(self, subject: str) -> None:
         super().__init__()
@@ -120,7 +127,9 @@ class Problems(list[str]):
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            self.append(str(error))
+            head, *lines = str(error).split("\n- ")
+            subject, count, _ = head.rpartition(f"{len(lines)} problems")
+            self += [f"{subject}{line}" for line in lines] if count and lines else [str(error)]
             return None
 
     def stop(self, error: type[InputError] = DataError) -> None:
