@@ -33,16 +33,11 @@ def arrays(n: int = 90) -> tuple[dict[str, np.ndarray], np.ndarray]:
 # Checks that ask for what does not go together with a validation part, or with networks.
 NEEDS_ROWS = "a part of the rows validates: a handful of rows cannot be divided with every class in training"
 EXPECTED = {
-    "check_classifiers_one_label": "one class is refused, as nothing can be learned",
-    "check_classifiers_one_label_sample_weights": "there are no sample weights",
     "check_fit2d_1sample": NEEDS_ROWS,
-    "check_fit2d_1feature": NEEDS_ROWS,
-    "check_fit2d_predict1d": NEEDS_ROWS,
     "check_regressors_no_decision_function": NEEDS_ROWS,
     "check_estimators_nan_inf": "NaN is a missing modality, or filled by the mean",
     "check_methods_sample_order_invariance": "sums in another order differ in the last digits",
     "check_methods_subset_invariance": "sums of other batches differ in the last digits",
-    "check_transformer_general": "fit_transform is fit, then transform of the same rows",
 }
 
 
