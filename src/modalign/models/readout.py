@@ -34,6 +34,8 @@ from modalign.errors import InputError
 
 SHRINKAGE = 3.0
 """Strength of the log-normal prior on weights: a weight e times its prior costs as much as 3 nats on the samples."""
+EARNED = 3.0
+"""Nats of posterior that an optional voice must gain: strong evidence (Kass and Raftery, Bayes Factors, JASA 1995)."""
 
 
 def evidence(
@@ -109,6 +111,7 @@ def fit_weights(
     task: Task,
     log_prior: Tensor | None = None,
     shrinkage: float = SHRINKAGE,
+    optional: int = 0,
 ) -> Tensor:
     """Fit the weights of a pool to held-out samples by maximum a posteriori, in fp64 on the CPU: deterministic.
 
@@ -124,6 +127,8 @@ def fit_weights(
         task: what is predicted.
         log_prior: (C,) as in ``pool``.
         shrinkage: strength of the prior on the weights.
+        optional: so many of the last voices have to earn their part: their weights are zero unless the pool with them
+            is better by ``EARNED`` nats of posterior than the pool without them.
 
     Returns:
         (K,) fp32 on the CPU; ``start`` where the samples cannot tell (a single class or value, no event).
@@ -136,21 +141,37 @@ def fit_weights(
     prior = torch.as_tensor(start, dtype=torch.float64).log()
     log_prior = None if log_prior is None else log_prior.detach().cpu().double()
     blind = not target[:, 1].any() if task.kind == "survival" else len(target[target == target].unique()) < 2
+    silent = torch.zeros(optional, dtype=torch.float64)
     if blind:
-        return prior.exp().float()
+        return torch.cat([prior[: len(prior) - optional].exp(), silent]).float()
+    weights, loss = _maximum(voices, target, prior, task, log_prior, shrinkage)
+    if optional:
+        plain, without = _maximum(voices[:, :-optional], target, prior[:-optional], task, log_prior, shrinkage)
+        weights = weights if without - loss > EARNED else torch.cat([plain, silent])
+    return weights.float()
+
+
+def _maximum(
+    voices: Tensor, target: Tensor, prior: Tensor, task: Task, log_prior: Tensor | None, shrinkage: float
+) -> tuple[Tensor, float]:
+    """Return the most probable weights (K,), and the negative logarithm of their posterior but for a constant."""
     change = torch.zeros_like(prior, requires_grad=True)
     loss = _likelihood(task, voices, target, log_prior)
     optimizer = torch.optim.LBFGS([change], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
+    def posterior() -> Tensor:
+        return loss((prior + change).exp()) + shrinkage * change.square().sum()
+
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total = loss((prior + change).exp()) + shrinkage * change.square().sum()
+        total = posterior()
         total.backward()
         return total
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return (prior + change.detach()).exp().float()
+        found = posterior().item()
+    return (prior + change.detach()).exp(), found
 
 
 def _likelihood(task: Task, voices: Tensor, target: Tensor, log_prior: Tensor | None) -> Callable[[Tensor], Tensor]:

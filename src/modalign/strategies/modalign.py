@@ -55,9 +55,7 @@ from modalign.strategies.pair_critics import Features, PairCritics, stacked
 # A margin of version 0.1, and what to use.
 _GONE = {"log_odds": "use 'gradient' with its bound rho"}
 _CLUSTERED = 4096  # samples on which clusters are found
-# Weights of the pool before the fit: joint head, unimodal heads together, critics. A critic has to earn its weight: with
-# a tenth it was heard, and did harm, where samples could not tell. Pairs say things twice, M - 1 times each modality.
-_START = 0.4, 0.4, 0.02
+_START = 0.4, 0.4, 0.1  # weights of the pool before the fit: joint head, unimodal heads together, critics
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class ModAlign(Strategy):
         self.critic_speaks = classify and options.prior and options.readout_critic
         self.label_critic = self._critics(info, "label") if self.critic_speaks and not shared else None
         self.register_buffer("log_prior", log_prior_of(info))
-        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2] / modalities] * self.critic_speaks
+        self.start = _START[0], *[_START[1] / modalities] * modalities, *[_START[2]] * self.critic_speaks
         self.register_buffer("weights", torch.tensor(self.start))
         self.bounded = options.margin in ("gradient", "both") and self.alignment is not None
         hinged = options.margin in ("hinge", "both") and self.alignment is not None
@@ -241,7 +239,9 @@ class ModAlign(Strategy):
     def calibrate(self, output: Output, target: Tensor) -> None:
         """Fit the weights of the pool, and estimate information given the label, on held-out features."""
         if self.options.prior:
-            self.weights.copy_(fit_weights(self._voices(output), target, self.start, self.task, self.log_prior))
+            voices, heard = self._voices(output), int(self.critic_speaks)  # a critic that is sure of too much does harm
+            fitted = fit_weights(voices, target, self.start, self.task, self.log_prior, optional=heard)
+            self.weights.copy_(fitted)
             if self._about_label is not None:
                 self._about_label.estimate(output.features, output.present, target)
 
