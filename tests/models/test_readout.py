@@ -264,3 +264,20 @@ def test_labels_are_pooled_as_two_classes_each_and_numbers_averaged():
     assert torch.allclose(mean[0], (weights[:, None] * torch.stack([joint[0], a[0], b[0]])).sum(0) / weights.sum())
     assert torch.allclose(mean[1], (0.5 * joint[1] + 0.9 * a[1]) / 1.4)
     assert not mean[2].any()
+
+
+@pytest.mark.parametrize(("samples", "knows", "heard"), [(400, True, True), (400, False, False), (8, True, False)])
+def test_a_voice_that_has_to_earn_its_part_is_silent_unless_the_evidence_is_strong(samples, knows, heard):
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randint(2, (samples,), generator=rng)
+    said = torch.randn(samples, 2, generator=rng).log_softmax(1)  # a head at chance
+    truth = 2.0 * torch.nn.functional.one_hot(target, 2) if knows else torch.zeros(samples, 2)
+    critic = truth + torch.randn(samples, 2, generator=rng)
+    voices, task = torch.stack([said, critic], 1), Task("classification", ("a", "b"))
+    weights = fit_weights(voices, target, [0.4, 0.1], task, optional=1)
+    if heard:
+        torch.testing.assert_close(weights, fit_weights(voices, target, [0.4, 0.1], task))
+        assert weights[1] > 0.2
+    else:
+        assert weights[1] == 0
+        torch.testing.assert_close(weights[:1], fit_weights(voices[:, :1], target, [0.4], task))
