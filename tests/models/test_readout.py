@@ -281,3 +281,16 @@ def test_a_voice_that_has_to_earn_its_part_is_silent_unless_the_evidence_is_stro
     else:
         assert weights[1] == 0
         torch.testing.assert_close(weights[:1], fit_weights(voices[:, :1], target, [0.4], task))
+
+
+@pytest.mark.parametrize(("steady", "groups", "heard"), [(True, 6, True), (False, 6, False), (True, 1, False)])
+def test_where_answers_are_for_other_groups_a_voice_must_gain_over_groups(steady, groups, heard):
+    rng = torch.Generator().manual_seed(0)
+    target, group = torch.randint(2, (1200,), generator=rng), torch.arange(1200) % groups
+    said = torch.randn(1200, 2, generator=rng).log_softmax(1)
+    helps = torch.where(steady | (group == 0), 2.0, -0.2)  # strong in one group, a little wrong in the others
+    critic = helps[:, None] * torch.nn.functional.one_hot(target, 2) + torch.randn(1200, 2, generator=rng)
+    voices, task = torch.stack([said, critic], 1), Task("classification", ("a", "b"))
+    assert fit_weights(voices, target, [0.4, 0.1], task, optional=1)[1] > 0.05
+    weights = fit_weights(voices, target, [0.4, 0.1], task, optional=1, groups=group)
+    assert (weights[1] > 0.05) == heard

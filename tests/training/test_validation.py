@@ -62,7 +62,9 @@ def test_groups_stay_whole_and_few_groups_are_not_divided():
 
 def test_a_method_is_calibrated_on_one_part_and_selected_on_the_other(small_recipe, tmp_path, monkeypatch):
     data, seen = data_of(4_200), []
-    monkeypatch.setattr(Joint, "calibrate", lambda self, output, target: seen.append((len(output.logits), target)))
+    monkeypatch.setattr(
+        Joint, "calibrate", lambda self, output, target, groups: seen.append((len(output.logits), target))
+    )
     result = train(small_recipe(epochs=1), "joint", data=data, out=tmp_path / "run", quiet=True)
     parts = parts_of(data)
     assert [n for n, _ in seen] == [len(parts.calibrate)]

@@ -112,6 +112,7 @@ def fit_weights(
     log_prior: Tensor | None = None,
     shrinkage: float = SHRINKAGE,
     optional: int = 0,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Fit the weights of a pool to held-out samples by maximum a posteriori, in fp64 on the CPU: deterministic.
 
@@ -128,7 +129,10 @@ def fit_weights(
         log_prior: (C,) as in ``pool``.
         shrinkage: strength of the prior on the weights.
         optional: so many of the last voices have to earn their part: their weights are zero unless the pool with them
-            is better by ``EARNED`` nats of posterior than the pool without them.
+            is better by ``EARNED`` nats of posterior than the pool without them. Of classes.
+        groups: (N,) codes of the groups (speakers, sites, batches) that the samples are of, where answers will be asked
+            about other groups: those are what was drawn, and evidence counts them, not samples. The optional voices'
+            gain must then be above zero by a one-sided t-test over groups, too, at 5 %.
 
     Returns:
         (K,) fp32 on the CPU; ``start`` where the samples cannot tell (a single class or value, no event).
@@ -147,8 +151,26 @@ def fit_weights(
     weights, loss = _maximum(voices, target, prior, task, log_prior, shrinkage)
     if optional:
         plain, without = _maximum(voices[:, :-optional], target, prior[:-optional], task, log_prior, shrinkage)
-        weights = weights if without - loss > EARNED else torch.cat([plain, silent])
+        plain, earned = torch.cat([plain, silent]), without - loss > EARNED
+        if earned and groups is not None:
+            with_, without_ = (_log_likelihood(voices, target, w, log_prior) for w in (weights, plain))
+            earned = _above_zero_over(groups.cpu(), with_ - without_)
+        weights = weights if earned else plain
     return weights.float()
+
+
+def _log_likelihood(voices: Tensor, target: Tensor, weights: Tensor, log_prior: Tensor | None) -> Tensor:
+    """(N,) log-probabilities of the classes."""
+    return -functional.nll_loss(pool(voices, weights, log_prior), target, reduction="none")
+
+
+def _above_zero_over(groups: Tensor, gains: Tensor) -> bool:
+    """Whether the mean over groups of what samples gain is above zero, by a one-sided t-test at 5 %."""
+    from scipy.stats import ttest_1samp
+
+    codes, member = groups.unique(return_inverse=True)
+    means = member.bincount(gains) / member.bincount()
+    return len(codes) > 1 and bool(ttest_1samp(means.numpy(), 0, alternative="greater").pvalue < 0.05)
 
 
 def _maximum(

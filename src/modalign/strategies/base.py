@@ -140,8 +140,11 @@ class Strategy(nn.Module):
     def on_epoch_end(self, stepper: Stepper) -> None:
         """Act after the last step of each epoch, before validation."""
 
-    def calibrate(self, output: Output, target: Tensor) -> None:
-        """Take in the outputs on the validation samples that calibrate (the same on all processes), each epoch."""
+    def calibrate(self, output: Output, target: Tensor, groups: Tensor | None = None) -> None:
+        """Take in the outputs on the validation samples that calibrate (the same on all processes), each epoch.
+
+        ``groups`` (N,) are codes of the samples' groups, where the data has groups that no split divides.
+        """
 
     @torch.no_grad()
     def fit_temperature(self, output: Output, target: Tensor) -> None:

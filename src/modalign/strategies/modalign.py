@@ -236,12 +236,12 @@ class ModAlign(Strategy):
         return pool(self._voices(output), self.weights, self.log_prior, self.task.kind)
 
     @torch.no_grad()
-    def calibrate(self, output: Output, target: Tensor) -> None:
+    def calibrate(self, output: Output, target: Tensor, groups: Tensor | None = None) -> None:
         """Fit the weights of the pool, and estimate information given the label, on held-out features."""
         if self.options.prior:
             voices, heard = self._voices(output), int(self.critic_speaks)  # a critic that is sure of too much does harm
-            fitted = fit_weights(voices, target, self.start, self.task, self.log_prior, optional=heard)
-            self.weights.copy_(fitted)
+            fit = fit_weights(voices, target, self.start, self.task, self.log_prior, optional=heard, groups=groups)
+            self.weights.copy_(fit)
             if self._about_label is not None:
                 self._about_label.estimate(output.features, output.present, target)
 

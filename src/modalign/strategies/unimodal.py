@@ -34,7 +34,7 @@ class Unimodal(Strategy):
         stepper.backward(sum(losses.values()))  # type: ignore[arg-type]
         return losses
 
-    def calibrate(self, output: Output, target: Tensor) -> None:
+    def calibrate(self, output: Output, target: Tensor, groups: Tensor | None = None) -> None:
         """Rank the modalities: accuracy on validation (of labels: of all known ones), less the loss for other tasks."""
         for column, logits in enumerate(output.unimodal.values()):
             here = output.present[:, column]

@@ -61,6 +61,8 @@ class Trainer:
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
         self.metric = self.settings.metric or primary_metric(data.task)
         self.valid_parts = divide_validation(data, strategy.info)
+        named = data.valid.groups
+        self.valid_groups = None if named is None else torch.from_numpy(np.unique(named, return_inverse=True)[1])
         self.state = State()
         self.windows = math.ceil(len(self.sampler.global_batches()) / self.settings.accumulate)
         self.stepper = EngineStepper(devices, strategy, data, self.settings, spec.seed, self.windows, self.state)
@@ -198,7 +200,8 @@ class Trainer:
         """Fit what a method and the temperature take from held-out samples, given the outputs on all of validation."""
         rows = self.valid_parts.calibrate.to(target.device)
         output, target = output[rows], target[rows]
-        self.strategy.calibrate(output, target)
+        groups = None if self.valid_groups is None else self.valid_groups[self.valid_parts.calibrate]
+        self.strategy.calibrate(output, target, groups)
         if self.settings.temperature:
             self.strategy.fit_temperature(output, target)
 
