@@ -233,14 +233,17 @@ class ModAlign(Strategy):
         """The pool of joint head, unimodal heads and critics; the joint head alone without the prior."""
         if not self.options.prior:
             return output.logits
-        return pool(self._voices(output), self.weights, self.log_prior, self.task.kind)
+        heard = self.critic_speaks and bool(self.weights[-1] > 0)  # critics that are silent need not be asked
+        voices = self._voices(output, self._about_label if heard else None)
+        return pool(voices, self.weights[: voices.shape[1]], self.log_prior, self.task.kind)
 
     @torch.no_grad()
     def calibrate(self, output: Output, target: Tensor, groups: Tensor | None = None) -> None:
         """Fit the weights of the pool, and estimate information given the label, on held-out features."""
         if self.options.prior:
-            voices, heard = self._voices(output), int(self.critic_speaks)  # a critic that is sure of too much does harm
-            fit = fit_weights(voices, target, self.start, self.task, self.log_prior, optional=heard, groups=groups)
+            voices = self._voices(output, self._about_label)
+            optional = int(self.critic_speaks)  # a critic that is sure of too much does harm
+            fit = fit_weights(voices, target, self.start, self.task, self.log_prior, optional=optional, groups=groups)
             self.weights.copy_(fit)
             if self._about_label is not None:
                 self._about_label.estimate(output.features, output.present, target)
@@ -250,9 +253,8 @@ class ModAlign(Strategy):
         if not self.options.prior:
             super().fit_temperature(output, target)
 
-    def _voices(self, output: Output) -> Tensor:
-        """What joint head, unimodal heads and, for classes, critics say: (B, K, C)."""
-        critics = self._about_label
+    def _voices(self, output: Output, critics: PairCritics | None) -> Tensor:
+        """What joint head, unimodal heads and critics, if there are any, say: (B, K, C)."""
         scores = None if critics is None else critics.every_context(output.features, output.present)
         heads = output.logits, output.unimodal
         return evidence(*heads, output.present, self.log_prior, scores, self.task.kind)
