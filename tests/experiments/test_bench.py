@@ -172,7 +172,7 @@ def test_the_search_is_fair_on_validation_and_never_reads_the_test_split(recipes
         assert final["lr"] == own["chosen"]["lr"]
         assert own["chosen"]["options"].items() <= final["options"].items()
     assert set(chosen["joint"]["chosen"]["options"]) == set()
-    assert set(chosen["infonce"]["chosen"]["options"]) == {"weight"}
+    assert set(chosen["infonce"]["chosen"]["options"]) == {"weight", "temperature"}
     stamps = {path: path.stat().st_mtime_ns for path in searched}
     run(recipes("one"), entries(["joint", "infonce"]), 2, out, tune=4, tune_seeds=2)
     assert {path: path.stat().st_mtime_ns for path in (out / "tune").rglob("result.json")} == stamps
@@ -187,9 +187,19 @@ def test_an_option_that_is_given_is_not_searched_and_the_space_holds_where_it_st
         spec = RunSpec("infonce", 1000, plan["one"], {"weight": 7.0})
         return Study("one", "infonce", None, (spec,), fixed, 3, tmp_path / "s", None, Objects(), (None,))
 
-    assert study(frozenset()).space() == {"lr": (1e-3, 50.0), "weight": (0.1, 7.0)}
-    assert set(study(frozenset({"weight"})).space()) == {"lr"}
-    assert study(frozenset()).start() == {"lr": 5.0, "weight": 7.0}
+    assert study(frozenset()).space() == {"lr": (1e-3, 50.0), "weight": (0.03, 7.0), "temperature": (0.03, 0.3)}
+    assert set(study(frozenset({"weight"})).space()) == {"lr", "temperature"}
+    assert study(frozenset()).start() == {"lr": 5.0, "weight": 7.0, "temperature": 0.07}
+
+
+def test_a_method_that_solves_for_its_parameters_has_no_learning_rate_to_search(recipes, tmp_path):
+    spec = RunSpec("linear", 1000, recipes("one")["one"], {})
+    study = Study("one", "linear", None, (spec,), frozenset(), 2, tmp_path / "s", None, Objects(), (None,))
+    assert set(study.space()) == set(study.start()) == {"l1_ratio"}
+    assert study.work() is None
+    chosen = study.found().chosen
+    assert chosen.lr == spec.recipe.training.lr
+    assert 0.1 <= chosen.options["l1_ratio"] <= 0.9
 
 
 def test_a_search_that_was_killed_goes_on_with_its_trial(recipes, tmp_path):

@@ -32,10 +32,9 @@ def test_describes_itself(name):
     options = kind.Options.__doc__ or ""
     for option in dataclasses.fields(kind.Options):
         assert f"{option.name}:" in options
-    if kind.main_option is not None:
-        name_, values = kind.main_option
-        assert name_ in kind.Options.__dataclass_fields__
-        assert len(values) == 3
+    for option, values in kind.space.items():  # what is searched has its default inside, not at an edge
+        default = getattr(kind.Options(), option)
+        assert default in values if isinstance(values, list) else values[0] < default < values[1]
 
 
 def test_unknown_names_are_refused_with_the_nearest():

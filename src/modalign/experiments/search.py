@@ -146,20 +146,19 @@ class Study:
             return Found(self.dataset, self.row, self.fold, None, math.nan, [], plain)
         best = min(complete, key=lambda trial: trial.value)
         options = {name: value for name, value in best.params.items() if name != "lr"}
-        setting = Setting(best.params["lr"], options)
+        setting = Setting(best.params.get("lr", self.specs[0].recipe.training.lr), options)
         value = float(best.value or 0.0)
         return Found(self.dataset, self.row, self.fold, setting, value, self._edges(best.params), plain)
 
     def space(self) -> dict[str, Any]:
         """Return the settings that are searched: name to (low, high), or to a list of choices."""
-        given = self.objects.strategy
-        kind = type(given) if isinstance(given, Strategy) else load_strategy(given or self.specs[0].strategy)
-        start = self.specs[0]
-        training = start.recipe.training
+        kind, training = self._kind, self.specs[0].recipe.training
         low, high = LEARNING_RATES[training.optimizer]
-        found: dict[str, Any] = {"lr": (min(low, training.lr / _ROOM), max(high, training.lr * _ROOM))}
-        defaults = make_options(kind, start.options)
-        for name, values in option_space(kind).items():
+        found: dict[str, Any] = {}
+        if not kind.fits_itself:
+            found["lr"] = (min(low, training.lr / _ROOM), max(high, training.lr * _ROOM))
+        defaults = make_options(kind, self.specs[0].options)
+        for name, values in kind.space.items():
             if name not in self.fixed:
                 own = getattr(defaults, name)
                 wide = (min(values[0], own), max(values[1], own)) if isinstance(values, tuple) else values
@@ -168,11 +167,13 @@ class Study:
 
     def start(self) -> dict[str, Any]:
         """Return the setting of the recipe, which is the first to be tried."""
+        defaults, lr = make_options(self._kind, self.specs[0].options), self.specs[0].recipe.training.lr
+        return {name: lr if name == "lr" else getattr(defaults, name) for name in self.space()}
+
+    @property
+    def _kind(self) -> type[Strategy]:
         given = self.objects.strategy
-        kind = type(given) if isinstance(given, Strategy) else load_strategy(given or self.specs[0].strategy)
-        defaults = make_options(kind, self.specs[0].options)
-        start = {name: getattr(defaults, name) for name in self.space() if name != "lr"}
-        return {"lr": self.specs[0].recipe.training.lr, **start}
+        return type(given) if isinstance(given, Strategy) else load_strategy(given or self.specs[0].strategy)
 
     def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """Return the space as Optuna takes it: ranges are log-uniform unless they reach zero."""
@@ -238,7 +239,8 @@ class Study:
         values: list[float] = []
         epochs = self.specs[0].recipe.training.epochs
         for i, (spec, data) in enumerate(zip(self.specs, self.data, strict=True)):
-            training: TrainingSettings = replace(spec.recipe.training, lr=params["lr"])
+            training: TrainingSettings = spec.recipe.training
+            training = replace(training, lr=params.get("lr", training.lr))
             tried = replace(spec, recipe=replace(spec.recipe, training=training), options={**spec.options, **chosen})
             folder = self.folder / f"trial{number}" / f"run{i}"
 
@@ -274,20 +276,6 @@ def _loss(valid: Mapping[str, float], metric: str | None = None) -> float:
         return valid["nll"]
     name = metric or next(iter(valid))
     return -valid[name] if higher_is_better(name) else valid[name]
-
-
-def option_space(kind: type[Strategy]) -> dict[str, Any]:
-    """Return a method's space: what it declares, or the range of the values of its main option.
-
-    >>> option_space(load_strategy("joint"))
-    {}
-    """
-    if kind.space:
-        return dict(kind.space)
-    if kind.main_option is None:
-        return {}
-    name, values = kind.main_option
-    return {name: (min(values), max(values))}
 
 
 @contextlib.contextmanager

@@ -43,7 +43,6 @@ class Strategy(nn.Module):
         Options: frozen dataclass of the method's options; its docstring describes each (shown by the command line).
         space: options that ``bench --tune`` searches beside the learning rate: name to a range (low, high), log-uniform
             where it does not reach zero, or to a list of choices; all are drawn jointly.
-        main_option: a short form of ``space``: one option and values, whose range is searched.
         minimum_modalities: 2 for methods that relate modalities.
         tasks: kinds of task the method is defined for.
         trains_unimodal: whether the heads of single modalities are trained, so that their scores mean something.
@@ -73,7 +72,6 @@ class Strategy(nn.Module):
     title: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     space: ClassVar[Mapping[str, tuple[float, float] | list[Any]]] = {}
-    main_option: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     minimum_modalities: ClassVar[int] = 1
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel", "regression", "survival")
     trains_unimodal: ClassVar[bool] = False

@@ -52,7 +52,7 @@ class Dgl(Strategy):
 
     title = "DGL"
     Options = DglOptions
-    main_option = ("alpha", (1.0, 2.0, 4.0))
+    space = {"alpha": (0.5, 5.0)}
     minimum_modalities = 2
     tasks = ("classification",)
     trains_unimodal = True

@@ -137,7 +137,7 @@ class DiagnoseRelearn(Strategy):
 
     title = "D&R"
     Options = DiagnoseRelearnOptions
-    main_option = ("strength", (1.0, 3.0, 10.0))
+    space = {"strength": (1.0, 10.0), "period": (0.1, 0.3)}
     minimum_modalities = 2
     tasks = ("classification",)
     options: DiagnoseRelearnOptions

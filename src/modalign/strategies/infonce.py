@@ -46,7 +46,7 @@ class InfoNCE(Strategy):
 
     title = "InfoNCE"
     Options = InfoNCEOptions
-    main_option = ("weight", (0.1, 0.5, 1.0))
+    space = {"weight": (0.03, 1.0), "temperature": (0.03, 0.3)}
     minimum_modalities = 2
     options: InfoNCEOptions
 

@@ -34,7 +34,7 @@ class JointUnimodal(Strategy):
 
     title = "Joint + unimodal heads"
     Options = JointUnimodalOptions
-    main_option = ("eta", (0.3, 1.0, 3.0))
+    space = {"eta": (0.3, 3.0)}
     trains_unimodal = True
     options: JointUnimodalOptions
 

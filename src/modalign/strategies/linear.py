@@ -57,7 +57,7 @@ class Linear(Strategy):
 
     title = "Linear, elastic net"
     Options = LinearOptions
-    main_option = ("l1_ratio", (0.1, 0.5, 0.9))
+    space = {"l1_ratio": (0.1, 0.9)}
     fits_itself = True
     options: LinearOptions
     mean: Tensor

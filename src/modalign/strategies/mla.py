@@ -74,6 +74,7 @@ class Mla(Strategy):
 
     title = "MLA"
     Options = MlaOptions
+    space = {"project": [True, False]}
     minimum_modalities = 2
     tasks = ("classification",)
     trains_unimodal = True

@@ -105,7 +105,7 @@ class MMPareto(Strategy):
 
     title = "MMPareto"
     Options = MMParetoOptions
-    main_option = ("gamma", (1.0, 1.5, 2.0))
+    space = {"gamma": (0.75, 3.0)}
     minimum_modalities = 2
     trains_unimodal = True
     options: MMParetoOptions

@@ -125,7 +125,7 @@ class ModAlign(Strategy):
 
     title = "ModAlign"
     Options = ModAlignOptions
-    main_option = ("rho", (0.1, 0.3, 1.0))
+    space = {"rho": (0.1, 1.0), "eta": (0.3, 3.0)}
     minimum_modalities = 2
     trains_unimodal = True
     options: ModAlignOptions

@@ -136,7 +136,7 @@ class OgmGe(Strategy):
 
     title = "OGM-GE"
     Options = OgmGeOptions
-    main_option = ("alpha", (0.1, 0.3, 0.8))
+    space = {"alpha": (0.1, 1.0), "noise": [True, False]}
     minimum_modalities = 2
     tasks = ("classification",)
     options: OgmGeOptions

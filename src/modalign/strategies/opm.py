@@ -68,7 +68,7 @@ class Opm(Strategy):
 
     title = "OPM"
     Options = OpmOptions
-    main_option = ("base", (0.25, 0.5, 0.75))
+    space = {"base": (0.2, 0.8), "rise": (0.1, 1.0)}
     minimum_modalities = 2
     tasks = ("classification",)
     options: OpmOptions

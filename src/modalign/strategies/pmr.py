@@ -161,7 +161,7 @@ class Pmr(Strategy):
 
     title = "PMR"
     Options = PmrOptions
-    main_option = ("alpha", (0.5, 2.0, 5.0))
+    space = {"alpha": (0.5, 5.0)}
     minimum_modalities = 2
     tasks = ("classification",)
     options: PmrOptions

@@ -124,7 +124,7 @@ class ReconBoost(Strategy):
 
     title = "ReconBoost"
     Options = ReconBoostOptions
-    main_option = ("residual", (0.25, 0.5, 1.0))
+    space = {"residual": (0.1, 1.0), "consolidation": (0.1, 2.0)}
     minimum_modalities = 2
     tasks = ("classification",)
     trains_unimodal = True
