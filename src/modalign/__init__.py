@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from modalign.api import Bench, Run, bench, evaluate, load_run, predict, report, train
+    from modalign.api import Bench, Run, bench, evaluate, load_run, predict, report, train, tune
     from modalign.data.batch import Batch, Modality, Output
     from modalign.data.dataset import MultimodalData
     from modalign.data.info import DataInfo
@@ -87,6 +87,7 @@ _HOME = {
     "score_pairs": "information",
     "strategy_names": "strategies",
     "train": "api",
+    "tune": "api",
     "two_term_nce": "information",
 }
 
@@ -135,6 +136,7 @@ __all__ = [
     "score_pairs",
     "strategy_names",
     "train",
+    "tune",
     "two_term_nce",
 ]
 

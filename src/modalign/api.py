@@ -27,12 +27,14 @@ from modalign.training.build import load_trained, load_with_data, method_spec
 from modalign.training.own_code import EncoderLike, FusionLike, Objects, resolve
 from modalign.training.run import RunFolder
 from modalign.training.train import train_spec
+from modalign.training.trainer import Hooks
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
 
+    from modalign.experiments.search import Found
     from modalign.reporting.runs import Row
 
 StrategyLike = str | type[Strategy] | Strategy
@@ -53,6 +55,8 @@ def train(
     test: bool = True,
     quiet: bool = False,
     trust_code: bool = False,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
     **settings: Any,
 ) -> Run:
     """Train one method with one seed and return its run.
@@ -73,6 +77,9 @@ def train(
         test: read the test split at the end.
         quiet: print nothing.
         trust_code: let a recipe file name classes outside the package, which runs their code.
+        on_epoch: is called with the record of each epoch (a line of ``metrics.jsonl``), after its checkpoint; it ends
+            the training there by returning True, and by raising leaves a run that can be resumed.
+        on_step: is called with ``epoch``, ``step``, ``lr`` and ``losses`` (tensors) after each optimizer step.
         settings: fields of ``TrainingSettings``, ``ModelSettings`` and ``DataSettings`` by name (``epochs=5``,
             ``width=32``, ``target="y"``), over those of the recipe.
 
@@ -93,7 +100,8 @@ def train(
     own = asdict(strategy.options) if isinstance(strategy, Strategy) else {}
     spec = method_spec(recipe, name, seed, {**own, **recipe.strategies.get(name, {}), **(options or {})})
     folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{short_name(name)}-seed{seed}")
-    train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet)
+    hooks = Hooks(on_epoch, on_step)
+    train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet, hooks=hooks)
     # A recipe at hand was written by the caller; what it names has just run.
     trusted = trust_code or (isinstance(source, Recipe) and not resume)
     return Run(folder, data=memory, objects=resolve(spec, objects), trust_code=trusted)
@@ -173,6 +181,56 @@ def bench(
         storage=storage, jobs=jobs, data=memory, reference=reference, skip=strategies == "all", quiet=quiet,
     )  # fmt: skip
     return Bench(out)
+
+
+def tune(
+    source: Any,
+    strategy: StrategyLike = "modalign",
+    *,
+    trials: int = 12,
+    runs: int = 2,
+    out: str | Path = "runs/tune",
+    data: Any = None,
+    encoders: Mapping[str, Any] | None = None,
+    fusion: Any = None,
+    options: dict[str, Any] | None = None,
+    storage: str | None = None,
+    quiet: bool = False,
+    trust_code: bool = False,
+    **settings: Any,
+) -> Found:
+    """Search the learning rate and the options of one method on validation; the test split is not read.
+
+    Args:
+        source, strategy, data, encoders, fusion, trust_code, settings: as in ``train``.
+        trials: settings to try; the given one is the first. The same call completes a search that was stopped.
+        runs: trainings of each, each with its own validation part and seed.
+        out: folder of the search; ``recipe.yaml`` in it has the best setting.
+        options: options that are not searched.
+        storage: database of the search; a journal in ``out`` by default.
+        quiet: print nothing.
+
+    Returns:
+        What was found: ``chosen.lr``, ``chosen.options``, ``value``, ``edges`` and all ``trials``.
+
+    Raises:
+        InputError: anything unusable, found before the first training; or the folder holds another search.
+        RunsFailed: every setting diverged.
+
+    >>> import tempfile
+    >>> found = tune("digits", "infonce", trials=1, runs=1, epochs=1, out=tempfile.mkdtemp(), quiet=True)
+    >>> sorted(found.chosen.options)
+    ['temperature', 'weight']
+    """
+    from modalign.experiments.search import run_tune
+
+    recipe, memory, objects = _prepare(source, data, encoders, fusion, trust_code, settings, drawn=True)
+    if not isinstance(strategy, str):
+        objects = replace(objects, strategy=strategy)
+    return run_tune(
+        recipe, strategy_name(strategy), out, trials=trials, runs=runs, storage=storage, options=options,
+        objects=objects, data=memory, quiet=quiet,
+    )  # fmt: skip
 
 
 def load_run(
@@ -565,4 +623,4 @@ def _free(name: str) -> Path:
     return folder
 
 
-__all__ = ["Bench", "Run", "bench", "evaluate", "load_run", "predict", "report", "train"]
+__all__ = ["Bench", "Run", "bench", "evaluate", "load_run", "predict", "report", "train", "tune"]

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -103,6 +104,42 @@ def bench(
         recipes, rows, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs,
         reference=reference, skip=every,
     )  # fmt: skip
+
+
+def tune(
+    recipe: Recipe,
+    *,
+    strategy: str = "modalign",
+    trials: Count = TRIALS,
+    runs: Count = 2,
+    out: str = "runs/tune",
+    storage: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Search the learning rate and the options of one method on validation, and write the best as a recipe.
+
+    The recipe's own setting is the first that is tried. The test split is not read. The same command completes a search
+    that was stopped.
+
+    Args:
+        trials: Settings to try.
+        runs: Trainings of each, each with its own validation part and seed.
+        out: Folder of the search, with recipe.yaml (the best setting, for `modalign train`) and trials.csv.
+        options: Options that are not searched, as --options.NAME VALUE.
+    """
+    from modalign.experiments.search import run_tune
+
+    try:
+        found = run_tune(recipe, strategy, out, trials=trials, runs=runs, storage=storage, options=options)
+    except Interrupted:
+        _stop("stopped; the same command goes on with the search", 130)
+    assert found.chosen is not None
+    best = {"lr": found.chosen.lr, **found.chosen.options}
+    print(f"best on validation: {', '.join(f'{name} {value}' for name, value in best.items())}")
+    if found.edges:
+        print(f"at an edge of what was searched (more may lie beyond): {', '.join(found.edges)}")
+    print(f"written: {out}/recipe.yaml, {out}/trials.csv; go on with")
+    print(f"  modalign train {out}/recipe.yaml --strategy {strategy}")
 
 
 def ablate(
@@ -401,7 +438,7 @@ def datasets() -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.rstrip("_"): command
     for command in (
-        train, bench, ablate, tradeoff, map_, evaluate, report, predict, prepare, estimate, strategies, datasets,
+        train, bench, tune, ablate, tradeoff, map_, evaluate, report, predict, prepare, estimate, strategies, datasets,
     )
 }  # fmt: skip
 
@@ -423,6 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     What an input or the machine can cause is said in words; what is left is a mistake of the package, and says so.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no lines of code
     try:
         run(words or ["--help"])
     except BrokenPipeError:  # the reader of a pipe has seen enough

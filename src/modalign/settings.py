@@ -130,6 +130,8 @@ class TrainingSettings(Checked):
             and batch norms go on as in training; ``frozen: true`` of an encoder is what fixes its features.
         cache_features: compute the features of frozen encoders once and keep them in ``~/.cache/modalign``, or in the
             folder that the environment variable ``MODALIGN_CACHE`` names; off: compute them at every step.
+        logger: experiment tracker that is told of every epoch, beside the run folder: ``csv``, ``tensorboard``,
+            ``wandb``, ``mlflow`` (extras of these names), or ``none``.
 
     >>> TrainingSettings(epochs=5).optimizer
     'sgd'
@@ -160,6 +162,7 @@ class TrainingSettings(Checked):
     checkpoint_minutes: NonNegative = 10.0
     encoder_lr: dict[str, NonNegative] = field(default_factory=dict)
     cache_features: bool = True
+    logger: Literal["none", "csv", "tensorboard", "wandb", "mlflow"] = "none"
 
 
 @dataclass

@@ -21,7 +21,7 @@ from modalign.data.load import load_data
 from modalign.domains import Count, Whole, check_values
 from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, unknown
 from modalign.experiments.parallel import default_jobs, side_by_side
-from modalign.experiments.search import Found, Setting, Study
+from modalign.experiments.search import SEARCH_SEED, Found, Setting, Study
 from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, short_name, strategy_name
@@ -33,7 +33,6 @@ from modalign.training.train import train_spec
 
 Memory = Mapping[str, MultimodalData | Callable[..., MultimodalData]]
 """Data set name to data in memory, or to a function of ``fold``, ``folds`` and ``valid_seed`` that gives it."""
-_TUNE_SEED = 1000  # the search uses other seeds than the final runs
 _LOOK_AGAIN = 5.0  # seconds until runs that other processes have claimed are looked at again
 
 
@@ -274,7 +273,7 @@ class _Cell:
         """Return a run of the search, on its own validation part where that is drawn at random."""
         fixed = isinstance(self.source, MultimodalData)
         data = self.recipe.data if fixed else replace(self.recipe.data, valid_seed=i)
-        return make_spec(replace(self.recipe, data=data), row, _TUNE_SEED + i)
+        return make_spec(replace(self.recipe, data=data), row, SEARCH_SEED + i)
 
 
 def _cells(recipes: Mapping[str, Recipe], splits: int, memory: Memory) -> list[_Cell]:

@@ -8,31 +8,38 @@ run is: several processes divide the studies among them, and one that dies loses
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from modalign.data.dataset import MultimodalData
-from modalign.errors import Diverged, RunError, RunFolderError, SettingsError
+from modalign.domains import Count, check_values
+from modalign.errors import Diverged, RunError, RunFolderError, RunsFailed, SettingsError
 from modalign.evaluation.metrics import higher_is_better
-from modalign.files import locked
-from modalign.settings import TrainingSettings
-from modalign.strategies import Strategy, load_strategy, make_options
+from modalign.files import locked, write_csv, write_whole
+from modalign.settings import Recipe, TrainingSettings
+from modalign.strategies import Strategy, load_strategy, make_options, short_name
+from modalign.training.build import method_spec
 from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train_spec
+from modalign.training.trainer import Hooks
 
 if TYPE_CHECKING:
     import optuna
 
 LEARNING_RATES = {"sgd": (1e-3, 0.3), "adamw": (1e-4, 1e-2), "adam": (1e-4, 1e-2)}
 """Ranges that hold the published rates (1e-3 to 1e-2 with SGD), wider where a recipe begins near an edge."""
+SEARCH_SEED = 1000  # a search uses other seeds than the final runs
 _ROOM = 10.0  # the range reaches at least so many times below and above the recipe's learning rate
 _EDGE = 0.05  # share of a range, on its scale, that counts as its edge
 
@@ -120,8 +127,8 @@ class Study:
             states = [trial.state for trial in self._open().get_trials(deepcopy=False)]
         return sum(state.is_finished() for state in states) >= self.trials
 
-    def work(self) -> str | None:
-        """Try settings until there are enough; returns what went wrong with all of them."""
+    def work(self, told: Callable[[optuna.trial.FrozenTrial], None] | None = None) -> str | None:
+        """Try settings until there are enough; ``told`` is called with each. Returns what went wrong with all."""
         with locked(self.folder, wait=0), _understood(self):
             study = self._open()
             if not study.get_trials(deepcopy=False):
@@ -134,6 +141,8 @@ class Study:
                 study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
                 trial = study.ask(self.distributions())
                 self._try(study, trial.number, trial._trial_id, trial.params)
+                if told is not None:
+                    told(study.get_trials(deepcopy=False)[trial.number])
         return None
 
     def found(self) -> Found:
@@ -249,11 +258,11 @@ class Study:
                 if trial.should_prune():
                     raise Pruned
 
-            if training.devices > 1:  # a process of its own cannot report
-                watch = None  # type: ignore[assignment]
+            # A process of its own cannot report.
+            hooks = Hooks(on_epoch=watch if training.devices == 1 else None)
             try:
                 train_spec(
-                    tried, folder, resume=True, data=data, objects=self.objects, test=False, quiet=True, watch=watch
+                    tried, folder, resume=True, data=data, objects=self.objects, test=False, quiet=True, hooks=hooks
                 )
             except (Diverged, Pruned) as error:
                 trial.set_user_attr("why", str(error) or "pruned")
@@ -264,6 +273,72 @@ class Study:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the score is all that is asked for
             values.append(_loss(result["metrics"]["valid"], result["metric"]))
         study.tell(number, mean(values))
+
+
+def run_tune(
+    recipe: Recipe,
+    strategy: str,
+    out: str | Path,
+    *,
+    trials: Count = 12,
+    runs: Count = 2,
+    storage: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    objects: Objects | None = None,
+    data: MultimodalData | Callable[..., MultimodalData] | None = None,
+    quiet: bool = False,
+) -> Found:
+    """Search the settings of one method on validation, as ``bench`` with ``tune`` does; the test split is not read.
+
+    Args:
+        recipe: where the search starts.
+        strategy: name of the method.
+        out: folder of the search; the same call completes one that was stopped. ``recipe.yaml`` in it is the recipe
+            with the best setting, ``trials.csv`` all that was tried.
+        trials: settings to try.
+        runs: trainings of each, each with its own validation part and seed.
+        storage: database of the search; a journal in ``out`` by default.
+        options: options that are not searched.
+        objects: objects of one's own in place of names.
+        data: data in memory, or a function of ``valid_seed`` that gives it.
+        quiet: print nothing.
+
+    Raises:
+        InputError: settings or data that cannot be used, or a folder of another search.
+        RunsFailed: every setting diverged.
+        Interrupted: stopped; the same call goes on.
+    """
+    import pandas as pd
+
+    check_values(run_tune, {"trials": trials, "runs": runs})
+    out, objects, specs = Path(out), objects or Objects(), []
+    for i in range(runs):
+        own = replace(recipe, data=replace(recipe.data, valid_seed=i)) if data is None else recipe
+        specs.append(method_spec(own, strategy, SEARCH_SEED + i, options))
+    given = tuple(data(valid_seed=i) if callable(data) else data for i in range(runs))
+    shown = recipe.data.shown, short_name(strategy)
+    study = Study(*shown, None, tuple(specs), frozenset(options or ()), trials, out, storage, objects, given)
+    first, start = RunFolder(out / "trial0" / "run0"), study.start()
+    if first.folder.exists():
+        fixed = {name: value for name, value in start.items() if name != "lr"}
+        first.check_free(replace(specs[0], options={**specs[0].options, **fixed}), resume=True)
+
+    def told(trial: optuna.trial.FrozenTrial) -> None:
+        settings = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
+        value = "pruned" if trial.value is None or trial.state.name != "COMPLETE" else f"{trial.value:.4f}"
+        print(f"  trial {trial.number + 1} of {trials}: {value} with {settings}", flush=True)
+
+    with locked(out):
+        study.work(None if quiet else told)
+    found = study.found()
+    write_csv(out / "trials.csv", pd.DataFrame(found.trials), False)
+    if found.chosen is None:
+        raise RunsFailed("every setting that was tried diverged; lower --training.lr:", [f"  {found.label}"])
+    chosen = {**recipe.strategies.get(strategy, {}), **(options or {}), **found.chosen.options}
+    training = replace(recipe.training, lr=found.chosen.lr)
+    best = replace(recipe, training=training, strategies={**recipe.strategies, strategy: chosen})
+    write_whole(out / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(asdict(best))), sort_keys=False))
+    return found
 
 
 class Pruned(Exception):

@@ -39,7 +39,7 @@ from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
 
 # Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
-_WITHOUT_EFFECT = {"cache_features"}
+_WITHOUT_EFFECT = {"cache_features", "logger"}
 _WROTE = "what training wrote"
 _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "scikit-learn")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,8 @@ from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
-from modalign.training.trainer import Trainer, divide_validation
+from modalign.training.trackers import check_logger, tracked
+from modalign.training.trainer import Hooks, Trainer, divide_validation
 
 
 def train(
@@ -83,9 +83,9 @@ def train_spec(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
-    watch: Callable[[dict[str, Any]], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete; ``watch`` sees the record of each epoch."""
+    """Train as ``train`` does, with settings that are complete; ``hooks`` are told of steps and epochs."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
@@ -97,6 +97,7 @@ def train_spec(
     if resume and run.done:
         return run.result()
     settings = spec.recipe.training
+    check_logger(settings.logger)
     devices = Devices(settings.accelerator, settings.devices, settings.precision)
     objects = resolve(spec, objects)
     strategy = build_strategy(spec, DataInfo.of(loaded), loaded.train, objects)
@@ -109,7 +110,7 @@ def train_spec(
             if resume and run.done:
                 return run.result()
             run.clear_partial()
-        what = spec, strategy, objects, given, data is not None, out, test, quiet, watch
+        what = spec, strategy, objects, given, data is not None, out, test, quiet, hooks
         result: dict[str, Any] = devices.launch(_train, *what)
     return result
 
@@ -124,7 +125,7 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
-    watch: Callable[[dict[str, Any]], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> dict[str, Any]:
     """Train in each process."""
     if devices.spawns:
@@ -157,9 +158,10 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    trainer = Trainer(devices, strategy, data, spec, run, display, watch)
-    trainer.fit()
-    result = _finish(trainer, test)
+    with tracked(spec, run, devices.rank == 0) as tracker:
+        trainer = Trainer(devices, strategy, data, spec, run, display, hooks, tracker)
+        trainer.fit()
+        result = _finish(trainer, test)
     display.result(result)
     return result
 

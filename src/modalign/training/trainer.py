@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +29,24 @@ from modalign.training.optimizers import learning_rate, set_learning_rate
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.stepper import EngineStepper, State
+from modalign.training.trackers import Tracker
 
 _CHECK_EVERY = 16  # on a GPU, losses are looked at this many steps late, so that the queue never drains
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a program of the user's is told while it trains, on the first process.
+
+    Attributes:
+        on_epoch: is given the record of each epoch, as ``metrics.jsonl`` holds it, after its checkpoint. It ends the
+            training there by returning True; by raising it leaves a run that can be resumed.
+        on_step: is given ``epoch``, ``step``, ``lr`` and ``losses`` after each optimizer step. The losses, of the last
+            batch of this process, are tensors: reading them (``float``) waits for an accelerator.
+    """
+
+    on_epoch: Callable[[dict[str, Any]], object] | None = None
+    on_step: Callable[[dict[str, Any]], object] | None = None
 
 
 class Trainer:
@@ -42,7 +59,8 @@ class Trainer:
         spec: what determines the run.
         run: where it is kept.
         display: what a person sees.
-        watch: sees the record of each epoch; what it raises ends the training.
+        hooks: what is told of steps and epochs.
+        tracker: the experiment tracker of ``training.logger``, on the first process.
     """
 
     def __init__(
@@ -53,9 +71,10 @@ class Trainer:
         spec: RunSpec,
         run: RunFolder,
         display: Display,
-        watch: Callable[[dict[str, Any]], None] | None = None,
+        hooks: Hooks | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
-        self.watch = watch
+        self.hooks, self.tracker = hooks or Hooks(), tracker
         self.devices, self.strategy, self.data, self.run, self.display = devices, strategy, data, run, display
         self.spec, self.settings = spec, spec.recipe.training
         self.sampler = make_sampler(data, spec, devices.rank, devices.world)
@@ -85,7 +104,8 @@ class Trainer:
         with self._signals(), self.display.training(self.settings.epochs, self.windows, self.state.epoch):
             while self.state.epoch < self.settings.epochs and (patience is None or self.state.stale < patience):
                 self._train_epoch()
-                self._validate()
+                if self._validate():
+                    break
 
     def _train_epoch(self) -> None:
         state, settings, stepper = self.state, self.settings, self.stepper
@@ -112,6 +132,10 @@ class Trainer:
             state.window += 1
             state.step += 1
             self.display.step(state.epoch, state.window)
+            if self.hooks.on_step is not None and self.devices.rank == 0:
+                lr = stepper.optimizers["main"].param_groups[0]["lr"]
+                given = {name: value.detach() for name, value in losses.items()}
+                self.hooks.on_step({"epoch": state.epoch, "step": state.step, "lr": lr, "losses": given})
             self._save_if_due()
         self._add_losses(True)
         self.strategy.on_epoch_end(stepper)
@@ -155,14 +179,16 @@ class Trainer:
             "Lower --training.lr, or set --training.clip 1"
         )
 
-    def _validate(self) -> None:
-        """Compute metrics on validation, select, log and save: what ends an epoch."""
+    def _validate(self) -> bool:
+        """Compute metrics on validation, select, log and save: what ends an epoch. Return whether to stop here."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             record, improved = self._score()
         self._save()
         self.display.epoch(record, self.metric, improved)
-        if self.watch is not None:
-            self.watch(record)
+        if self.tracker is not None:
+            self.tracker.epoch(record)
+        told = self.hooks.on_epoch is not None and self.devices.rank == 0
+        return self.devices.any(told and self.hooks.on_epoch(record) is True)  # type: ignore[misc]
 
     def _score(self) -> tuple[dict[str, Any], bool]:
         """Score the weights on validation and keep them if they are selected; return the record, and whether."""

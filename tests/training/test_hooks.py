@@ -1,0 +1,124 @@
+"""What a user's program and experiment trackers are told while a run trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+import modalign
+from modalign.errors import SettingsError
+from modalign.training.run import RunFolder
+
+SMALL = {"epochs": 3, "quiet": True, "batch_size": 256}
+
+
+def records(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_hook_is_told_of_every_epoch_and_step_and_changes_nothing(tmp_path):
+    epochs, steps = [], []
+    run = modalign.train("digits", "joint", out=tmp_path / "a", on_epoch=epochs.append, on_step=steps.append, **SMALL)
+    plain = modalign.train("digits", "joint", out=tmp_path / "b", **SMALL)
+    assert epochs == records(run)
+    assert [step["step"] for step in steps] == list(range(1, epochs[-1]["step"] + 1))
+    assert steps[-1]["epoch"] == 2
+    assert float(steps[-1]["losses"]["task"]) > 0
+    assert run.metrics == plain.metrics
+
+
+def test_a_hook_ends_the_training_by_returning_true(tmp_path):
+    def enough(record):
+        return record["epoch"] == 1
+
+    run = modalign.train("digits", "joint", out=tmp_path / "run", on_epoch=enough, **SMALL)
+    assert [record["epoch"] for record in records(run)] == [0, 1]
+    assert "test" in run.metrics
+
+
+def test_a_hook_that_raises_leaves_a_run_that_goes_on_bit_for_bit(tmp_path):
+    def broken(record):
+        raise ZeroDivisionError("of the user")
+
+    with pytest.raises(ZeroDivisionError, match="of the user"):
+        modalign.train("digits", "joint", out=tmp_path / "run", on_epoch=broken, **SMALL)
+    assert RunFolder(tmp_path / "run").resumable
+    run = modalign.train("digits", "joint", out=tmp_path / "run", resume=True, **SMALL)
+    whole = modalign.train("digits", "joint", out=tmp_path / "whole", **SMALL)
+    assert run.metrics == whole.metrics
+
+
+def interrupted(folder, kind):
+    """A run that was stopped after two epochs and went on."""
+    seen = []
+
+    def stop(record):
+        seen.append(record)
+        if len(seen) == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        modalign.train("digits", "joint", out=folder, on_epoch=stop, logger=kind, **SMALL)
+    return modalign.train("digits", "joint", out=folder, resume=True, logger=kind, **SMALL)
+
+
+def test_a_csv_file_has_a_line_an_epoch_also_of_a_run_that_went_on(tmp_path):
+    run = interrupted(tmp_path / "run", "csv")
+    table = pd.read_csv(run.folder / "metrics.csv")
+    assert table["epoch"].tolist() == [0, 1, 2]
+    known = [record["valid"]["accuracy"] for record in records(run)]
+    assert table["valid/accuracy"].tolist() == pytest.approx(known)
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = interrupted(tmp_path / "run", "tensorboard")
+    found = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    logged = found.Scalars("valid/accuracy")
+    assert [one.step for one in logged] == [0, 1, 2]
+    known = [record["valid"]["accuracy"] for record in records(run)]
+    assert [one.value for one in logged] == pytest.approx(known)
+
+
+def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monkeypatch):
+    told = []
+
+    def start_run(run_id, run_name):
+        told.append(("start", run_id, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+    calls = ("log_params", "log_metrics", "log_artifact", "end_run")
+    fake = {name: lambda *given, name=name, **more: told.append((name, *given, *more.values())) for name in calls}
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, __spec__=object(), **fake))
+    interrupted(tmp_path / "run", "mlflow")
+    starts = [one[1:] for one in told if one[0] == "start"]
+    assert starts == [(None, "digits joint seed 0"), ("abc", None)]
+    (params,) = [one[1] for one in told if one[0] == "log_params"]
+    assert params["recipe.training.epochs"] == "3"
+    assert [one[2] for one in told if one[0] == "log_metrics"] == [0, 1, 2]
+    assert [one[1] for one in told if one[0] == "end_run"] == ["FAILED", "FINISHED"]
+    assert any(one[0] == "log_artifact" and one[1].endswith("result.json") for one in told)
+
+
+def test_a_tracker_that_cannot_be_reached_is_left_alone_and_training_goes_on(tmp_path, monkeypatch):
+    def start_run(**_):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, __spec__=object()))
+    with pytest.warns(UserWarning, match="mlflow failed .*no route to host.* training goes on") as said:
+        run = modalign.train("digits", "joint", out=tmp_path / "run", logger="mlflow", **SMALL)
+    assert len([w for w in said if "mlflow" in str(w.message)]) == 1
+    assert "test" in run.metrics
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("modalign.training.trackers.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'modalign\[wandb\]'"):
+        modalign.train("digits", "joint", out=tmp_path / "run", logger="wandb", **SMALL)
+    assert not (tmp_path / "run").exists()
