@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from modalign.cli import main
+from modalign.data.media import miniature
+from modalign.experiments.reproduce import TINY
 from modalign.recipes import load_recipe
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 83278\n".format("0" * 64)
-
-
-def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) -> np.ndarray:
-    """A sine wave (N,) float32."""
-    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def ramp(frames: int, width: int = 48, height: int = 32) -> np.ndarray:
@@ -32,44 +27,14 @@ def ramp(frames: int, width: int = 48, height: int = 32) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def write_wav() -> Callable[..., None]:
-    """Write a waveform in [-1, 1] as 16-bit mono WAV."""
-
-    def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(rate)
-            file.writeframes((samples * 32767).astype("<i2").tobytes())
-
-    return write
+    """``miniature.write_wav``."""
+    return miniature.write_wav
 
 
 @pytest.fixture(scope="session")
 def write_video() -> Callable[..., None]:
-    """Write frames (T, H, W, 3) and a waveform as FLV (Sorenson H.263, MP3) or MP4 (H.264, AAC), by the ending."""
-
-    def write(path: Path, frames: np.ndarray, samples: np.ndarray | None, fps: int = 10, rate: int = 22_050) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        codecs = {".flv": ("flv", "libmp3lame"), ".mp4": ("libx264", "aac")}[path.suffix]
-        with av.open(str(path), "w") as container:
-            video = container.add_stream(codecs[0], rate=fps)
-            video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-            audio = container.add_stream(codecs[1], rate=rate, layout="mono") if samples is not None else None
-            video.codec_context.thread_count = 1
-            for picture in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-            container.mux(video.encode())
-            if audio is not None:
-                sound = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
-                sound.sample_rate = rate
-                form, size = audio.codec_context.format.name, audio.codec_context.frame_size
-                resampler = av.AudioResampler(form, "mono", rate, size)
-                for piece in [*resampler.resample(sound), *resampler.resample(None)]:
-                    container.mux(audio.encode(piece))
-                container.mux(audio.encode())
-
-    return write
+    """``miniature.write_video``."""
+    return miniature.write_video
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +52,8 @@ def write_image() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tone_of() -> Callable[..., np.ndarray]:
-    """``tone``."""
-    return tone
+    """``miniature.tone``."""
+    return miniature.tone
 
 
 @pytest.fixture(scope="session")
@@ -130,14 +95,6 @@ def same_bytes() -> Callable[[Path, Path], None]:
             assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
     return compare
-
-
-TINY: dict[str, dict[str, Any]] = {
-    "resnet18": {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]},
-    "resnet50": {"embedding_size": 4, "hidden_sizes": [8, 16], "depths": [1, 1]},
-    "vit_b_16": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-    "bert_base": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-}
 
 
 @pytest.fixture(scope="session")
