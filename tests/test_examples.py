@@ -62,3 +62,20 @@ def test_own_recipe_asks_before_it_runs_code_and_then_uses_every_class(root, tmp
     assert run.model.fusion.width == 24
     assert run.result["options"] == {"weight": 0.5}
     assert run.metrics["test"]["accuracy"] > 0.5
+
+
+def test_a_run_answers_over_http(root, tmp_path, monkeypatch):
+    pytest.importorskip("fastapi", reason="needs fastapi")
+    pytest.importorskip("httpx", reason="needs httpx")
+    from fastapi.testclient import TestClient
+
+    cli.main(["train", "digits", "--strategy", "joint", "--training.epochs", "1", "--out", str(tmp_path / "run")])
+    monkeypatch.setenv("MODALIGN_RUN", str(tmp_path / "run"))
+    client = TestClient(runpy.run_path(str(root / "examples" / "serve.py"))["app"])
+    data = load_run(tmp_path / "run").data
+    batch = data.test.__getitems__([0, 1])
+    whole = {name: x[0].tolist() for name, x in batch.inputs.items()}
+    found = client.post("/predict", json={"samples": [whole, {"left": batch.inputs["left"][1].tolist()}]}).json()
+    assert [one["right_present"] for one in found] == [True, False]
+    assert sum(found[0][f"p_{digit}"] for digit in range(10)) == pytest.approx(1, abs=1e-5)
+    assert client.post("/predict", json={"samples": [{"left": [[[1.0]]]}]}).status_code == 422

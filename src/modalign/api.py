@@ -373,6 +373,17 @@ class Run:
         )  # fmt: skip
         return found.result
 
+    def export(self, out: str | Path) -> Path:
+        """Write the trained model as one file, ``.pt2`` or ``.onnx``, that answers as ``predict`` does.
+
+        Raises:
+            InputError: an unknown ending, a file that exists, or ONNX's packages are not installed.
+            RunError: the network cannot be exported.
+        """
+        from modalign.experiments.export import export
+
+        return export(self.folder, out, objects=self._objects, trust_code=self._trust_code)
+
     def plot(self) -> Figure:
         """Return the curves of training: losses, the selecting metric on validation, what the method logs."""
         from modalign.reporting.figures import training_curves

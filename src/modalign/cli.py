@@ -333,6 +333,20 @@ def predict(
     print(f"{len(table)} predictions in {out}")
 
 
+def export(run: str, *, out: str, allow_code: bool = False) -> None:
+    """Export a trained run as one file that needs no modalign: torch.export (.pt2) or ONNX (.onnx).
+
+    It takes which modalities are present and their arrays, for any number of samples, and gives the probabilities of
+    `modalign predict`. The file is compared with the run before it is written.
+
+    Args:
+        out: The file: NAME.pt2 or NAME.onnx (which needs pip install 'modalign[export]').
+    """
+    from modalign.experiments.export import export as exported
+
+    print(f"written: {exported(run, out, trust_code=allow_code)}")
+
+
 def prepare(
     data: str,
     *,
@@ -486,8 +500,8 @@ def datasets() -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.rstrip("_"): command
     for command in (
-        train, bench, tune, ablate, tradeoff, map_, evaluate, report, predict, prepare, reproduce, estimate, strategies,
-        datasets,
+        train, bench, tune, ablate, tradeoff, map_, evaluate, report, predict, export, prepare, reproduce, estimate,
+        strategies, datasets,
     )
 }  # fmt: skip
 

@@ -194,7 +194,7 @@ class AttentionFusion(Fusion):
     ) -> Tensor:
         """Fused features (B, width)."""
         tokens = [p(z) for p, z in zip(self.projections.values(), self._masked(features, present), strict=True)]
-        first = self.token.to(tokens[0].dtype).expand(len(present), -1)
+        first = self.token.to(tokens[0].dtype).expand(present.shape[0], -1)
         absent = torch.cat([torch.zeros_like(present[:, :1]), ~present], 1)
         mixed = self.layer(torch.stack([first, *tokens], 1), src_key_padding_mask=absent)
         fused: Tensor = self.norm(mixed[:, 0])

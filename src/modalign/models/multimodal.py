@@ -141,11 +141,16 @@ class MultimodalModel(nn.Module):
             batch: the samples.
             only: modalities to encode; the others are left out of the result.
         """
+        chosen = [(m, name) for m, name in enumerate(self.modalities) if only is None or name in only]
+        if torch.compiler.is_exporting():  # no branch may depend on the data; in evaluation rows do not meet
+            return {
+                name: torch.where(batch.present[:, m, None], self._features(name, batch.inputs[name], False), 0.0)
+                for m, name in chosen
+            }
         counts = batch.present.sum(0).tolist()
         return {
             name: self._encode_one(name, batch.inputs[name], batch.present[:, m], int(counts[m]), name in batch.encoded)
-            for m, name in enumerate(self.modalities)
-            if only is None or name in only
+            for m, name in chosen
         }
 
     def _encode_one(self, name: str, x: Tensor, present: Tensor, count: int, encoded: bool) -> Tensor:
@@ -165,7 +170,7 @@ class MultimodalModel(nn.Module):
             features = encoder.project(x)
         else:
             features = encoder(self.standardized(name, x))
-        if not isinstance(features, Tensor) or features.shape != (len(x), self.dims[name]):
+        if not isinstance(features, Tensor) or features.shape != (x.shape[0], self.dims[name]):
             raise wrong_features(name, encoder, features, (len(x), self.dims[name]))
         return features
 
@@ -243,7 +248,7 @@ class MultimodalModel(nn.Module):
                 scores = self.unimodal_heads[m](features[m]).float()
             own = scores if self.outputs == 1 else scores.softmax(1)
             rest = (further or {}).get(m)
-            conditions[m] = torch.cat([own, own.new_zeros(len(own), width) if rest is None else rest], 1)
+            conditions[m] = torch.cat([own, own.new_zeros(own.shape[0], width) if rest is None else rest], 1)
         return conditions
 
 

@@ -144,8 +144,9 @@ class Linear(Strategy):
 
     def _there(self, present: Tensor) -> Tensor:
         """Which columns of each sample are there, (B, P)."""
-        widths = torch.tensor([*self.widths.values()], device=present.device)
-        return present.repeat_interleave(widths, 1)
+        return torch.cat(
+            [column[:, None].expand(-1, w) for column, w in zip(present.T, self.widths.values(), strict=True)], 1
+        )
 
     def _columns(self, inputs: Tensor, present: Tensor) -> Tensor:
         """Return inputs as the map takes them."""

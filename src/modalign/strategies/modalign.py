@@ -233,7 +233,8 @@ class ModAlign(Strategy):
         """The pool of joint head, unimodal heads and critics; the joint head alone without the prior."""
         if not self.options.prior:
             return output.logits
-        heard = self.critic_speaks and bool(self.weights[-1] > 0)  # critics that are silent need not be asked
+        # Critics that are silent need not be asked; an export takes no branch that depends on numbers.
+        heard = self.critic_speaks and (torch.compiler.is_exporting() or bool(self.weights[-1] > 0))
         voices = self._voices(output, self._about_label if heard else None)
         return pool(voices, self.weights[: voices.shape[1]], self.log_prior, self.task.kind)
 

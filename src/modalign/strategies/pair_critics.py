@@ -272,12 +272,14 @@ class PairCritics(nn.Module):
     @torch.no_grad()
     def every_context(self, features: Features, present: Tensor) -> Tensor:
         """Return s(z_a, z_b, c) of each sample for every discrete context c: (B, P, C), zeros where one is absent."""
-        samples, count = len(present), self.contexts
+        samples, count = present.shape[0], self.contexts
         rows = stacked(features).transpose(0, 1)
-        step = max(1, _AT_ONCE // max(1, rows.numel()))  # contexts at a time
+        # Contexts at a time; an export is for any number of samples.
+        step = count if torch.compiler.is_exporting() else max(1, _AT_ONCE // max(1, rows.numel()))
         parts = []
-        for codes in torch.arange(count, device=present.device).split(step):
-            code = codes.repeat_interleave(samples)
+        for begun in range(0, count, step):
+            codes = torch.arange(begun, min(begun + step, count), device=present.device)
+            code = codes[:, None].expand(-1, samples).flatten()
             keys = self.keys(rows.repeat(1, len(codes), 1), code)
             if self.shared is not None:
                 gain, offset = self.shared.modulate(codes)  # (P, C, K), (P, C)

@@ -52,7 +52,7 @@ class Unimodal(Strategy):
         """Scores of each sample's best present modality."""
         scores = torch.stack(list(output.unimodal.values()), dim=1)  # (B, M, C)
         best = torch.where(output.present, self.quality, -torch.inf).argmax(1)
-        return scores[torch.arange(len(scores), device=scores.device), best]
+        return scores[torch.arange(scores.shape[0], device=scores.device), best]
 
     def metrics(self) -> dict[str, float]:
         """Return what each modality reaches on validation."""
