@@ -38,7 +38,7 @@ def load_data(
     *,
     target: str | None = None,
     label: str | None = None,
-    modalities: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    modalities: Sequence[str] | Mapping[str, str | Sequence[str] | Mapping[str, Any]] | None = None,
     split: str | None = None,
     group: str | None = None,
     columns: Sequence[str] = (),
@@ -64,8 +64,10 @@ def load_data(
         target: what is predicted, ``TIME,EVENT`` for survival; by default ``y``, ``target`` or ``label``.
         label: the same.
         modalities: names, or name to the column or columns it is made of (``{"table": ["age", "sex"]}``); a name that
-            is no column stands for the columns ``<name>_*`` side by side. By default all that have an axis, and the
-            texts of a ``Dataset``.
+            is no column stands for the columns ``<name>_*`` side by side. Numbers and texts of several columns become
+            one vector, texts one-hot. A column of paths to images, sound or video is decoded, by default or as
+            ``{"photo": {"column": "path", "kind": "image", "size": 64}}`` says. By default all that have an axis, and
+            the texts of a ``Dataset``.
         split: expression for the test rows, or column of splits (see ``from_arrays``).
         group: column whose values no split divides.
         columns: further columns, possible contexts.
@@ -125,7 +127,7 @@ _DEFAULTS = DataSettings()
 
 
 def _by_object(
-    source: Any, settings: DataSettings, made_of: Mapping[str, str | Sequence[str]] | None = None
+    source: Any, settings: DataSettings, made_of: Mapping[str, str | Sequence[str] | Mapping[str, Any]] | None = None
 ) -> MultimodalData:
     from modalign.data.objects import load_object
     from modalign.data.tables.reader import RowOptions

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from modalign.data.dataset import MultimodalData
+from modalign.data.media.decoders import decode_cells, make_decoder
 from modalign.data.tables.array_split import ArraySplit
 from modalign.data.tables.files import columns_beside, join_columns, table_arrays
-from modalign.data.tables.modalities import find_modality, fit_preparation, is_text, show
+from modalign.data.tables.modalities import (
+    MEDIA_ENDINGS,
+    Preparation,
+    as_strings,
+    find_modality,
+    fit_preparation,
+    is_text,
+    kind_of_files,
+    marked_present,
+    show,
+)
 from modalign.data.tables.reader import RowOptions, Source, condition_columns, label_columns, read_source
 from modalign.data.tables.splits import SPLITS
-from modalign.errors import DataError, Problems, SettingsError
+from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.settings import DataSettings
+
+MadeOf = Mapping[str, str | Sequence[str] | Mapping[str, Any]]
 
 TARGETS = ("y", "target", "label", "targets", "labels")
 _BLOCK = 64
@@ -306,7 +320,7 @@ def load_object(
     source: Any,
     settings: DataSettings,
     options: RowOptions | None = None,
-    made_of: Mapping[str, str | Sequence[str]] | None = None,
+    made_of: MadeOf | None = None,
 ) -> MultimodalData:
     """Return an object as a data set, split and checked as arrays are.
 
@@ -316,7 +330,8 @@ def load_object(
             taken out of ``train`` at random).
         settings: modalities, label, split, group, columns and kinds, as in ``from_arrays``.
         options: how rows are read.
-        made_of: modality name to the column or columns it is made of.
+        made_of: modality name to the column or columns it is made of, or to ``{"column": ..., "kind": ..., ...}``: how
+            its files are decoded (``decoders.make_decoder``). Columns of paths are recognized by the endings of files.
 
     Raises:
         InputError: the object is of another kind; see also ``from_arrays``.
@@ -367,17 +382,33 @@ def load_object(
 def _make_source(
     columns: dict[str, np.ndarray],
     samples: Samples | None,
-    made_of: Mapping[str, str | Sequence[str]],
+    made_of: MadeOf,
     kinds: Mapping[str, str],
 ) -> Source:
     """Return the source of modalities in memory and of those that are read when needed (see ``load_object``)."""
     forms = samples.forms if samples else {}
-    keys = {m: given if isinstance(given, str) else m for m, given in made_of.items()}
-    wanted = {m: key for m, key in keys.items() if key in forms and made_of[m] in ([], key, (key,), [key])}
-    rest = {m: given for m, given in made_of.items() if m not in wanted and (given or columns_beside(m, columns))}
+    files: dict[str, Mapping[str, Any]] = {}
+    plain: dict[str, str | Sequence[str]] = {}
+    for m, given in made_of.items():
+        if isinstance(given, Mapping):
+            files[m] = given
+            continue
+        plain[m], column = given, given if isinstance(given, str) else m
+        if samples is None and m not in kinds and column in columns and is_text(columns[column]):
+            kind = kind_of_files(as_strings(columns[column]).tolist())
+            if kind is not None:
+                files[m] = {"column": column, "kind": kind}
+                del plain[m]
+    if files and samples is not None:
+        raise SettingsError("decoders of files are for tables; a Dataset decodes by itself: give names of its keys")
+    keys = {m: given if isinstance(given, str) else m for m, given in plain.items()}
+    wanted = {m: key for m, key in keys.items() if key in forms and plain[m] in ([], key, (key,), [key])}
+    rest = {m: given for m, given in plain.items() if m not in wanted and (given or columns_beside(m, columns))}
     joined = join_columns(columns, rest) | {m: (key,) for m, key in wanted.items() if key != m}
     if samples is None:
-        return Source(columns, joined=joined)
+        stored, preparations = _decoded(columns, files)
+        joined |= {m: preparations[m].columns for m in files}
+        return Source(columns, stored, preparations, joined)
     columns |= {f"present_{m}": columns[f"present_{key}"] for m, key in wanted.items() if f"present_{key}" in columns}
     digest = hashlib.sha256()
     for part in samples.parts.values():
@@ -393,6 +424,33 @@ def _make_source(
         digest.update(f"{m}{forms[key]}".encode())
     split = partial(DatasetSplit, samples, wanted)
     return Source(columns, dict.fromkeys(wanted, np.empty(0)), preparations, joined, digest.hexdigest(), split=split)
+
+
+def _decoded(
+    columns: dict[str, np.ndarray], files: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, np.ndarray], dict[str, Preparation]]:
+    """Decode the files that columns name, and mark in ``columns`` which rows name one.
+
+    Raises:
+        DataError: a column or an option that is not there, and every file that cannot be read.
+    """
+    stored, preparations, problems = {}, {}, Problems("files")
+    for m, given in files.items():
+        column, how = given.get("column", m), {key: value for key, value in given.items() if key != "column"}
+        if column not in columns:
+            raise unknown(f"column of modality {m!r}:", column, columns)
+        if how.get("kind") not in (*MEDIA_ENDINGS, "text"):
+            raise unknown(f"kind of the files of {m!r}:", str(how.get("kind")), [*MEDIA_ENDINGS, "text"])
+        cells = as_strings(columns[column])
+        ids = [str(i) for i in columns["id"]] if "id" in columns else [str(row) for row in range(len(cells))]
+        decoder = make_decoder(m, how, gaps=True)
+        found = problems.trying(decode_cells, decoder, cells.tolist(), ids, Path())
+        if found is not None:
+            stored[m] = found
+        columns[f"present_{m}"] = marked_present(m, columns, len(cells)) & (cells != "")
+        preparations[m] = Preparation(decoder.modality, columns=(column,), decoder=decoder.described)
+    problems.stop()
+    return stored, preparations
 
 
 def split_parts(source: Any, name: str) -> dict[str, Any]:

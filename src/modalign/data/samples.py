@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.media.decoders import export_tokenizer, make_decoder
+from modalign.data.media.decoders import decode_cells, export_tokenizer, make_decoder
 from modalign.data.media.folder import read_folder, read_meta
 from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset, split_parts
 from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text, marked_present
-from modalign.errors import DataError, InputError, Problems, RunFolderError, unknown
+from modalign.errors import DataError, Problems, RunFolderError, unknown
 from modalign.files import reading
 
 
@@ -184,19 +183,4 @@ def _prepare(
         return present, preparation.apply(array) if present.any() else np.zeros((len(array), *shape), np.float32)
     decoder = make_decoder(name, preparation.decoder, gaps=True)
     present = find_modality(name, columns)
-    cells = np.where(present, as_strings(array), "").tolist()
-    if kind != "text":
-        cells = [cell and str(folder / cell) for cell in cells]
-
-    def decoded(cell: str) -> tuple[np.ndarray | None, str]:
-        try:
-            return decoder((cell,))[0], ""
-        except (InputError, OSError, ValueError, ArithmeticError, LookupError) as error:
-            return None, str(error)
-
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(decoded, cells))
-    wrong = [f"  row {row} (id {ids[row]}): {reason}" for row, (array, reason) in enumerate(found) if array is None]
-    if wrong:
-        raise DataError(f"{len(wrong)} rows of {name!r} cannot be read\n" + "\n".join(wrong))
-    return present, np.stack([array for array, _ in found if array is not None])
+    return present, decode_cells(decoder, np.where(present, as_strings(array), "").tolist(), ids, folder)

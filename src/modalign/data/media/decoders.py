@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,7 +21,7 @@ import numpy as np
 
 from modalign.data.batch import Modality
 from modalign.data.media.spectrograms import AUDIO_RECIPES
-from modalign.errors import DataError, unknown
+from modalign.errors import DataError, InputError, unknown
 from modalign.files import write_whole
 
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -250,6 +251,36 @@ def decode_text(text: str, vocabulary: str, length: int) -> tuple[np.ndarray, st
     """
     encoded = tokenizer(vocabulary)(text, truncation=True, max_length=length, padding="max_length")
     return np.asarray(encoded["input_ids"], np.int64), "" if text.strip() else "empty text"
+
+
+def decode_cells(decoder: Decoder, cells: Sequence[str], ids: Sequence[str], folder: Path) -> np.ndarray:
+    """Return what the cells of a column stand for, (N, *shape), zeros for empty ones.
+
+    Args:
+        decoder: with ``gaps``.
+        cells: paths of files, or texts.
+        ids: what rows are called in messages.
+        folder: paths are relative to it.
+
+    Raises:
+        DataError: with every row that cannot be read.
+    """
+    if decoder.described["kind"] != "text":
+        cells = [cell and str(folder / cell) for cell in cells]
+
+    def decoded(cell: str) -> tuple[np.ndarray | None, str]:
+        try:
+            return decoder((cell,))[0], ""
+        except (InputError, OSError, ValueError, ArithmeticError, LookupError) as error:
+            return None, str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(decoded, cells))
+    wrong = [f"  row {row} (id {ids[row]}): {reason}" for row, (array, reason) in enumerate(found) if array is None]
+    if wrong:
+        name = decoder.modality.name
+        raise DataError(f"{len(wrong)} rows of {name!r} cannot be read\n" + "\n".join(wrong))
+    return np.stack([array for array, _ in found if array is not None])
 
 
 @lru_cache(maxsize=4)

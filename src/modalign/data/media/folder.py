@@ -4,8 +4,8 @@ A prepared folder holds
 
 - ``meta.yaml``: ``version`` (1), ``name``, ``task``, ``classes`` (in order; empty unless classification) and
   ``modalities``: name to ``kind``, ``shape``, ``vocabulary``, ``padding``, ``dtype`` and ``sha256`` of the file;
-  ``plain``: modalities whose values stand in the manifest, name to ``text``, ``vector`` or ``categories`` (they are
-  prepared when loaded, because words and categories are learned from the training rows); ``columns``: those that
+  ``plain``: modalities whose values stand in the manifest, name to ``text``, ``vector``, ``categories`` or columns
+  (they are prepared when loaded, because words and categories are learned from training rows); ``columns``: those that
   are loaded as contexts unless a recipe names others; ``decoders``: how files become arrays
   (``decoders.make_decoder``), so that a model predicts new files; ``about``: what the reader of the data set keeps.
   Written last: a folder without it is not finished.
@@ -77,7 +77,7 @@ def write_prepared(
     modalities: Mapping[str, Modality],
     manifest: pd.DataFrame,
     arrays: Mapping[str, np.ndarray] | None = None,
-    plain: Mapping[str, str] | None = None,
+    plain: Mapping[str, str | list[str]] | None = None,
     columns: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
     decoders: Mapping[str, Mapping[str, Any]] | None = None,
@@ -178,7 +178,7 @@ def load_prepared(folder: str | Path, settings: DataSettings, options: RowOption
     chosen = replace(
         settings,
         modalities=names,
-        kinds={m: plain[m] for m in names if m in plain},
+        kinds={m: "vector" if isinstance(plain[m], list) else plain[m] for m in names if m in plain},
         label=settings.label or own,
         group=settings.group or ("group" if "group" in source.columns else None),
         columns=settings.columns or meta.get("columns", []),
@@ -213,7 +213,8 @@ def read_folder(folder: Path, names: Sequence[str], problems: Problems) -> Sourc
             wrong = "cannot be read; expected the array that prepare wrote: restore it, or"
         problems += [f"{str(path)!r} {wrong} run prepare again"] if wrong else []
     columns = problems.trying(table_arrays, manifest)
-    joined = problems.trying(join_columns, columns or {}, {m: [] for m in names if m in plain})
+    beside = {m: plain[m] if isinstance(plain[m], list) else [] for m in names if m in plain}
+    joined = problems.trying(join_columns, columns or {}, beside)
     problems.stop()
     contents = file_digest(folder / "manifest.parquet")
     contents += "".join(f" {m} {decoded[m]['sha256'] if m in decoded else plain[m]}" for m in names)
@@ -249,7 +250,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
             if kind not in KINDS or min(shape, default=1) < 1 or not isinstance(entry["sha256"], str):
                 raise ValueError(f"a modality of kind {kind!r} and shape {shape}")
             int(entry["vocabulary"]), int(entry["padding"])
-        if not {*meta["plain"].values()} <= {"text", "vector", "categories"}:
+        named = [k for k in meta["plain"].values() if not isinstance(k, list) or not all(isinstance(c, str) for c in k)]
+        if not {*map(str, named)} <= {"text", "vector", "categories"}:
             raise ValueError(f"plain is {meta['plain']!r}")
         dict(meta.get("decoders") or {}), list(meta.get("columns") or [])
     return meta

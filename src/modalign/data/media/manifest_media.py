@@ -8,7 +8,7 @@ from typing import Any
 
 from modalign.data.media.decoders import make_decoder
 from modalign.data.media.prepare import PrepareReport, Run, Sample, claimed, decode
-from modalign.data.tables.manifest import MEDIA, PLAIN, Manifest
+from modalign.data.tables.manifest import MEDIA, PLAIN, Manifest, table_columns
 from modalign.data.tables.modalities import as_strings
 from modalign.errors import DataError, Problems
 
@@ -65,7 +65,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
         several = task.several or task.kind == "survival"
         label = "" if several else target if task.kind == "regression" else task.classes[target]
         samples.append(Sample(table.ids[row], str(table.parts[row]), label, sources, facts))
-    plain = {m: PLAIN[kind] for m, kind in kinds.items() if m not in used}
+    plain = {m: table_columns(manifest.modalities[m]) or PLAIN[kind] for m, kind in kinds.items() if m not in used}
     with claimed(out, Run(workers, resume)) as run:
         return decode(
             manifest.name, samples, used, out, run, settings, task=task, plain=plain, columns=said.columns,

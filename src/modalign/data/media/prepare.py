@@ -259,7 +259,7 @@ def decode(
     settings: Mapping[str, Any],
     *,
     task: Task,
-    plain: Mapping[str, str] | None = None,
+    plain: Mapping[str, str | list[str]] | None = None,
     columns: Sequence[str] = (),
     conditions: Mapping[str, Sequence[str]] | None = None,
     warnings: Iterable[str] = (),

@@ -117,11 +117,13 @@ def join_columns(
 
     Args:
         arrays: columns by name; changed.
-        modalities: modality name to a column of another name, to columns of numbers that are put side by side, or
-            to nothing: where there is no column of its name, the columns ``<name>_*`` and ``<name>.*`` in their order.
+        modalities: modality name to a column of another name, to columns that are put side by side (numbers, and texts
+            that are categories), or to nothing: where there is no column of its name, the columns of numbers
+            ``<name>_*`` and ``<name>.*`` in their order.
 
     Raises:
-        DataError: no such columns, or one that cannot be put beside others: text, or several values a row.
+        DataError: no such columns, or one that cannot be put beside others: several values a row, or text that is not
+            named.
 
     >>> arrays = {"age": np.array([30, 40]), "sex": np.array([0, 1]), "title": np.array(["a", "b"])}
     >>> join_columns(arrays, {"table": ["age", "sex"], "text": "title"})
@@ -141,6 +143,10 @@ def join_columns(
             arrays[name], joined[name] = arrays[given], (given,)
             continue
         texts = [key for key in parts if arrays[key].dtype.kind not in "fiub" or arrays[key].ndim != 1]
+        if texts and named and all(arrays[key].ndim == 1 for key in parts):
+            joined[name] = tuple(parts)
+            arrays[name] = np.stack([arrays[key].astype(object) for key in parts], 1)
+            continue
         if texts:
             columns = f"{name}_*" if not named else ", ".join(parts)
             raise DataError(

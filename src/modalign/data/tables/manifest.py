@@ -41,8 +41,17 @@ from modalign.files import read_settings
 from modalign.settings import DataSettings
 
 MEDIA = ("audio", "image", "video", "frames")
-PLAIN = {"text": "text", "numbers": "vector", "categories": "categories"}
+PLAIN = {"text": "text", "numbers": "vector", "categories": "categories", "table": "vector"}
 KEYS = ("name", "task", "label", "group", "split", "modalities", "columns", "conditions")
+
+
+def table_columns(described: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a modality of the kind ``table``; none for other kinds.
+
+    >>> table_columns({"kind": "table", "columns": ["age", "sex"]})
+    ['age', 'sex']
+    """
+    return [str(column) for column in described.get("columns", ())] if described["kind"] == "table" else []
 
 
 @dataclass
@@ -53,7 +62,8 @@ class Manifest:
         name: of the data set.
         rows: the table.
         modalities: modality name to its ``kind`` and the options of its decoder: ``audio``, ``image``, ``video`` and
-            ``frames`` (a folder of images) are paths; ``text``, ``numbers`` and ``categories`` the values themselves.
+            ``frames`` (a folder of images) are paths; ``text``, ``numbers`` and ``categories`` the values themselves,
+            ``table`` the ``columns`` that it names side by side, numbers and categories.
         folder: paths in the table are relative to it.
         settings: modalities, label, split, group and columns.
         options: how rows are read.
@@ -94,13 +104,20 @@ class Manifest:
                 problems.append(f"modality {m!r} has no kind; expected NAME: KIND or NAME: {{kind: KIND, ...}}")
             elif entry["kind"] not in (*MEDIA, *PLAIN):
                 problems.append(str(unknown(f"kind of modality {m!r}:", str(entry["kind"]), [*MEDIA, *PLAIN])))
+            elif entry["kind"] == "table" and not (isinstance(entry.get("columns"), list) and entry["columns"]):
+                problems.append(
+                    f"modality {m!r} is a table of no columns; expected {m}: {{kind: table, columns: [...]}}"
+                )
             elif "." in m:
                 problems.append(f"modality {m!r} has a dot in its name; rename it")
             else:
                 modalities[m] = entry
         columns = [str(column) for column in rows.columns]
         for m, described in modalities.items():
-            if m not in columns and not (described["kind"] == "numbers" and columns_beside(m, columns)):
+            if described["kind"] == "table":
+                lost = [str(c) for c in described["columns"] if str(c) not in columns]
+                problems += [str(unknown(f"column of modality {m!r}:", c, columns)) for c in lost]
+            elif m not in columns and not (described["kind"] == "numbers" and columns_beside(m, columns)):
                 problems.append(str(unknown("column of modality", m, columns)))
         conditions = says.get("conditions") or {}
         if not isinstance(conditions, dict):
@@ -130,8 +147,9 @@ class Manifest:
             DataError: lists of different lengths, or numbers that cannot be put side by side.
         """
         columns = problems.trying(table_arrays, self.rows) or {}
-        numbers = [m for m in self.settings.modalities or [] if self.modalities[m]["kind"] == "numbers"]
-        joined = problems.trying(join_columns, columns, dict.fromkeys(numbers, ())) if columns else None
+        used = {m: self.modalities[m] for m in self.settings.modalities or []}
+        beside = {m: table_columns(one) for m, one in used.items() if one["kind"] in ("numbers", "table")}
+        joined = problems.trying(join_columns, columns, beside) if columns else None
         problems.stop()
         if "id" not in self.rows:
             problems.append("the table has no column 'id'; expected a name for each sample, none twice: add one")
@@ -171,6 +189,8 @@ class Manifest:
                 strange = (pd.to_numeric(texts, errors="coerce").isna() & (texts != "")).to_numpy()
                 after = "; expected numbers, or an empty cell: mend the rows, or call it categories or text"
                 refuse_rows(strange, f"{name!r} has text", after)
+            return find_modality(name, arrays, impute)
+        if kind == "table":
             return find_modality(name, arrays, impute)
         if array.ndim != 1:
             raise DataError(f"{name!r} has lists in its cells; expected one value of {kind} in each")

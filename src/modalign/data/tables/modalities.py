@@ -7,7 +7,7 @@ only and kept in a ``Preparation``, so that new samples are treated alike. Scali
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,52 @@ def is_text(array: np.ndarray) -> bool:
     return array.dtype.kind in "UST" or (
         array.dtype == object and array.ndim == 1 and any(isinstance(x, str) for x in array)
     )
+
+
+def is_table(array: np.ndarray) -> bool:
+    """Return whether the array holds rows of cells of which some columns are texts (``files.join_columns``).
+
+    >>> is_table(np.array([[30, "f"], [40, "m"]], object)), is_table(np.ones((2, 2)))
+    (True, False)
+    """
+    return array.dtype == object and array.ndim == 2
+
+
+def cells_of(array: np.ndarray) -> list[np.ndarray]:
+    """Return the columns of a table: float64, NaN where missing, or stripped texts where any cell is text.
+
+    >>> [column.tolist() for column in cells_of(np.array([[30, "f"], [None, "m"]], object))]
+    [[30.0, nan], ['f', 'm']]
+    """
+    columns = []
+    for cells in array.T:
+        texts = as_strings(cells)
+        if any(isinstance(cell, str) and text for cell, text in zip(cells, texts, strict=True)):
+            columns.append(texts)
+        else:
+            columns.append(np.array([float(c) if t else np.nan for c, t in zip(cells, texts, strict=True)]))
+    return columns
+
+
+MEDIA_ENDINGS = {
+    "image": (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
+    "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
+    "video": (".mp4", ".avi", ".mov", ".mkv", ".flv", ".webm"),
+}
+"""Endings of files by the kind of modality that they hold."""
+
+
+def kind_of_files(cells: Sequence[str]) -> str | None:
+    """Return what the files are that all cells name, by their endings, the empty ones apart; None for other texts.
+
+    >>> kind_of_files(["a/1.png", "", "b.JPG"]), kind_of_files(["see a.png", "none"])
+    ('image', None)
+    """
+    named = [cell.lower() for cell in cells if cell]
+    for kind, endings in MEDIA_ENDINGS.items():
+        if named and all(cell.endswith(endings) for cell in named):
+            return kind
+    return None
 
 
 def as_strings(array: np.ndarray) -> np.ndarray:
@@ -124,19 +170,26 @@ def find_modality(
     present = marked_present(name, arrays, len(array))
     if is_text(array):
         return np.asarray(present & (as_strings(array) != ""))
-    if array.dtype == object:
+    if is_table(array):
+        columns = cells_of(array)
+        known = [c != "" if c.dtype == object else ~np.isnan(c) for c in columns]
+        present = present & np.any(known, 0)
+        flat = np.array([c for c in columns if c.dtype != object]).reshape(-1, len(array)).T
+        missing = np.isnan(flat)
+    elif array.dtype == object:
         held = type(array.flat[0]).__name__ if array.size else "no type: it is empty"
         raise DataError(
             f"modality {name!r} holds objects of type {held}; expected numbers or text "
             "of one shape: pad sequences to one length and save them as a numeric array"
         )
-    if array.dtype.kind not in "fiub":
+    elif array.dtype.kind not in "fiub":
         raise DataError(f"modality {name!r} has type {array.dtype}; expected numbers or text")
-    if array.dtype.kind != "f":
+    elif array.dtype.kind != "f":
         return present
-    flat = array.reshape(len(array), -1)
-    missing = np.isnan(flat)
-    present = present & ~missing.all(1)
+    else:
+        flat = array.reshape(len(array), -1)
+        missing = np.isnan(flat)
+        present = present & ~missing.all(1)
     rows = np.arange(len(array)) if numbers is None else np.asarray(numbers)
     partly = rows[missing.any(1) & present]
     infinite = rows[(np.abs(flat) > np.finfo(np.float32).max).any(1) & present]
@@ -192,6 +245,8 @@ class Preparation:
         categories: values of a modality of categories, in the order of the one-hot vector.
         fill: training mean of each entry, flat, that replaces NaN; empty without imputation.
         columns: names of the columns that are joined to the modality; empty where it is one of its name.
+        levels: of a modality of numbers and texts side by side, the values of each column that become a one-hot vector,
+            none for a column of numbers; empty for other modalities.
         decoder: how raw files become the stored array (``decoders.make_decoder``); empty where there are none.
 
     >>> made = fit_preparation("site", np.array(["south", "north", "south"]), None, np.arange(3), False)
@@ -204,6 +259,7 @@ class Preparation:
     categories: tuple[str, ...] = ()
     fill: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
+    levels: tuple[tuple[str, ...], ...] = ()
     decoder: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
@@ -213,6 +269,8 @@ class Preparation:
             InputError: samples have another shape than those of training.
         """
         name, shape = self.modality.name, self.modality.shape
+        if self.levels:
+            array = self._encoded(array)
         if self.words:
             return words.encode(list(as_strings(array)), self.words, shape[0])
         if self.categories:
@@ -231,11 +289,35 @@ class Preparation:
             stored = np.where(np.isnan(stored), fill, stored)
         return stored
 
+    def _encoded(self, array: np.ndarray) -> np.ndarray:
+        """A table (N, F) as numbers: texts one-hot, zeros for those that training did not have."""
+        if array.ndim != 2 or array.shape[1] != len(self.levels):
+            columns = ", ".join(self.columns) or f"{len(self.levels)} columns"
+            raise DataError(f"modality {self.modality.name!r} has shape {array.shape}; expected {columns} in each row")
+        parts = []
+        for j, (column, known) in enumerate(zip(cells_of(array.astype(object)), self.levels, strict=True)):
+            texts = as_strings(array[:, j])
+            if known:
+                parts.append((texts[:, None] == np.array(known, dtype=object)).astype(np.float32))
+            elif column.dtype == object:
+                numbers = np.array([isinstance(cell, int | float) for cell in array[:, j]])
+                called = self.columns[j] if self.columns else f"column {j}"
+                refuse_rows(
+                    ~numbers & (texts != ""),
+                    f"{called} of modality {self.modality.name!r} has text",
+                    "; expected numbers",
+                )
+                parts.append(np.zeros((len(array), 1), np.float32))
+            else:
+                parts.append(column[:, None].astype(np.float32))
+        return np.concatenate(parts, 1)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
         """Return the preparation of which ``dataclasses.asdict`` gave these values, also after a way through JSON."""
         about = {**values["modality"], "shape": tuple(values["modality"]["shape"])}
         rest = {key: tuple(value) for key, value in values.items() if key not in ("modality", "decoder")}
+        rest["levels"] = tuple(map(tuple, rest.get("levels", ())))
         return cls(Modality(**about), **rest, decoder=values.get("decoder", {}))
 
 
@@ -248,8 +330,31 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
     >>> fit_preparation("a", np.zeros((4, 3)), None, np.arange(4), False).modality.kind
     'vector'
     """
+    if is_table(array):
+        levels = []
+        for number, column in enumerate(cells_of(array)):
+            found_levels = sorted({*column[rows].tolist()} - {""}) if column.dtype == object else []
+            most = min(MOST_CATEGORIES, max(2, len(rows) // 5))
+            if len(found_levels) > most:
+                raise DataError(
+                    f"modality {name!r}: column {number} has {len(found_levels)} different texts in {len(rows)} training "
+                    f"rows; expected at most {most} categories: name a column of texts as a modality of its own"
+                )
+            if column.dtype == object and not found_levels:
+                raise DataError(f"modality {name!r}: column {number} has no value in the training rows; leave it out")
+            levels.append(tuple(found_levels))
+        made = Preparation(Modality(name, "vector", (sum(len(known) or 1 for known in levels),)), levels=tuple(levels))
+        plain = fit_preparation(name, made._encoded(array), "vector", rows, impute)
+        return replace(plain, levels=made.levels)
     if is_text(array) or kind == "categories":
         known = as_strings(array)[rows]
+        if kind is None and (files := kind_of_files(known)):
+            raise DataError(
+                f"modality {name!r} names files such as {known[0]}, whose names would be read as words; expected what "
+                "is in them: hand in a data frame or arrays, whose files are decoded, or describe the table in a "
+                f"manifest (modalities: {{{name}: {files}}}) and run modalign prepare. If the names themselves are "
+                f"meant, set kinds: {{{name}: text}}"
+            )
         values = sorted(set(known.tolist()))
         few = len(values) <= min(MOST_CATEGORIES, max(2, len(rows) // 5))
         if kind in ("vector", "categories") or (kind is None and few):
@@ -268,7 +373,7 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
             raise DataError(f"modality {name!r} has negative token ids; expected ids from 0, with 0 as padding")
         return Preparation(Modality(name, found, shape, vocabulary=int(arranged.max()) + 1))
     fill: tuple[float, ...] = ()
-    if impute and array.dtype.kind == "f" and np.isnan(arranged[rows]).any():
+    if impute and array.dtype.kind == "f":  # new rows may have gaps where training has none
         known = arranged[rows].reshape(len(rows), -1)
         counts = np.maximum((~np.isnan(known)).sum(0), 1)
         fill = tuple((np.nan_to_num(known).sum(0, dtype=np.float64) / counts).tolist())

@@ -33,6 +33,7 @@ from modalign.data.tables.modalities import (
     as_strings,
     find_modality,
     fit_preparation,
+    is_table,
     is_text,
     marked_present,
     refuse_rows,
@@ -369,6 +370,8 @@ def read_source(
     for m in names:
         if m in source.stored:
             preparations[m], stored[m] = source.preparations[m], source.stored[m]
+            if source.contents is None:
+                digest.update(m.encode() + np.ascontiguousarray(stored[m][kept]).tobytes())
             continue
         array, rows = source.columns[m], np.flatnonzero((table.parts == "train") & table.present[m])
         whole = len(kept) == len(array)
@@ -390,8 +393,8 @@ def read_source(
     # The inputs as they came: some preparations (means that fill gaps) depend on the split.
     inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
     for m in names if source.contents is None else ():
-        if m not in source.stored:
-            inputs.update(_bytes(source.columns[m][kept]))
+        raw = source.stored[m] if m in source.stored else source.columns[m]
+        inputs.update(_bytes(np.asarray(raw[kept])))
     contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
     contexts += [m.encode() + conditions.numpy().tobytes() for m, conditions in table.conditions.items()]
     hashed = {
@@ -425,7 +428,9 @@ def read_source(
 
 
 def _bytes(array: np.ndarray) -> bytes:
-    return "\0".join(as_strings(array).tolist()).encode() if is_text(array) else np.ascontiguousarray(array).tobytes()
+    if is_text(array) or is_table(array):
+        return "\0".join(as_strings(array.ravel()).tolist()).encode()
+    return np.ascontiguousarray(array).tobytes()
 
 
 def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:
