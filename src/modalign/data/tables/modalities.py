@@ -337,8 +337,8 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
             most = min(MOST_CATEGORIES, max(2, len(rows) // 5))
             if len(found_levels) > most:
                 raise DataError(
-                    f"modality {name!r}: column {number} has {len(found_levels)} different texts in {len(rows)} training "
-                    f"rows; expected at most {most} categories: name a column of texts as a modality of its own"
+                    f"modality {name!r}: column {number} has {len(found_levels)} different texts in {len(rows)} "
+                    f"training rows; expected at most {most} categories: name texts as a modality of their own"
                 )
             if column.dtype == object and not found_levels:
                 raise DataError(f"modality {name!r}: column {number} has no value in the training rows; leave it out")
