@@ -40,6 +40,15 @@ def gaussian(nats: float, n: int, d: int = 1, seed: int = 0) -> tuple[np.ndarray
     return x, rho * x + math.sqrt(1 - rho**2) * rng.normal(size=(n, d))
 
 
+def test_mine_divides_its_gradient_by_a_moving_average() -> None:
+    mine, same = MineTraining(), torch.eye(2)
+    mine(torch.zeros(2, 2), same, 1 - same)  # E_neg[e^s] = 1
+    scores = torch.ones(2, 2, requires_grad=True)
+    mine(scores, same, 1 - same).backward()
+    assert scores.grad is not None
+    assert scores.grad[0, 1].item() == pytest.approx(-math.e / 2 / (0.9 + 0.1 * math.e))
+
+
 @pytest.mark.parametrize("method", NAMED)
 def test_gaussian(method: str) -> None:
     x, y = gaussian(1.0, 600, d=2)

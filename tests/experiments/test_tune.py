@@ -48,6 +48,41 @@ def test_a_folder_of_another_search_is_refused(searched):
         modalign.tune("digits", "infonce", trials=2, runs=2, epochs=2, out=folder, quiet=True)
 
 
+def test_a_search_that_died_while_it_drew_a_setting_ends_as_one_that_did_not(searched, tmp_path, monkeypatch):
+    import optuna
+
+    ask = optuna.Study.ask
+    search = {"trials": 2, "runs": 2, "epochs": 1, "out": tmp_path / "died", "quiet": True}
+
+    def dies(study, distributions):
+        ask(study)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", dies)
+        with pytest.raises(MemoryError):
+            modalign.tune("digits", "infonce", **search)
+    assert modalign.tune("digits", "infonce", **search).trials == searched[0].trials
+
+
+def test_a_search_that_died_before_it_was_told_of_an_epoch_is_told_later(tmp_path, monkeypatch):
+    import optuna
+
+    search = {"trials": 1, "runs": 1, "epochs": 2, "out": tmp_path / "died", "quiet": True}
+
+    def dies(trial, value, step):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.trial.Trial, "report", dies)
+        with pytest.raises(MemoryError):
+            modalign.tune("digits", "late_fusion", **search)
+    told = []
+    monkeypatch.setattr(optuna.trial.Trial, "report", lambda trial, value, step: told.append(step))
+    modalign.tune("digits", "late_fusion", **search)
+    assert told == [0, 1]
+
+
 def test_arrays_in_memory_are_searched_on_other_validation_parts(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"a": rng.normal(size=(120, 4)).astype("float32"), "b": rng.normal(size=(120, 3)).astype("float32")}

@@ -207,7 +207,7 @@ def strange_arrays(draw: st.DrawFn) -> dict[str, Any]:
     found: dict[str, Any] = arrays()
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     for name in draw(st.lists(st.sampled_from([*found, "present_a", "id"]), min_size=1, max_size=2)):
-        values = (2 * rng.normal(size=draw(SHAPES))).astype("i4").astype(draw(KINDS))
+        values = np.asarray(2 * rng.normal(size=draw(SHAPES))).astype("i4").astype(draw(KINDS))
         if values.size and values.dtype.kind == "f" and draw(st.booleans()):
             values[(rng.integers(len(values)),) if values.ndim else ()] = draw(
                 st.sampled_from([np.nan, np.inf, -np.inf, 1e30])

@@ -91,3 +91,12 @@ def test_hinge_is_what_is_lost_with_the_gradient_of_the_loss_and_moves_no_refere
     again = LossHinge(2)
     again.load_state_dict(hinge.state_dict())
     assert torch.equal(again(torch.ones(2)), hinge(torch.ones(2)))
+
+
+def test_the_hinge_has_no_reference_before_twenty_batches() -> None:
+    hinge = LossHinge(1)
+    for _ in range(19):
+        hinge(torch.ones(1))
+    assert hinge.best.isinf().all()
+    hinge(torch.ones(1))
+    assert hinge.best.item() == pytest.approx(1.0)

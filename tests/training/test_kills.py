@@ -26,6 +26,7 @@ from modalign.training.run import RunFolder
 
 KILLS = int(os.environ.get("MODALIGN_KILLS", "1"))
 EPOCHS, JOBS = (30, "2") if KILLS > 1 else (6, "1")
+pytestmark = [pytest.mark.timeout(0)] if KILLS > 1 else []
 BUDGET = ["--training.epochs", str(EPOCHS), "--training.checkpoint_minutes", "0.0001", "--training.accelerator", "cpu"]
 HOST = """
 import os, sys
@@ -143,6 +144,19 @@ def test_killed_benches_end_as_one_that_was_not(host):
     for _ in range(KILLS):
         host.run(page, rng.uniform(0.0, 2.0))
         assert (host.folder / "page.html").read_bytes() == whole
+
+
+def test_killed_searches_end_as_one_that_was_not(host):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    words = ["bench", "d.npz", "--strategies", "joint,infonce", "--tune", "6" if KILLS > 1 else "2",
+             "--tune_seeds", "1", "--seeds", "1", *BUDGET, "--jobs", JOBS, "--out"]  # fmt: skip
+    seconds = timed(lambda: host.run([*words, "tune-whole"]))
+    count = host.killed([*words, "tune-killed"], [*words, "tune-killed"], 0.6 * seconds, random.Random(5))
+    print(f"bench --tune: {count} kills of {seconds:.1f} s")
+    whole, killed = (host.folder / name for name in ("tune-whole", "tune-killed"))
+    assert (whole / "tune.json").read_text() == (killed / "tune.json").read_text()
+    for run in sorted((whole / "runs").glob("*/*/*")):
+        same_runs(run, killed / run.relative_to(whole))
 
 
 def test_killed_preparations_end_as_one_that_was_not(host):

@@ -15,8 +15,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from modalign.errors import Interrupted
+from modalign.training.build import method_spec
 from modalign.training.run import RunFolder
-from modalign.training.train import train
+from modalign.training.train import train, train_spec
+from modalign.training.trainer import Hooks
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-5}  # a checkpoint after every step
 
@@ -79,6 +81,21 @@ def test_killed_at_random_moments(small_data, small_recipe, tmp_path, strategy):
         assert child.exitcode == -signal.SIGALRM
     run()
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_accumulates_batches_goes_on_within_an_epoch(small_data, small_recipe, tmp_path):
+    spec = method_spec(small_recipe(epochs=2, batch_size=8, accumulate=2, checkpoint_minutes=1e-9), "joint", 0, {})
+    train_spec(spec, tmp_path / "whole", data=small_data(), quiet=True)
+
+    def stop(record: dict) -> None:
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # two steps of four are in the checkpoint
+        train_spec(spec, tmp_path / "parts", data=small_data(), quiet=True, hooks=Hooks(on_step=stop))
+    assert 0 < RunFolder(tmp_path / "parts").load("last")["state"]["window"] < 4
+    train_spec(spec, tmp_path / "parts", resume=True, data=small_data(), quiet=True)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

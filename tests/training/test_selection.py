@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from modalign.training.build import load_with_data
 from modalign.training.run import RunFolder, RunSpec
 from modalign.training.train import train_spec
-from modalign.training.trainer import Average
+from modalign.training.trainer import Average, Hooks, _better
 
 
 class Stop(Exception):
@@ -32,7 +33,7 @@ def fit(small_data, small_recipe, tmp_path):
                 raise Stop
 
         spec = RunSpec("joint", 0, replace(recipe, strategies={}), {})
-        return train_spec(spec, tmp_path / folder, resume=resume, data=data, quiet=True, watch=watch)
+        return train_spec(spec, tmp_path / folder, resume=resume, data=data, quiet=True, hooks=Hooks(on_epoch=watch))
 
     return make
 
@@ -43,6 +44,24 @@ def test_the_last_epoch_is_scored_where_it_is_asked_for(fit, tmp_path):
     assert result["metrics"]["test"] == result["metrics"]["test_last"]
     last, best = weights(tmp_path / "last", "last"), weights(tmp_path / "last")
     assert all(torch.equal(best[key], value) for key, value in last.items())
+
+
+def test_the_test_split_is_scored_with_the_selected_epoch_not_the_last(fit, small_data, tmp_path):
+    result = fit("best", "best", epochs=8, lr=0.3, schedule="constant")
+    assert result["selected_epoch"] < 7
+    strategy, data, _ = load_with_data(tmp_path / "best", data=small_data())
+    batch = data.test.__getitems__(list(range(len(data.test))))
+    with torch.no_grad():
+        nll = torch.nn.functional.nll_loss(strategy.log_probability(strategy(batch)), batch.target)
+    scores = result["metrics"]
+    assert scores["test"]["nll"] == pytest.approx(float(nll), abs=1e-5)
+    assert scores["test"]["nll"] != pytest.approx(scores["test_last"]["nll"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", 0.9), ("mae", 0.7), ("rmse", 0.7)])
+def test_of_two_epochs_the_one_with_less_error_is_better(metric, better):
+    assert _better({metric: better}, {metric: 0.8}, metric)
+    assert not _better({metric: 0.8}, {metric: better}, metric)
 
 
 def test_the_average_is_that_of_the_steps_and_training_goes_on_as_without_it(fit, tmp_path, monkeypatch):

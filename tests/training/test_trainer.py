@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from modalign.data.info import DataInfo
 from modalign.errors import Diverged, InputError
 from modalign.recipes import load_recipe
 from modalign.strategies import strategy_names
-from modalign.training.build import load_with_data, method_spec
+from modalign.training.build import build_strategy, load_with_data, method_spec
+from modalign.training.optimizers import learning_rate, make_optimizers, set_learning_rate
 from modalign.training.run import RunFolder
 from modalign.training.train import train
 
@@ -33,8 +35,6 @@ def test_one_seed_gives_one_run(small_data, small_recipe, tmp_path):
 
 
 def test_every_method_starts_from_the_same_network(small_data, small_recipe):
-    from modalign.data.info import DataInfo
-    from modalign.training.build import build_strategy
     from modalign.training.run import RunSpec
 
     info = DataInfo.of(small_data())
@@ -90,6 +90,24 @@ def test_accumulated_batches_equal_one_large_batch(small_data, small_recipe, tmp
         torch.testing.assert_close(large[key], small[key], rtol=1e-4, atol=1e-5)
 
 
+def test_a_method_changes_gradients_before_they_are_applied(small_data, small_recipe, tmp_path):
+    """OGM-GE, which is joint training but for that."""
+    for name, options in {"joint": {}, "ogm_ge": {"noise": False}}.items():
+        train(small_recipe(epochs=1), name, out=tmp_path / name, data=small_data(), options=options, quiet=True)
+    joint, modulated = parameters(tmp_path / "joint"), parameters(tmp_path / "ogm_ge")
+    keys = [key for key in joint if key.startswith("model.encoders") and joint[key].ndim == 2]
+    assert not any(torch.allclose(joint[key], modulated[key], atol=1e-4) for key in keys[:1])
+
+
+def test_clipping_bounds_what_a_step_moves(small_data, small_recipe, tmp_path):
+    settings = {"epochs": 1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    for name, more in {"still": {"lr": 1e-9}, "clipped": {"clip": 1e-4}, "free": {}}.items():
+        train(small_recipe(**settings | more), "joint", out=tmp_path / name, data=small_data(), quiet=True)
+    still, clipped, free = (parameters(tmp_path / name)["model.head.weight"] for name in ("still", "clipped", "free"))
+    assert (clipped - still).norm() < 3 * 0.05 * 1e-4 + 1e-7  # three steps with a learning rate of 0.05 at most
+    assert (free - still).norm() > 1e-3
+
+
 def test_half_precision_trains_like_full(small_data, small_recipe, tmp_path):
     full, *halves = (
         train(small_recipe(epochs=8, precision=p), "modalign", out=tmp_path / p, data=small_data(), quiet=True)
@@ -122,6 +140,19 @@ def test_encoder_learning_rate_of_zero_freezes(small_data, small_recipe, tmp_pat
     assert not torch.equal(frozen[key], moved[key])
     best = RunFolder(tmp_path / "run").load("best")["strategy"]
     assert torch.equal(frozen[key], best[key])
+
+
+def test_the_learning_rate_rises_to_its_peak_and_each_encoder_has_its_share(small_data, small_recipe):
+    spec = method_spec(small_recipe(lr=0.1, warmup=0.2, schedule="cosine", encoder_lr={"m0": 0.5}), "joint", 0)
+    settings = spec.recipe.training
+    rates = [learning_rate(settings, progress) for progress in (0.05, 0.2, 0.6, 1.0)]
+    assert rates == pytest.approx([0.025, 0.1, 0.05, 0.0])
+    strategy = build_strategy(spec, DataInfo.of(small_data()))
+    optimizer = make_optimizers(strategy, settings)["main"]
+    set_learning_rate(optimizer, 0.1)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rate[id(p)] for p in strategy.model.encoders["m0"].parameters()} == {0.05}
+    assert {rate[id(p)] for p in strategy.model.encoders["m1"].parameters()} == {0.1}
 
 
 def test_test_split_is_not_read_while_searching(small_data, small_recipe, tmp_path):

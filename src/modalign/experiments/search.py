@@ -124,21 +124,25 @@ class Study:
         if not self.folder.exists():
             return False
         with _understood(self):
-            states = [trial.state for trial in self._open().get_trials(deepcopy=False)]
-        return sum(state.is_finished() for state in states) >= self.trials
+            return len(_ended(self._open())) >= self.trials
 
     def work(self, told: Callable[[optuna.trial.FrozenTrial], None] | None = None) -> str | None:
         """Try settings until there are enough; ``told`` is called with each. Returns what went wrong with all."""
+        from optuna.trial import TrialState
+
         with locked(self.folder, wait=0), _understood(self):
             study = self._open()
-            if not study.get_trials(deepcopy=False):
-                study.enqueue_trial(self.start())
-            for trial in study.get_trials(deepcopy=False):
-                if not trial.state.is_finished() and trial.params:  # of a process that died
-                    self._try(study, trial.number, trial._trial_id, trial.params)
-            while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < self.trials:
+            for trial in study.get_trials(deepcopy=False):  # of a process that died
+                if trial.state == TrialState.RUNNING:
+                    if trial.params.keys() == self.space().keys():
+                        self._try(study, trial.number, trial._trial_id, trial.params)
+                    else:  # while its setting was drawn: drawn again below
+                        study.tell(trial.number, state=TrialState.FAIL)
+            while (count := len(_ended(study))) < self.trials:
+                if count == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    study.enqueue_trial(self.start())
                 # A sampler by trial: what is drawn depends on the trials before, not on when the process was started.
-                study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+                study.sampler = self._sampler(count)
                 trial = study.ask(self.distributions())
                 self._try(study, trial.number, trial._trial_id, trial.params)
                 if told is not None:
@@ -148,7 +152,7 @@ class Study:
     def found(self) -> Found:
         """Return the best setting that the trials have come to."""
         with _understood(self):
-            trials = self._open().get_trials(deepcopy=False)
+            trials = _ended(self._open())
         plain = [{"state": t.state.name.lower(), "value": t.value, **t.params} for t in trials]
         complete = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
         if not complete:
@@ -261,6 +265,12 @@ class Study:
             # A process of its own cannot report.
             hooks = Hooks(on_epoch=watch if training.devices == 1 else None)
             try:
+                if hooks.on_epoch is not None:  # what a process that died had logged and perhaps not told
+                    # A torn line: it died while logging an epoch, and had told all before.
+                    with warnings.catch_warnings(), contextlib.suppress(RunFolderError):
+                        warnings.filterwarnings("ignore", message=".*already reported")
+                        for record in RunFolder(folder).metrics():
+                            watch(record)
                 train_spec(
                     tried, folder, resume=True, data=data, objects=self.objects, test=False, quiet=True, hooks=hooks
                 )
@@ -339,6 +349,13 @@ def run_tune(
     best = replace(recipe, training=training, strategies={**recipe.strategies, strategy: chosen})
     write_whole(out / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(asdict(best))), sort_keys=False))
     return found
+
+
+def _ended(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that have come to their end."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 class Pruned(Exception):

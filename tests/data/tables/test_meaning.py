@@ -116,6 +116,13 @@ REMARKED: dict[str, tuple[Callable[[Arrays], Any], dict[str, Any], str]] = {
     "numbers that float32 cannot tell apart": (
         new("a", lambda g: 1e9 + np.arange(N * 3).reshape(N, 3)), {}, r"does not tell apart \(column 0, 1, 2\)",
     ),
+    "whole numbers that float32 rounds": (
+        new("a", lambda g: 2**24 + np.arange(N * 3).reshape(N, 3)), {}, r"last digits float32 loses \(column 0, 1, 2\)",
+    ),
+    "labels that differ by blanks": (
+        new("y", lambda g: np.where(np.arange(N) % 4 == 0, "cat ", np.where(np.arange(N) % 2, "cat", "dog"))), {},
+        "differ by blanks are read as one: 'cat '",
+    ),
     "labels that differ by case": (
         new("y", lambda g: np.where(np.arange(N) % 3 == 0, "cat", np.where(np.arange(N) % 3 == 1, "Cat", "dog"))), {},
         "differ by case alone: Cat, cat",
@@ -145,6 +152,10 @@ def test_all_problems_are_said_at_once() -> None:
 def test_plain_data_get_no_remark() -> None:
     assert load(nothing).notes == []
     assert load_data("digits").notes == []
+
+
+def test_an_empty_name_of_a_group_is_none() -> None:
+    assert load(nothing, group="").group is None
 
 
 def test_few_possible_values_recur_without_a_word() -> None:

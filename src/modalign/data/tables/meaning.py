@@ -80,12 +80,12 @@ def check_label_names(name: str, column: np.ndarray, labels: Labels, classes: Se
         yield f"classes differ by blanks alone: {show(alike)}; expected one name a class: strip the column {name!r}"
 
 
-def remark_labels(labels: Labels, parts: np.ndarray) -> Iterator[str]:
-    """Yield what is strange about targets and splits, though it can be meant.
+def remark_labels(column: np.ndarray, labels: Labels, parts: np.ndarray) -> Iterator[str]:
+    """Yield what is strange about a label as it is written, targets and splits, though it can be meant.
 
     >>> from modalign.data.tables.labels import read_labels
     >>> y = np.array(["No", "no", "yes", "yes"])
-    >>> next(remark_labels(read_labels("y", [y]), np.array(["train"] * 4)))
+    >>> next(remark_labels(y, read_labels("y", [y]), np.array(["train"] * 4)))
     'classes differ by case alone: No, no; if they are one, write them alike'
     """
     task, target = labels.task, labels.target.numpy()
@@ -94,6 +94,10 @@ def remark_labels(labels: Labels, parts: np.ndarray) -> Iterator[str]:
         alike = [c for c in task.classes if [d.lower() for d in task.classes].count(c.lower()) > 1]
         if alike:
             yield f"classes differ by case alone: {show(alike)}; if they are one, write them alike"
+        written = sorted({str(value) for value in column.tolist()}) if is_text(column) else []
+        blank = [c for c in written if c != c.strip() and c.strip() in written]
+        if blank:
+            yield f"classes that differ by blanks are read as one: {show([*map(repr, blank)])}; if not, rename them"
         for part in ("valid", "test"):
             lost = [c for i, c in enumerate(task.classes) if i in rows["train"] and i not in rows[part]]
             if lost and len(rows[part]) > 1:
@@ -221,12 +225,15 @@ def _lost_digits(name: str, values: np.ndarray) -> list[str]:
     flat = values.reshape(len(values), -1)
     with np.errstate(invalid="ignore"):
         large = [k for k in np.flatnonzero((np.abs(flat) > _EXACT).any(0)) if np.isfinite(flat[:, k]).all()]
-    lost = [k for k in large[:100] if len(np.unique(flat[:, k].astype(np.float32))) < 0.9 * len(np.unique(flat[:, k]))]
-    if not lost:
+    rounded = {k: flat[:, k].astype(np.float32) for k in large[:100]}
+    alike = [k for k, column in rounded.items() if len(np.unique(column)) < 0.9 * len(np.unique(flat[:, k]))]
+    lost = [k for k, column in rounded.items() if (column.astype(np.float64) != flat[:, k]).any()]
+    if not alike and (values.dtype == np.float64 or not lost):  # measurements are rounded anyway
         return []
+    what = "that float32 does not tell apart" if alike else "whose last digits float32 loses"
     return [
-        f"modality {name!r} has numbers beyond {_EXACT:,} that float32 does not tell apart (column {show(lost)}): "
-        "subtract an offset first, or leave out what is an id or a time stamp"
+        f"modality {name!r} has numbers beyond {_EXACT:,} {what} (column {show(alike or lost)}): subtract an offset "
+        "first, or leave out what is an id or a time stamp"
     ]
 
 

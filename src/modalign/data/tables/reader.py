@@ -161,7 +161,7 @@ def read_groups(arrays: Mapping[str, np.ndarray], settings: DataSettings, option
     >>> read_groups({"who": np.array(["p1_a", "p2_b"])}, DataSettings(group="who"), RowOptions(group_pattern="(.*)_"))
     array(['p1', 'p2'], dtype='<U2')
     """
-    if settings.group is None:
+    if not settings.group:
         return None
     column = arrays[settings.group]
     if column.ndim != 1:
@@ -330,7 +330,11 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
     if labels is not None and parts is not None and len(present) == len(names):
         refused, remarks = remark_values(dict(held), present, parts, labels)
         problems += refused
-        notes += [*remark_split(names, source.joined, settings.split), *remark_labels(labels, parts), *remarks]
+        notes += [
+            *remark_split(names, source.joined, settings.split),
+            *remark_labels(targets[0], labels, parts),
+            *remarks,
+        ]
     readers: dict[str, tuple[Condition, ...]] = {}
     conditions: dict[str, Tensor] = {}
     if labels is not None and parts is not None:
@@ -423,7 +427,7 @@ def read_source(
     modalities = {m: replace(about.modality, conditions=widths.get(m, 0)) for m, about in preparations.items()}
     return MultimodalData(
         name, modalities, table.labels.task, **parts, fingerprint=fingerprint, notes=table.notes,
-        contents=inputs.hexdigest(), group=settings.group, parts=hashes,
+        contents=inputs.hexdigest(), group=settings.group or None, parts=hashes,
     )  # fmt: skip
 
 
