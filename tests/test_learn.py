@@ -168,6 +168,7 @@ def test_groups_are_not_divided_and_a_context_reaches_the_method() -> None:
     site = np.arange(90) // 45
     model = MultimodalClassifier("modalign", options={"context": "column:context"}, **QUICK)
     model.fit(x, y, groups=np.arange(90) // 6, context=site)
+    assert model._model.info.group == "groups"
     assert model.predict(x).shape == (90,)
 
 

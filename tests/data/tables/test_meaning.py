@@ -77,6 +77,7 @@ REFUSED: dict[str, tuple[Callable[[Arrays], Any], dict[str, Any], str]] = {
     ),
     "a test split that was learned from": (copied("a", "b"), {}, "every test row is an exact copy of a training row"),
     "placeholders": (put("a", 1e38, slice(3, 4)), {}, r"numbers beyond 1e\+18 in rows 3; expected measurements"),
+    "placeholders below zero": (put("a", -1e38, slice(3, 4)), {}, r"numbers beyond 1e\+18 in rows 3"),
     "presence in words": (new("present_a", lambda g: np.array(["yes"] * N)), {}, "no mark of presence.*: yes; exp"),
     "presence that is NaN": (
         new("present_a", lambda g: np.where(np.arange(N) == 5, np.nan, 1.0)), {}, "no mark of presence in rows 5",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modalign.data.tables.splits import assign_splits, check_groups, hold_out, select_rows
+from modalign.data.tables.splits import assign_splits, check_groups, hold_out, outer_fold, select_rows
 from modalign.errors import InputError
 
 COLUMNS = {
@@ -166,3 +166,15 @@ def test_a_value_may_have_the_words_of_an_expression_in_it() -> None:
     kinds = {"kind": np.array(["rock and roll", "not (yet) named", "pop"])}
     assert select_rows("kind==rock and roll", kinds).tolist() == [True, False, False]
     assert select_rows("kind in pop|not (yet) named", kinds).tolist() == [False, True, True]
+
+
+def test_every_repetition_of_cross_validation_draws_other_folds():
+    first, again = (outer_fold({}, np.arange(40) % 2, None, fold, 4, 0) for fold in (0, 4))
+    assert not np.array_equal(first, again)
+
+
+def test_every_validation_seed_has_a_part_of_its_own_and_leaves_the_test_rows():
+    rows = {"part": np.repeat([1, 2], 40)}
+    one, two = (assign_splits(rows, np.arange(80) % 2, None, "part==2", 0.25, 0, valid_seed=seed) for seed in (0, 1))
+    assert not np.array_equal(one, two)
+    assert np.array_equal(one == "test", two == "test")
