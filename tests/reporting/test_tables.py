@@ -14,11 +14,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+import modalign
 from modalign.errors import InputError
 from modalign.evaluation.statistics import mean_interval, split_interval
 from modalign.experiments.bench import ABLATION
 from modalign.reporting.runs import ORDER, Row, across, compare, order_key, read_run, read_runs
-from modalign.reporting.tables import markdown, show_tables, write_tables
+from modalign.reporting.tables import data_card, markdown, show_tables, write_tables
 from modalign.strategies import strategy_names
 
 MakeRun = Callable[..., Path]
@@ -301,3 +302,23 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path, make_run: MakeRun) -> N
     assert "[red]mine[/]" in shown.get()
     assert "[bold]a" in shown.get()
     assert "18.5" in shown.get()  # seconds in all
+
+
+def test_the_data_card_counts_parts_classes_groups_and_what_is_missing(tmp_path):
+    label = np.arange(100) % 4 // 3  # three to one
+    data = {"a": np.random.default_rng(0).normal(size=(100, 3)), "b": np.ones((100, 2)), "y": label}
+    data["b"] += np.arange(100)[:, None] % 7
+    data["b"][:30] = np.nan
+    data["who"] = np.arange(100) // 4
+    run = modalign.train(
+        data, "joint", target="y", group="who", split="who<5", epochs=1, out=tmp_path / "r", quiet=True
+    )
+    tables, notes = data_card(read_runs(tmp_path))
+    parts, modalities = (table.frame.set_index(table.frame.columns[0]) for table in tables)
+    assert parts.loc["Test", ["Samples", "Groups", "0", "1"]].tolist() == ["20", "5", "75.0", "25.0"]
+    assert int(parts["Samples"].astype(int).sum()) == 100
+    assert modalities.loc["b", "Missing in test (%)"] == "100.0"
+    assert modalities.loc["a", ["Kind", "Shape", "Missing in test (%)"]].tolist() == ["vector", "3", "0.0"]
+    assert notes
+    (run.folder / "data.json").unlink()
+    assert data_card(read_runs(tmp_path)) == ([], [])

@@ -24,7 +24,7 @@ from modalign.reporting.figures import Captioned, dataset_figures, overview, tra
 from modalign.reporting.findings import findings, warnings
 from modalign.reporting.runs import Row, RunRecord, by_dataset, check_data, compare, headline, read_run, read_runs
 from modalign.reporting.style import inline_svg
-from modalign.reporting.tables import MetricFormat, averaged, dataset_tables, plural, ranks_table, runs_table
+from modalign.reporting.tables import MetricFormat, averaged, data_card, dataset_tables, plural, ranks_table, runs_table
 
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -163,9 +163,12 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
                     "warnings": list(found["warnings"]),
                 }
             )
+    card, notes = data_card(runs)
     return {
         "name": name,
         "anchor": anchor,
+        "card": card,
+        "notes": notes,
         "tables": dataset_tables(name, rows) if rows else [],
         # Those over the whole width first, so that the others fill both columns below.
         "figures": sorted(figures, key=lambda figure: not figure["wide"]),

@@ -155,10 +155,15 @@ class RunRecord:
         values = [(line.get(part) or {}).get(name) for line in self.epochs]
         return np.array([_NAN if v is None else v for v in values], np.float64)
 
-    def predictions(self) -> dict[str, np.ndarray] | None:
-        """Return the arrays of ``predictions_test.npz``; None where it is absent or unreadable."""
+    def data(self) -> dict[str, Any]:
+        """Return the description of the training data (``DataInfo.to_dict``); {} where it is absent or unreadable."""
+        found = read_mapping(self.path / "data.json", json.loads, []).get("info")
+        return found if isinstance(found, dict) else {}
+
+    def predictions(self, split: str = "test") -> dict[str, np.ndarray] | None:
+        """Return the arrays of ``predictions_<split>.npz``; None where it is absent or unreadable."""
         try:
-            arrays = read_archive(self.path / "predictions_test.npz")
+            arrays = read_archive(self.path / f"predictions_{split}.npz")
         except InputError:
             return None
         lengths = {len(arrays[name]) if name in arrays and arrays[name].ndim else -1 for name in _BY_SAMPLE}

@@ -165,6 +165,62 @@ class Table:
         return shown
 
 
+MOST_CLASSES = 12  # whose sizes are listed one by one
+
+
+def data_card(runs: Sequence[RunRecord]) -> tuple[list[Table], list[str]]:
+    """Return what the data of runs are, from the first that says it: parts and modalities, and its notes.
+
+    Parts: samples, groups, and the share of each class, or of the smallest and the largest of many. Modalities: kind,
+    shape, and the share of samples that lack them. Of several splits it is the first one's.
+    """
+    for run in runs:
+        about = run.data()
+        parts = {split: run.predictions(split) for split in ("valid", "test")}
+        if run.state == "done" and about and any(found is not None for found in parts.values()):
+            break
+    else:
+        return [], []
+    classes = [str(name) for name in (about.get("task") or {}).get("classes") or []]
+    kind = (about.get("task") or {}).get("kind")
+    counts = list(about.get("class_counts") or []) if kind == "classification" else []
+    lines = [{"Part": "Training", "Samples": f"{about.get('samples', 0):,}", "Groups": "–"} | _balance(counts, classes)]
+    for title, found in (("Validation", parts["valid"]), ("Test", parts["test"])):
+        if found is not None:
+            groups = len({*found["groups"].tolist()}) if "groups" in found else 0
+            own = np.bincount(found["target"].astype(int), minlength=len(classes)).tolist() if counts else []
+            line = {
+                "Part": title,
+                "Samples": f"{len(found['ids']):,}",
+                "Groups": f"{groups:,}" if groups else "–",
+            }
+            lines.append(line | _balance(own, classes))
+    modalities = []
+    for position, (name, entry) in enumerate((about.get("modalities") or {}).items()):
+        shape = " x ".join(map(str, entry.get("shape") or []))
+        line = {"Modality": str(name), "Kind": str(entry.get("kind", "–")), "Shape": shape}
+        for title, found in (("validation", parts["valid"]), ("test", parts["test"])):
+            if found is not None:
+                line[f"Missing in {title} (%)"] = f"{100 * (1 - found['present'][:, position].mean()):.1f}"
+        modalities.append(line)
+    folds = {(run.settings.get("data") or {}).get("fold") for run in runs}
+    first = ", of the first of several splits" if len(folds) > 1 else ""
+    tables = [Table("parts", f"The data{first}: parts, and the share of each class (%)", pd.DataFrame(lines)),
+              Table("modalities", "Its modalities", pd.DataFrame(modalities))]  # fmt: skip
+    return tables, [str(note) for note in run.environment.get("notes") or []]
+
+
+def _balance(counts: Sequence[int], classes: Sequence[str]) -> dict[str, str]:
+    """Share of each class, or of the smallest and the largest of many."""
+    total = max(1, sum(counts))
+    if not counts or len(counts) != len(classes):
+        return {}
+    if len(counts) <= MOST_CLASSES:
+        return {name: f"{100 * count / total:.1f}" for name, count in zip(classes, counts, strict=True)}
+    said = {"Classes": str(sum(count > 0 for count in counts))}
+    return said | {"Smallest": f"{100 * min(counts) / total:.2f}", "Largest": f"{100 * max(counts) / total:.2f}"}
+
+
 def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
     """Return the scores of one data set, settings and cost behind them, and other metrics where there are any."""
     form = MetricFormat(rows[0].metric)
