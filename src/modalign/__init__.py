@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from modalign.api import Bench, Run, bench, evaluate, load_run, predict, report, train, tune
+    from modalign.api import Bench, Run, bench, evaluate, from_pretrained, load_run, predict, report, train, tune
     from modalign.data.batch import Batch, Modality, Output
     from modalign.data.dataset import MultimodalData
     from modalign.data.info import DataInfo
@@ -73,6 +73,7 @@ _HOME = {
     "estimate": "estimators.estimate",
     "evaluate": "api",
     "from_arrays": "data.tables.arrays",
+    "from_pretrained": "api",
     "guarded_gradients": "information",
     "info_nce": "information",
     "load_data": "data.load",
@@ -122,6 +123,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "from_arrays",
+    "from_pretrained",
     "guarded_gradients",
     "info_nce",
     "load_data",

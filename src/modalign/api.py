@@ -384,6 +384,17 @@ class Run:
 
         return export(self.folder, out, objects=self._objects, trust_code=self._trust_code)
 
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish the run on the Hugging Face Hub as ``USER/MODEL``, with a model card; return its address.
+
+        Raises:
+            InputError: the run is not finished, or the name is taken or cannot be one.
+            RunError: the Hub could not be reached, or refused.
+        """
+        from modalign.reporting.hub import push
+
+        return push(self.folder, name, private=private, token=token)
+
     def plot(self) -> Figure:
         """Return the curves of training: losses, the selecting metric on validation, what the method logs."""
         from modalign.reporting.figures import training_curves
@@ -493,6 +504,34 @@ class Bench:
             scores = dataset_tables(dataset, rows)[0]
             parts += [f"<b>{html.escape(scores.caption)}</b>", scores.frame.to_html(index=False, border=0)]
         return "".join(parts)
+
+
+def from_pretrained(
+    name: str, out: str | Path, *, revision: str | None = None, token: str | None = None, trust_code: bool = False
+) -> Run:
+    """Fetch a run that ``Run.push_to_hub`` published, and return it.
+
+    Args:
+        name: ``USER/MODEL`` on the Hugging Face Hub, or a local folder of the same form.
+        out: a new or empty folder, which becomes the run folder.
+        revision: commit, tag or branch.
+        token: for private repositories.
+        trust_code: run the code of a method or an encoder of the publisher's own, if it has any.
+
+    Raises:
+        RunFolderError: it is no run that modalign published, or ``out`` is in use.
+        RunError: the Hub could not be reached, or has no such repository.
+
+    >>> import tempfile
+    >>> from modalign.reporting.hub import pack
+    >>> run = train("digits", "joint", epochs=1, quiet=True, out=tempfile.mkdtemp())
+    >>> packed = pack(run.folder, tempfile.mkdtemp())  # what is published
+    >>> from_pretrained(str(packed), tempfile.mkdtemp()).name
+    'joint'
+    """
+    from modalign.reporting.hub import pull
+
+    return Run(pull(name, out, revision=revision, token=token), trust_code=trust_code)
 
 
 def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = False, **how: Any) -> dict[str, Any]:
@@ -634,4 +673,4 @@ def _free(name: str) -> Path:
     return folder
 
 
-__all__ = ["Bench", "Run", "bench", "evaluate", "load_run", "predict", "report", "train", "tune"]
+__all__ = ["Bench", "Run", "bench", "evaluate", "from_pretrained", "load_run", "predict", "report", "train", "tune"]
