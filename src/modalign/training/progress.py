@@ -135,11 +135,10 @@ class Display(_Shown):
     def result(self, result: dict[str, Any]) -> None:
         """Print what the run reached."""
         metric = result["metric"]
-        parts = [f"{split} {values[metric]:.4f}" for split, values in result["metrics"].items()]
-        self._say(
-            f"{metric} {', '.join(parts)}; {selected(result)}; {result['seconds']:.1f} s",
-            metric,
-        )
+        titles = {"valid": "validation", "test": "test", "test_last": "test at the last epoch"}
+        found = {titles[split]: result["metrics"][split][metric] for split in titles if split in result["metrics"]}
+        parts = ", ".join(f"{title} {value:.4f}" for title, value in found.items())
+        self._say(f"{metric}: {parts}; {selected(result)}; {result['seconds']:.1f} s", metric)
         for warning in result["warnings"]:
             self._say(f"  warning: {warning}")
         self._say(f"  results in {self._out}")
