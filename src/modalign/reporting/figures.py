@@ -135,8 +135,8 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
     tones = [tone for tone in COLORS if tone != OURS]
     with canvas(9.2, 3.8, 1, 2) as (figure, (left, right)):
         for i, own in enumerate(methods.values()):
-            # The reference stands out, others differ in color, then in dashes.
-            dashes = ("-", "--", ":")[i // len(tones) % 3]
+            # The reference stands out, neighbors differ in dashes and color, so that neither alone has to tell them.
+            dashes = ("-", "--", ":")[i % 3]
             look: dict[str, Any] = {"color": tones[i % len(tones)], "linewidth": 1.4, "linestyle": dashes}
             if own[0].strategy == REFERENCE:
                 look = {"color": OURS, "linewidth": 2.6, "zorder": 5}
