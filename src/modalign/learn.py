@@ -28,9 +28,9 @@ from modalign.strategies import Strategy
 from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
+from modalign.training.run import DESCRIPTIONS
 
-_KEPT = ("recipe.yaml", "data.json", "network.json", "environment.json", "survival.json", "result.json",
-         "checkpoints/best.pt")  # fmt: skip
+_KEPT = (*DESCRIPTIONS, "checkpoints/best.pt")
 _ABOUT = "estimator.json"
 _FITTED = ("classes_", "feature_names_in_", "center_", "scale_")
 Rows = Any  # arrays by name, a data frame, or a matrix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pandas as pd
@@ -72,6 +73,25 @@ def test_a_csv_file_has_a_line_an_epoch_also_of_a_run_that_went_on(tmp_path):
     assert table["epoch"].tolist() == [0, 1, 2]
     known = [record["valid"]["accuracy"] for record in records(run)]
     assert table["valid/accuracy"].tolist() == pytest.approx(known)
+
+
+def test_what_a_killed_run_logged_beyond_its_checkpoint_is_told_once(tmp_path):
+    def fall(record):
+        if record["epoch"] == 1:
+            raise KeyError
+
+    for kind in ("csv", "tensorboard"):
+        folder = tmp_path / kind
+        with pytest.raises(KeyError):
+            modalign.train("digits", "joint", out=folder, on_epoch=fall, logger=kind, **SMALL)
+        with (folder / "metrics.jsonl").open("a") as log:
+            log.write('{"epoch": 2, "valid": {"accuracy": 0.0}}\n{"epoch": 3, "val')
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            modalign.train("digits", "joint", out=folder, resume=True, logger=kind, **SMALL)
+    assert pd.read_csv(tmp_path / "csv" / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    (file,) = (tmp_path / "tensorboard" / "tensorboard").iterdir()
+    assert file.read_bytes().count(b"valid/accuracy") == 3
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path):

@@ -18,10 +18,9 @@ from modalign.files import in_use, reading, write_whole
 from modalign.reporting.diagnosis import evaluation_tables
 from modalign.reporting.runs import compare, read_run
 from modalign.reporting.tables import MetricFormat, data_card
-from modalign.training.run import RunFolder
+from modalign.training.run import DESCRIPTIONS, RunFolder
 
-_FILES = ("recipe.yaml", "data.json", "network.json", "environment.json", "survival.json", "result.json",
-          "metrics.jsonl", "evaluation.json")  # fmt: skip
+_FILES = (*DESCRIPTIONS, "metrics.jsonl", "evaluation.json")
 _WEIGHTS = "model.safetensors"
 
 

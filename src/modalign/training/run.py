@@ -40,6 +40,8 @@ from modalign.settings import Recipe
 
 # Settings that change how long a run takes and not what it gives: an interrupted run may go on with others.
 _WITHOUT_EFFECT = {"cache_features", "logger"}
+DESCRIPTIONS = ("recipe.yaml", "data.json", "network.json", "environment.json", "survival.json", "result.json")
+"""Files of a run folder that say what was trained and what it reached; with the weights they are all it predicts by."""
 _WROTE = "what training wrote"
 _PACKAGES = ("modalign", "torch", "numpy", "lightning-fabric", "transformers", "scikit-learn")
 

@@ -18,9 +18,7 @@ import yaml
 
 from modalign.errors import SettingsError
 from modalign.files import write_csv, write_whole
-from modalign.training.run import RunFolder, RunSpec
-
-_FILES = ("recipe.yaml", "environment.json", "data.json", "network.json", "metrics.jsonl", "result.json")
+from modalign.training.run import DESCRIPTIONS, RunFolder, RunSpec
 
 
 class _Backend(Protocol):
@@ -40,10 +38,13 @@ class Tracker:
     """
 
     def __init__(self, kind: str, open_: Callable[[], _Backend]) -> None:
-        self._kind = kind
+        self._kind, self._open = kind, open_
         self._backend: _Backend | None = None
+
+    def start(self) -> None:
+        """Open it, once a run that goes on has dropped what a killed process logged beyond its checkpoint."""
         with self._forgiven():
-            self._backend = open_()
+            self._backend = self._open()
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Tell it the record of an epoch."""
@@ -99,7 +100,7 @@ def check_logger(kind: str) -> None:
 
 @contextlib.contextmanager
 def tracked(spec: RunSpec, run: RunFolder, here: bool) -> Iterator[Tracker | None]:
-    """Open the tracker that the settings name, where there is one and this is the process for it, and close it."""
+    """Yield the tracker that the settings name, where there is one and this is the process for it; close it then."""
     kind = spec.recipe.training.logger
     if kind == "none" or not here:
         yield None
@@ -123,13 +124,14 @@ class _Csv:
     """``metrics.csv`` of the run, a line an epoch, written whole each time."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._run = run
+        self._path = run.folder / "metrics.csv"
+        self._lines = [_numbers(record) for record in run.metrics()]
 
     def log(self, numbers: dict[str, float], step: int) -> None:
         import pandas as pd
 
-        lines = pd.DataFrame([_numbers(record) for record in self._run.metrics()])
-        write_csv(self._run.folder / "metrics.csv", lines, False)
+        self._lines.append(numbers)
+        write_csv(self._path, pd.DataFrame(self._lines), False)
 
     def close(self, run: RunFolder) -> None:
         """Do nothing: the file is whole."""
@@ -201,11 +203,11 @@ class _Mlflow:
     def close(self, run: RunFolder) -> None:
         for path in _there(run):
             self._mlflow.log_artifact(path)
-        self._mlflow.end_run("FINISHED" if run.done or (run.folder / "result.json").exists() else "FAILED")
+        self._mlflow.end_run("FINISHED" if run.done else "FAILED")
 
 
 def _there(run: RunFolder) -> list[str]:
-    return [str(run.folder / name) for name in _FILES if (run.folder / name).exists()]
+    return [str(path) for name in (*DESCRIPTIONS, "metrics.jsonl") if (path := run.folder / name).exists()]
 
 
 def _known(run: RunFolder) -> str | None:

@@ -100,6 +100,8 @@ class Trainer:
             torch.manual_seed((self.spec.seed * 1_000_003 + 97 * self.devices.rank + 1) % 2**63)  # not the model's seed
             self.strategy.on_train_start(self.stepper)
             self._save()
+        if self.tracker is not None:
+            self.tracker.start()
         patience = self.settings.patience
         with self._signals(), self.display.training(self.settings.epochs, self.windows, self.state.epoch):
             while self.state.epoch < self.settings.epochs and (patience is None or self.state.stale < patience):
@@ -187,8 +189,8 @@ class Trainer:
         self.display.epoch(record, self.metric, improved)
         if self.tracker is not None:
             self.tracker.epoch(record)
-        told = self.hooks.on_epoch is not None and self.devices.rank == 0
-        return self.devices.any(told and self.hooks.on_epoch(record) is True)  # type: ignore[misc]
+        told = self.hooks.on_epoch if self.devices.rank == 0 else None
+        return self.devices.any(told is not None and told(record) is True)
 
     def _score(self) -> tuple[dict[str, Any], bool]:
         """Score the weights on validation and keep them if they are selected; return the record, and whether."""
