@@ -420,7 +420,6 @@ def reproduce(
     from modalign.reporting.reproduction import write_reproduction
 
     own = [load_recipe(name) for name in _names(recipes or "")]
-    check_values(make_plan, {"what": what, "scale": scale}, "--")
     plan = make_plan(what, out, raw=raw, scale=scale, seeds=seeds, recipes=own)  # type: ignore[arg-type]
     print(plan)
     if dry_run:

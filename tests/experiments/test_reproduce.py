@@ -44,6 +44,17 @@ def test_every_number_stands_beside_the_papers_with_a_verdict(rehearsal):
     assert (out / "table2.html").stat().st_size > 10_000
 
 
+def test_a_plan_counts_the_runs_that_will_be_made(tmp_path):
+    for one in SETS:
+        write_miniature(one.name, tmp_path / "raw" / one.folders[0])
+    counts = {}
+    for what in ("table1", "figures"):
+        plan = make_plan(what, tmp_path / "o", raw=tmp_path / "raw", seeds=3)
+        counts[what] = {part.of.title: plan.runs(part) for part in plan.parts}
+    assert counts["table1"] == {"CREMA-D": 27, "AVE": 27, "Food-101": 27, "GBMLGG": 135}  # one run a fold
+    assert set(counts["figures"].values()) == {2 * 7 * 3 - 3 + 1}
+
+
 def test_what_is_done_is_not_done_again(rehearsal):
     out, stamps = rehearsal
     assert stamps
@@ -77,7 +88,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         make_plan("table1", tmp_path / "o")
     with pytest.raises(SettingsError, match="leave out raw"):
         make_plan("table1", tmp_path / "o", raw=tmp_path, scale="tiny")
-    with pytest.raises(SettingsError, match="expected table1, table2 or figures"):
+    with pytest.raises(SettingsError, match="expected one of table1, table2, figures"):
         make_plan("table3", tmp_path / "o", raw=tmp_path)
     with pytest.raises(SettingsError, match="expected recipes of cremad"):
         make_plan("table1", tmp_path / "o", raw=tmp_path, recipes=[load_recipe("digits")])

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import modalign
+from modalign.errors import RunFolderError
 from modalign.reporting.diagnosis import evaluation_tables
 from modalign.reporting.page import run_html, write_report
 
@@ -174,6 +176,14 @@ def test_only_broken_runs_still_give_a_page(tmp_path: Path) -> None:
     text = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "0 finished of 1 runs" in text
     assert "result.json cannot be read" in text
+
+
+@pytest.mark.parametrize("about", [{"modalities": [1]}, {"samples": "many"}])
+def test_a_damaged_description_of_the_data_is_named(tmp_path: Path, about: dict[str, Any]) -> None:
+    run = modalign.train("digits", "joint", epochs=1, out=tmp_path / "run", quiet=True)
+    (run.folder / "data.json").write_text(json.dumps({"info": about}))
+    with pytest.raises(RunFolderError, match=r"data\.json"):
+        write_report([tmp_path], tmp_path / "report.html")
 
 
 def test_other_tasks(tmp_path: Path, make_run: MakeRun) -> None:

@@ -12,10 +12,11 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,6 @@ from modalign.files import write_whole
 from modalign.strategies.base import Strategy
 from modalign.training.build import Trained, load_trained
 from modalign.training.own_code import Objects
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 _TOLERANCE = 1e-4
@@ -104,8 +102,10 @@ def export(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(served, example, dynamic_shapes=free, strict=False)
+            answer: Callable[..., Any]
+            save: Callable[..., object] | bytes
             if out.suffix == ".pt2":
-                answer: Callable[..., Any] = program.module()
+                answer = program.module()
                 save = partial(torch.export.save, program, extra_files={"modalign.json": about})
             else:
                 answer, save = _onnx(program, names, about)
@@ -116,8 +116,8 @@ def export(
         first = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
         raise RunError(
             f"{trained.spec.strategy} with these encoders cannot be exported to {FORMATS[out.suffix]}: "
-            f"{'it has no operator ' + ', '.join(operators) if operators else first}. Export to "
-            f"{'.pt2' if out.suffix == '.onnx' else '.onnx'}, or take another encoder or fusion"
+            f"{'it has no operator ' + ', '.join(operators) if operators else first}. "
+            f"{'Export to .pt2, or take' if out.suffix == '.onnx' else 'Take'} another encoder or fusion"
         ) from error
     for rows in (1, 5):
         samples = _samples(modalities, served.told, rows)
@@ -126,12 +126,12 @@ def export(
         worst = float((expected - torch.as_tensor(found)).abs().max())
         if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
             raise RunError(f"the exported file answers otherwise than the run, by {worst:.2g} on random samples")
-    write_whole(out, lambda stream: save(stream))
+    write_whole(out, save)
     return out
 
 
-def _onnx(program: torch.export.ExportedProgram, names: list[str], about: str) -> tuple[Callable[..., Any], Any]:
-    """Return a function that runs the ONNX model, and one that writes it."""
+def _onnx(program: torch.export.ExportedProgram, names: list[str], about: str) -> tuple[Callable[..., Any], bytes]:
+    """Return a function that runs the ONNX model, and its bytes."""
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names every package that is not there
@@ -151,7 +151,7 @@ def _onnx(program: torch.export.ExportedProgram, names: list[str], about: str) -
         scores: np.ndarray = session.run(None, given)[0]
         return scores
 
-    return answer, lambda stream: stream.write(content)
+    return answer, content
 
 
 def _samples(modalities: list[Modality], told: list[str], rows: int) -> tuple[Tensor, ...]:

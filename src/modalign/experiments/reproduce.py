@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from modalign.data.media.miniature import write_miniature
 from modalign.data.media.prepare import PrepareReport, prepare
+from modalign.domains import Count, check_values
 from modalign.errors import DataError, SettingsError
 from modalign.experiments.bench import ABLATION, Entry, entries, run_bench
-from modalign.experiments.tradeoff import run_tradeoff
+from modalign.experiments.tradeoff import ALPHAS, run_tradeoff
 from modalign.recipes import load_recipe
 from modalign.settings import Recipe
 from modalign.training.train import train
@@ -91,7 +92,7 @@ _TINY_PREPARE: dict[str, dict[str, Any]] = {
     "cremad": {"size": 32}, "ave": {"size": 32, "audio": "ogm"}, "gbmlgg": {"size": 32},
     "food101": {"size": 32, "length": 12, "vocabulary": "train"},
 }  # fmt: skip
-_TINY_FOLDS, _ALPHAS = 2, {"full": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "tiny": (0.0, 1.0)}
+_TINY_FOLDS, _ALPHAS = 2, {"full": ALPHAS, "tiny": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Part:
     prepared: Path
     recipe: Recipe
     splits: int
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Plan:
         out: folder of everything that it writes.
         parts: data sets that are there.
         absent: those that are not, with the folders that were looked for.
-        scale, seeds: how large.
+        scale: how large.
     """
 
     what: str
@@ -122,7 +124,6 @@ class Plan:
     parts: tuple[Part, ...]
     absent: tuple[str, ...]
     scale: Scale
-    seeds: int
 
     @property
     def rows(self) -> Sequence[Entry]:
@@ -134,8 +135,8 @@ class Plan:
     def runs(self, part: Part) -> int:
         """Trainings on a data set: rows of a table, or two margins at each strength of the figure and one more run."""
         if self.what == "figures":
-            return (2 * len(_ALPHAS[self.scale]) - 1) * self.seeds + 1
-        return len(self.rows) * self.seeds * part.splits
+            return (2 * len(_ALPHAS[self.scale]) - 1) * part.seeds + 1
+        return len(self.rows) * part.seeds * part.splits
 
     def __str__(self) -> str:
         lines = [f"{self.what} of the paper, into {self.out}"]
@@ -154,7 +155,7 @@ def make_plan(
     *,
     raw: str | Path | None = None,
     scale: Scale = "full",
-    seeds: int = 3,
+    seeds: Count = 3,
     recipes: Sequence[Recipe] = (),
 ) -> Plan:
     """See what is there, and what is to be done with it; nothing is written, but the made media of ``tiny``.
@@ -172,8 +173,7 @@ def make_plan(
     """
     out, own = Path(out), {recipe.data.name: recipe for recipe in recipes}
     known = [one.name for one in SETS]
-    if what not in (*PAPER, "figures"):
-        raise SettingsError(f"{what!r} cannot be reproduced; expected table1, table2 or figures")
+    check_values(make_plan, {"what": what, "scale": scale, "seeds": seeds})
     for name in sorted(own.keys() - {*known}):
         raise SettingsError(f"a recipe of data {name!r}: expected recipes of {', '.join(known)}")
     if (raw is None) == (scale == "full"):
@@ -183,27 +183,27 @@ def make_plan(
         raise DataError(f"no folder at {raw}; expected the folder that holds the downloads")
     parts, absent = [], []
     for one in SETS:
+        found: Path | None
         if raw is None:
             found = write_miniature(one.name, out / "raw" / one.folders[0])
         else:
             there = {path.name.lower(): path for path in sorted(Path(raw).iterdir()) if path.is_dir()}
             names = [name.lower() for name in (*one.folders, one.name)]
-            match = next((there[name] for name in names if name in there), None)
-            if match is None:
+            found = next((there[name] for name in names if name in there), None)
+            if found is None:
                 absent.append(f"{one.title}, for there is no folder {' or '.join(one.folders)} in {raw}")
                 continue
-            found = match
         recipe = own.get(one.name) or load_recipe(one.name)
         prepared = out / "data" / one.name
         training = replace(recipe.training, metric=one.metric)
         recipe = replace(recipe, data=replace(recipe.data, path=str(prepared), title=one.title), training=training)
-        splits = one.splits
+        splits, runs = one.splits, seeds if one.splits == 1 or what == "figures" else 1
         if scale == "tiny":
-            recipe, splits = _shrunk(recipe), min(splits, _TINY_FOLDS)
-        parts.append(Part(one, found, prepared, recipe, splits))
+            recipe, splits, runs = _shrunk(recipe), min(splits, _TINY_FOLDS), 1
+        parts.append(Part(one, found, prepared, recipe, splits, runs))
     if not parts:
         raise DataError(f"nothing to reproduce in {raw}: {'; '.join(absent)}")
-    return Plan(what, out, tuple(parts), tuple(absent), scale, 1 if scale == "tiny" else seeds)
+    return Plan(what, out, tuple(parts), tuple(absent), scale)
 
 
 def _shrunk(recipe: Recipe) -> Recipe:
@@ -259,12 +259,11 @@ def run_plan(plan: Plan, jobs: int | None = None, quiet: bool = False) -> list[P
     for part in plan.parts:
         folder = plan.out / plan.what / part.of.name
         if plan.what == "figures":
-            run_tradeoff(part.recipe, folder / "tradeoff", alphas=_ALPHAS[plan.scale], seeds=plan.seeds, jobs=jobs,
+            run_tradeoff(part.recipe, folder / "tradeoff", alphas=_ALPHAS[plan.scale], seeds=part.seeds, jobs=jobs,
                          quiet=quiet)  # fmt: skip
             train(part.recipe, "modalign", out=folder / "modalign", resume=(folder / "modalign").exists(), quiet=quiet)
         else:
-            seeds = plan.seeds if part.splits == 1 else 1
             rows = {part.of.title: part.recipe}
-            run_bench(rows, plan.rows, seeds, folder, splits=part.splits, jobs=jobs, quiet=quiet)
+            run_bench(rows, plan.rows, part.seeds, folder, splits=part.splits, jobs=jobs, quiet=quiet)
         folders.append(folder)
     return folders

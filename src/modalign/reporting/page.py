@@ -163,7 +163,8 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
                     "warnings": list(found["warnings"]),
                 }
             )
-    card, notes = data_card(runs)
+    with reading(f"the runs of {name}: data.json and predictions", "what training wrote", RunFolderError, "train anew"):
+        card, notes = data_card(runs)
     return {
         "name": name,
         "anchor": anchor,

@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import shutil
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-FOLDS = 15
+from modalign.data.datasets.cremad import CLASSES
+from modalign.data.datasets.gbmlgg import FOLDS
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
@@ -63,16 +65,15 @@ def _frames(count: int, grey: float) -> np.ndarray:
 
 def cremad(root: Path, rng: np.random.Generator) -> None:
     """144 clips of a second: 6 emotions of 24 actors, 24 clips for the test."""
-    emotions = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for number in range(144):
         actor, label = divmod(number, 6)
-        key = f"{1001 + actor}_DFA_{emotions[label]}_XX"
+        key = f"{1001 + actor}_DFA_{CLASSES[label]}_XX"
         hertz = 200 * (1 + label) * (1 + 0.02 * rng.normal())
         write_wav(root / "AudioWAV" / f"{key}.wav", tone(1, 16_000, hertz))
         grey = 30 * label + 4 * abs(rng.normal())
         write_video(root / "VideoFlash" / f"{key}.flv", _frames(12, grey), tone(1.2, 22_050, hertz))
-        lines["test" if number % 6 == actor % 6 else "train"].append(f"{key},{emotions[label]}\n")
+        lines["test" if number % 6 == actor % 6 else "train"].append(f"{key},{CLASSES[label]}\n")
     for split, found in lines.items():
         (root / f"{split}.csv").write_text("".join(found))
 
@@ -136,7 +137,7 @@ MAKERS: dict[str, Callable[[Path, np.random.Generator], None]] = {
 }  # fmt: skip
 
 
-def write_miniature(name: str, root: Path, seed: int = 0) -> Path:
+def write_miniature(name: str, root: Path) -> Path:
     """Write the miniature of a data set into a new folder, whole or not at all, and return it.
 
     >>> import tempfile
@@ -145,8 +146,9 @@ def write_miniature(name: str, root: Path, seed: int = 0) -> Path:
     ['images', 'texts']
     """
     if not root.exists():
-        partial = root.with_name(f"{root.name}.partial{seed}")
-        partial.mkdir(parents=True, exist_ok=True)
-        MAKERS[name](partial, np.random.default_rng(seed))
+        partial = root.with_name(f"{root.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
+        MAKERS[name](partial, np.random.default_rng(0))
         partial.rename(root)
     return root

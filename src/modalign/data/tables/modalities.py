@@ -296,7 +296,7 @@ class Preparation:
             raise DataError(f"modality {self.modality.name!r} has shape {array.shape}; expected {columns} in each row")
         parts = []
         for j, (column, known) in enumerate(zip(cells_of(array.astype(object)), self.levels, strict=True)):
-            texts = as_strings(array[:, j])
+            texts = column if column.dtype == object else as_strings(array[:, j])
             if known:
                 parts.append((texts[:, None] == np.array(known, dtype=object)).astype(np.float32))
             elif column.dtype == object:
@@ -373,7 +373,8 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
             raise DataError(f"modality {name!r} has negative token ids; expected ids from 0, with 0 as padding")
         return Preparation(Modality(name, found, shape, vocabulary=int(arranged.max()) + 1))
     fill: tuple[float, ...] = ()
-    if impute and array.dtype.kind == "f":  # new rows may have gaps where training has none
+    # New rows of a table may have gaps where training has none.
+    if impute and array.dtype.kind == "f" and (found == "vector" or np.isnan(arranged[rows]).any()):
         known = arranged[rows].reshape(len(rows), -1)
         counts = np.maximum((~np.isnan(known)).sum(0), 1)
         fill = tuple((np.nan_to_num(known).sum(0, dtype=np.float64) / counts).tolist())
