@@ -558,7 +558,7 @@ def predict(
 
     >>> import tempfile, numpy as np
     >>> run = train("digits", "joint", epochs=1, quiet=True, out=tempfile.mkdtemp())
-    >>> len(predict(run, {"left": np.zeros((3, 1, 8, 4)), "right": np.zeros((3, 1, 8, 4))}))
+    >>> len(predict(run, {"left": np.full((3, 1, 8, 4), 8), "right": np.full((3, 1, 8, 4), 8)}))
     3
     """
     return (run if isinstance(run, Run) else load_run(run, trust_code=trust_code)).predict(source, modalities)

@@ -29,6 +29,7 @@ from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
 from modalign.training.run import DESCRIPTIONS
+from modalign.training.scales import warn_of_scales
 
 _KEPT = (*DESCRIPTIONS, "checkpoints/best.pt")
 _ABOUT = "estimator.json"
@@ -163,7 +164,9 @@ class _Multimodal(TransformerMixin, BaseEstimator):
         """Return what the network says of new rows."""
         check_is_fitted(self, "files_")
         columns, _ = self._columns(X)
-        return outputs(self._model.strategy, read_samples(columns, self._model.inputs))
+        split = read_samples(columns, self._model.inputs)
+        warn_of_scales(self._model.strategy.model, split, self._model.scales)
+        return outputs(self._model.strategy, split)
 
     @property
     def _model(self) -> Trained:

@@ -17,6 +17,7 @@ from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
 from modalign.training.run import RunFolder
+from modalign.training.scales import warn_of_scales
 
 
 def predict(
@@ -38,6 +39,8 @@ def predict(
         objects: the objects of one's own that it was trained with, if they are at hand.
         trust_code: load such objects from the copy in the run.
 
+    A modality that lies far outside the scale of the training rows is warned of.
+
     Returns:
         One row a sample. Classification: ``id, predicted, confidence``, ``p_<class>`` for every class, and for each
         modality ``<m>_present`` and, where the method trains heads of single modalities, ``<m>_predicted`` and
@@ -57,6 +60,7 @@ def predict(
         folder.result()
         run = load_trained(run, objects=objects, trust_code=trust_code)
     split = read_samples(source, run.inputs, modalities)
+    warn_of_scales(run.strategy.model, split, run.scales)
     found, task = outputs(run.strategy, split, modalities), run.info.task
     scores = run.strategy.log_probability(found)
     columns: dict[str, Any] = {"id": list(split.ids)} | _answer(task, "", scores)

@@ -45,9 +45,15 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the standardized input, fp32, of the shape of ``x``."""
-        shape = [1] * x.ndim
-        shape[self.axis] = -1
-        return (x.float() - self.mean.view(shape)) / self.scale.view(shape)
+        return (x.float() - self._beside(self.mean, x)) / self._beside(self.scale, x)
+
+    def size(self, x: Tensor) -> Tensor:
+        """Return the input in units of its root mean square in training: what is left of it is its size."""
+        return x.float() / self._beside((self.mean.square() + self.scale.square()).sqrt(), x)
+
+    def _beside(self, statistics: Tensor, x: Tensor) -> Tensor:
+        """Statistics (F,) in the shape that goes with inputs."""
+        return statistics.view([-1 if axis == self.axis else 1 for axis in range(x.ndim)])
 
     def fit(self, split: Split, limit: int = 4096, batch_size: int = 64) -> None:
         """Take mean and standard deviation from at most ``limit`` samples spread evenly over ``split``.

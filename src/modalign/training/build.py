@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from modalign.strategies import Strategy, load_strategy, make_options, strategy_
 from modalign.training.optimizers import make_optimizers
 from modalign.training.own_code import Objects, load_objects
 from modalign.training.run import RunFolder, RunSpec
+from modalign.training.scales import Scale
 from modalign.training.trainer import make_sampler
 
 
@@ -160,6 +161,7 @@ class Trained:
         info: what its data was.
         inputs: how raw rows become inputs (``data.load.describe_inputs``).
         survival: how log risks become survival curves; None for other tasks.
+        scales: what rows of training were like, by modality; empty where an earlier version trained.
     """
 
     strategy: Strategy
@@ -167,6 +169,7 @@ class Trained:
     info: DataInfo
     inputs: dict[str, Any]
     survival: SurvivalModel | None = None
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
 
 def load_trained(
@@ -202,7 +205,8 @@ def load_trained(
         restore(strategy, state, folder)
         fitted = (run.folder / "survival.json").exists()
         survival = SurvivalModel.from_dict(run.about("survival.json")) if fitted else None
-    return Trained(strategy.eval(), spec, info, inputs, survival)
+        scales = {name: Scale(**values) for name, values in about.get("scales", {}).items()}
+    return Trained(strategy.eval(), spec, info, inputs, survival, scales)
 
 
 def load_with_data(

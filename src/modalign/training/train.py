@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from modalign.training.memory import peak_mb, start_peak
 from modalign.training.own_code import Objects, resolve, save_objects
 from modalign.training.progress import Display
 from modalign.training.run import RunFolder, RunSpec
+from modalign.training.scales import describe_scales
 from modalign.training.trackers import check_logger, tracked
 from modalign.training.trainer import Hooks, Trainer, divide_validation
 
@@ -143,6 +144,7 @@ def _train(
             "data.json": {
                 "info": DataInfo.of(data).to_dict(),
                 "inputs": describe_inputs(data),
+                "scales": {name: asdict(one) for name, one in describe_scales(strategy.model, data.train).items()},
                 "in_memory": in_memory,
                 "parts": data.parts,
                 "files": {} if in_memory else file_states(spec.recipe.data),
