@@ -49,6 +49,9 @@ def test_python_of_a_page_runs_from_top_to_bottom(root, tmp_path, monkeypatch, p
     if not blocks:
         assert page in ("docs/howto/compare.md", "docs/howto/several-gpus.md", "docs/howto/slurm.md")
         return
+    for module in ("anndata", "mudata"):
+        if f"import {module}" in "\n".join(blocks):
+            pytest.importorskip(module, reason="needs pip install 'modalign[omics]'")
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(blocks))

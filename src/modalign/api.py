@@ -17,7 +17,7 @@ import yaml
 from modalign.classes import ask_first
 from modalign.data.dataset import MultimodalData
 from modalign.data.load import DATASETS, load_data
-from modalign.data.tables.reader import RowOptions
+from modalign.data.tables.omics import OmicsOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
@@ -63,8 +63,8 @@ def train(
 
     Args:
         source: name of a recipe, path of a recipe or of data, a ``Recipe``, or data: what ``load_data`` takes (arrays
-            by name, a pandas data frame, a ``torch.utils.data.Dataset`` or loader of dictionaries, splits of these, or
-            a ``MultimodalData``).
+            by name, a pandas data frame, a ``torch.utils.data.Dataset`` or loader of dictionaries, splits of these,
+            AnnData, MuData, or a ``MultimodalData``).
         strategy: name of a method, ``file.py``, import path, a subclass of ``Strategy``, or an instance.
         data: data in place of what the recipe ``source`` names; whatever ``load_data`` takes.
         encoders: modality name to a ``torch.nn.Module`` from (B, *shape) to (B, D), to a function that makes one of the
@@ -340,19 +340,24 @@ class Run:
             return self._data
         return load_with_data(self.folder, objects=self._objects, trust_code=self._trust_code)[1]
 
-    def predict(self, source: Any, modalities: Sequence[str] | None = None) -> pd.DataFrame:
+    def predict(self, source: Any, modalities: Sequence[str] | None = None, *, annotate: bool = False) -> pd.DataFrame:
         """Predict new samples.
 
         Args:
-            source: samples as a file (arrays, a table, a manifest of raw files, a prepared folder) or an object.
+            source: samples as a file (arrays, a table, a manifest of raw files, ``.h5ad``, ``.h5mu``, a prepared
+                folder) or an object.
             modalities: modalities to use, as if the others were missing; all by default.
+            annotate: write predictions into ``obs`` and features into ``obsm`` of the AnnData or MuData ``source``
+                (``obs["modalign_predicted"]``, ``obsm["X_modalign_<modality>"]``).
 
         Returns:
             One row a sample: ``id, predicted, confidence``, ``p_<class>``, and what each modality says alone.
         """
         from modalign.experiments.predict import predict
 
-        return predict(self.folder, source, modalities, objects=self._objects, trust_code=self._trust_code)
+        return predict(
+            self.folder, source, modalities, annotate=annotate, objects=self._objects, trust_code=self._trust_code
+        )
 
     def evaluate(
         self, split: str = "test", context: str = "class", information: bool = True, method: str = "nce3"
@@ -552,7 +557,12 @@ def evaluate(run: Run | str | Path, *, data: Any = None, trust_code: bool = Fals
 
 
 def predict(
-    run: Run | str | Path, source: Any, modalities: Sequence[str] | None = None, *, trust_code: bool = False
+    run: Run | str | Path,
+    source: Any,
+    modalities: Sequence[str] | None = None,
+    *,
+    annotate: bool = False,
+    trust_code: bool = False,
 ) -> pd.DataFrame:
     """Predict new samples with a run, as ``Run.predict`` does.
 
@@ -561,7 +571,8 @@ def predict(
     >>> len(predict(run, {"left": np.full((3, 1, 8, 4), 8), "right": np.full((3, 1, 8, 4), 8)}))
     3
     """
-    return (run if isinstance(run, Run) else load_run(run, trust_code=trust_code)).predict(source, modalities)
+    run = run if isinstance(run, Run) else load_run(run, trust_code=trust_code)
+    return run.predict(source, modalities, annotate=annotate)
 
 
 def report(
@@ -628,10 +639,12 @@ def _prepare(
     homes = {"training": TrainingSettings, "model": ModelSettings, "data": DataSettings}
     home = {f.name: part for part, kind in homes.items() for f in fields(kind)}
     described = {}
-    rows = [f.name for f in fields(RowOptions)] if data is not None else []
+    rows = [f.name for f in fields(OmicsOptions)] if data is not None or recipe.data.path else []
     for key, value in settings.items():
-        if key in rows or (data is not None and home.get(key) == "data"):
+        if data is not None and (key in rows or home.get(key) == "data"):
             described[key] = value
+        elif key in rows:
+            plain["data"]["options"][key] = value
         elif key not in home:
             raise unknown("setting", key, ["target", *home, *rows])
         else:

@@ -46,7 +46,8 @@ def train(
     """Train one method with one seed and write a run folder.
 
     Args:
-        recipe: Name of a recipe (digits), a recipe file, or data: .npz, .parquet, .csv or a prepared folder.
+        recipe: Name of a recipe (digits), a recipe file, or data: .npz, .parquet, .csv, .h5ad, .h5mu or a prepared
+            folder.
         strategy: Name of the method (see `modalign strategies`), a file that defines one (FILE.py, FILE.py:Class), or
             the import path of its class (package.module.Class).
         seed: Seed of weights, order of samples and dropout.
@@ -310,23 +311,31 @@ def predict(
 
     Args:
         run: The run folder.
-        data: .npz, .parquet or .csv with the run's modalities under their names; any may be missing.
-        out: .csv or .parquet file to write.
+        data: .npz, .parquet, .csv, .h5ad or .h5mu with the run's modalities under their names; any may be missing.
+        out: .csv or .parquet file to write; .h5ad or .h5mu for the data with predictions in obs (modalign_predicted,
+            ...) and features in obsm (X_modalign_MODALITY).
         modalities: Use only these, separated by commas.
     """
     from functools import partial
     from pathlib import Path
 
+    from modalign.data.tables.omics import open_omics, write_omics
     from modalign.experiments.predict import predict as predicted
     from modalign.files import write_csv, write_whole
 
-    path = Path(out)
-    if path.suffix not in (".csv", ".parquet"):
-        raise SettingsError(f"--out {out} is neither .csv nor .parquet")
+    path, cells = Path(out), Path(out).suffix in (".h5ad", ".h5mu")
+    if path.suffix not in (".csv", ".parquet") and not cells:
+        raise SettingsError(f"--out {out} is neither .csv nor .parquet, nor .h5ad or .h5mu")
+    if cells and path.suffix != Path(data).suffix:
+        raise SettingsError(f"--out {out} would be {data} with predictions in it; expected the ending that this has")
     if path.exists():
         raise SettingsError(f"{out} exists; choose another --out")
-    table = predicted(run, data, None if modalities is None else _names(modalities), trust_code=allow_code)
-    if path.suffix == ".csv":
+    source = open_omics(data) if cells else data
+    named = None if modalities is None else _names(modalities)
+    table = predicted(run, source, named, annotate=cells, trust_code=allow_code)
+    if cells:
+        write_omics(source, path)
+    elif path.suffix == ".csv":
         write_csv(path, table, formulas)
     else:
         write_whole(path, partial(table.to_parquet, index=False))

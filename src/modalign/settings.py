@@ -15,7 +15,8 @@ class DataSettings(Checked):
     Args:
         name: a data set of the package (see ``modalign datasets``), or how the table calls the data of ``path``.
         title: what tables call it, where one data set is compared under several splits or options.
-        path: file or folder of the data: ``.npz``, Parquet, a manifest, or what ``modalign prepare`` wrote.
+        path: file or folder of the data: ``.npz``, Parquet, a manifest, ``.h5ad``, ``.h5mu``, or what ``modalign
+            prepare`` wrote.
         modalities: names of the modalities to use; all by default.
         label: name of the label column (arrays and manifests).
         split: ``COLUMN==VALUE``: the rows that are the test split (also ``!=``, ``<``, ``>=``, ``in a|b``); ``none``:

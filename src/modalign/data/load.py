@@ -56,9 +56,9 @@ def load_data(
 
     Args:
         source: ``DataSettings`` (of a recipe), the name of a data set of the package, the path of a file or a prepared
-            folder, or an object: ``MultimodalData``, arrays by name, a pandas data frame, a map-style
-            ``torch.utils.data.Dataset`` or a ``DataLoader`` that yields dictionaries of tensors, arrays, numbers and
-            texts, or ``{"train": ..., "valid": ..., "test": ...}`` of any of these (``valid`` may be left out).
+            folder, or an object: ``MultimodalData``, arrays by name, a pandas data frame, AnnData or MuData, a
+            map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` that yields dictionaries of tensors, arrays,
+            numbers and texts, or ``{"train": ..., "valid": ..., "test": ...}`` of such (``valid`` may be left out).
             A row of a modality that is NaN throughout, None, an empty text, or not among the keys of a sample, is
             absent there. See ``modalign.data.objects`` for what is read when.
         target: what is predicted, ``TIME,EVENT`` for survival; by default ``y``, ``target`` or ``label``.
@@ -67,7 +67,7 @@ def load_data(
             is no column stands for the columns ``<name>_*`` side by side. Numbers and texts of several columns become
             one vector, texts one-hot. A column of paths to images, sound or video is decoded, by default or as
             ``{"photo": {"column": "path", "kind": "image", "size": 64}}`` says. By default all that have an axis, and
-            the texts of a ``Dataset``.
+            the texts of a ``Dataset``; of AnnData and MuData see ``OmicsOptions``.
         split: expression for the test rows, or column of splits (see ``from_arrays``).
         group: column whose values no split divides.
         columns: further columns, possible contexts.
@@ -79,8 +79,8 @@ def load_data(
             column's values are folds (see ``DataSettings``).
         valid_seed: seed of a random validation part, if it is to have one of its own.
         name: of the data set, in tables and messages.
-        options: fields of ``RowOptions`` (``task``, ``classes``, ``drop``, ``impute``, ``augment``, ...), or arguments
-            of the data set of the package.
+        options: fields of ``RowOptions`` (``task``, ``classes``, ``drop``, ``impute``, ``augment``, ...; ``layers`` of
+            AnnData and MuData), or arguments of the data set of the package.
 
     Raises:
         InputError: an object of another kind, a setting for data that is ready, or data that cannot be used.
@@ -115,7 +115,7 @@ def load_data(
         return source if isinstance(source, MultimodalData) else _by_settings(source)
     if isinstance(source, (str, Path)):
         if made_of:
-            raise SettingsError("modalities by columns are for objects; read the file with pandas and give the table")
+            raise SettingsError("modalities by columns are for objects; read the file and give what it holds")
         known = str(source) in DATASETS
         title = {"title": changed.pop("name")} if known and name else {}
         where = {"name": source} if known else {"path": str(source)}
@@ -130,10 +130,12 @@ def _by_object(
     source: Any, settings: DataSettings, made_of: Mapping[str, str | Sequence[str] | Mapping[str, Any]] | None = None
 ) -> MultimodalData:
     from modalign.data.objects import load_object
+    from modalign.data.tables.omics import OmicsOptions, is_omics
     from modalign.data.tables.reader import RowOptions
 
-    check_options(settings.name or type(source).__name__, RowOptions, settings.options)
-    return load_object(source, settings, RowOptions(**settings.options), made_of)
+    options = OmicsOptions if is_omics(source) else RowOptions
+    check_options(settings.name or type(source).__name__, options, settings.options)
+    return load_object(source, settings, options(**settings.options), made_of)
 
 
 def _by_settings(settings: DataSettings) -> MultimodalData:
@@ -199,16 +201,19 @@ def _by_class(settings: DataSettings) -> MultimodalData:
 
 
 def _by_path(path: Path, settings: DataSettings) -> MultimodalData:
-    """Arrays, a manifest, or a folder that ``modalign prepare`` wrote; the options are fields of ``RowOptions``."""
+    """Arrays, a manifest, a prepared folder, AnnData or MuData; the options are fields of ``RowOptions``."""
     from modalign.data.media.folder import load_prepared
     from modalign.data.tables.arrays import from_settings, needed_arrays
     from modalign.data.tables.files import TABLES, read_arrays
     from modalign.data.tables.manifest import load_manifest
+    from modalign.data.tables.omics import is_omics
     from modalign.data.tables.reader import RowOptions
 
-    check_options(settings.name or str(path), RowOptions, settings.options)
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}; expected the data there: check the path")
+    if is_omics(path):
+        return _by_object(path, replace(settings, name=settings.name or path.stem))
+    check_options(settings.name or str(path), RowOptions, settings.options)
     if path.is_dir():
         return load_prepared(path, settings, RowOptions(**settings.options))
     if path.suffix in TABLES and path.with_suffix(".yaml").exists():

@@ -1,4 +1,4 @@
-"""Objects as data sets: arrays by name, data frames, and torch data sets or loaders that yield dictionaries.
+"""Objects as data sets: arrays by name, data frames, AnnData and MuData, torch data sets or loaders of dictionaries.
 
 A torch data set stays lazy. Its items are read once when it is loaded, to learn targets, shapes and which modalities
 are there; only numbers and texts are kept, and arrays are read again, item by item, when a batch needs them. That first
@@ -36,6 +36,7 @@ from modalign.data.tables.modalities import (
     marked_present,
     show,
 )
+from modalign.data.tables.omics import OmicsOptions, is_omics, open_omics, read_cells
 from modalign.data.tables.reader import RowOptions, Source, condition_columns, label_columns, read_source
 from modalign.data.tables.splits import SPLITS
 from modalign.errors import DataError, Problems, SettingsError, unknown
@@ -48,7 +49,7 @@ _BLOCK = 64
 _EXAMPLE = "{'image': tensor of shape (3, 32, 32), 'age': 41.0, 'note': 'a text', 'y': 1}"
 _FORMS = (
     "a dict of arrays, a pandas DataFrame, a map-style torch.utils.data.Dataset or a DataLoader that yields "
-    "dictionaries, or {'train': ..., 'valid': ..., 'test': ...} of these"
+    "dictionaries, {'train': ..., 'valid': ..., 'test': ...} of these, AnnData or MuData"
 )
 
 
@@ -327,7 +328,7 @@ def load_object(
     Args:
         source: arrays by name, a pandas data frame, a map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` of
             dictionaries, or ``{"train": ..., "valid": ..., "test": ...}`` of any of these (without ``valid``, it is
-            taken out of ``train`` at random).
+            taken out of ``train`` at random); AnnData or MuData, or the path of one.
         settings: modalities, label, split, group, columns and kinds, as in ``from_arrays``.
         options: how rows are read.
         made_of: modality name to the column or columns it is made of, or to ``{"column": ..., "kind": ..., ...}``: how
@@ -343,7 +344,15 @@ def load_object(
     torch.Size([2, 3, 4, 4])
     """
     options, name = options or RowOptions(), settings.name or "data"
-    parts, made_of = split_parts(source, name), dict(made_of or {})
+    made_of, cells = dict(made_of or {}), Source({})
+    if is_omics(source):
+        own = [m for m in settings.modalities or made_of if not made_of.get(m)]
+        layers = options.layers if isinstance(options, OmicsOptions) else {}
+        cells = read_cells(open_omics(source), own or ([] if made_of else None), layers)
+        if strange := [m for m in cells.stored if settings.kinds.get(m, "vector") != "vector"]:
+            raise SettingsError(f"{name}: {show(strange)} is sparse, a vector; leave it out of kinds, or make it dense")
+        source = cells.columns
+    parts = split_parts(source, name)
     if "" not in parts and (settings.split or settings.fold is not None):
         raise SettingsError(
             f"{name} is split already into {', '.join(parts)}; leave the setting split out, and take one split"
@@ -368,14 +377,16 @@ def load_object(
     settings = replace(settings, label=label)
     if "" not in parts:
         columns["split"], settings.split = np.repeat(list(parts), lengths), "split"
-    names = list(settings.modalities or made_of)
+    names = list(settings.modalities or made_of or cells.preparations)
     if not names:
         taken = {*label_columns(settings), settings.group, *settings.columns, "id", "split", settings.split}
         taken |= {*condition_columns(settings)}
         usable = {key for key, array in columns.items() if array.ndim >= 2 or (samples and is_text(array))}
         usable |= {*samples.forms} if samples else set()
         names = [key for key in (first if samples else columns) if key in usable and key not in taken]
-    table = _make_source(columns, samples, {m: made_of.get(m, []) for m in names}, settings.kinds)
+    rest = {m: made_of.get(m, []) for m in names if m not in cells.stored}
+    table = _make_source(columns, samples, rest, settings.kinds)
+    table.stored, table.preparations = {**table.stored, **cells.stored}, {**table.preparations, **cells.preparations}
     return read_source(table, replace(settings, modalities=names), options, Problems(name), name)
 
 
@@ -466,6 +477,11 @@ def split_parts(source: Any, name: str) -> dict[str, Any]:
     def usable(part: Any) -> bool:
         return isinstance(part, (Mapping, pd.DataFrame)) or is_dataset(part)
 
+    if isinstance(source, Mapping) and any(is_omics(part) for part in source.values()):
+        raise DataError(
+            f"{name} has AnnData or MuData in parts ({', '.join(map(str, source))}); expected one: join them "
+            "(anndata.concat), with a column of obs that says the split"
+        )
     if isinstance(source, Mapping) and source and all(usable(part) for part in source.values()):
         parts = {SPLITS[key]: part for key, part in source.items() if key in SPLITS}
         if not {*source} <= {*SPLITS} or not {"train", "test"} <= {*parts}:

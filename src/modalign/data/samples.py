@@ -19,6 +19,7 @@ from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
 from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text, marked_present
+from modalign.data.tables.omics import is_omics, open_omics, read_cells
 from modalign.errors import DataError, Problems, RunFolderError, unknown
 from modalign.files import reading
 
@@ -51,9 +52,10 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
 
     Args:
         source: path of arrays (``.npz``, ``.csv``, ``.parquet``), of a manifest whose cells name raw files (its own
-            ``.yaml`` is not needed: files are decoded as those of training were), or of a prepared folder; or arrays by
-            name, a data frame, a torch ``Dataset`` or ``DataLoader`` of dictionaries. Cells that name files
-            are relative to the table, or to the working directory where it is an object.
+            ``.yaml`` is not needed: files are decoded as those of training were), of ``.h5ad`` or ``.h5mu``, or of a
+            prepared folder; or arrays by name, a data frame, AnnData, MuData, a torch ``Dataset`` or ``DataLoader`` of
+            dictionaries. Cells that name files are relative to the table, or to the working directory where it is an
+            object. Features of AnnData and MuData are found by their names.
         saved: what ``describe_inputs`` gave of the training data.
         modalities: use only these, as if the others were missing.
 
@@ -80,7 +82,7 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     columns, stored, samples, folder = _open(source, used, preparations, roles)
     wanted = {}  # what is read when needed, with its key
     for m in [m for m in used if m not in stored]:
-        made_of = preparations[m].columns
+        made_of = () if m in columns and "layer" in preparations[m].decoder else preparations[m].columns
         key = made_of[0] if len(made_of) == 1 and made_of[0] in {*columns, *(samples.forms if samples else ())} else m
         if samples and key in samples.forms:
             wanted[m] = key
@@ -114,7 +116,8 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
             made = problems.trying(_prepare, preparation, columns, ids, folder)
             if made is not None:
                 present[:, position], values[m] = made
-        values.setdefault(m, np.zeros((total, *about.shape), np.int64 if about.kind == "text" else np.float32))
+        zero = np.zeros((), np.int64 if about.kind == "text" else np.float32)  # takes no memory, however wide
+        values.setdefault(m, np.broadcast_to(zero, (total, *about.shape)))
     known = read_conditions(conditions, given, columns, total, problems)
     problems.stop()
     split = partial(DatasetSplit, samples, wanted) if samples else ArraySplit
@@ -128,6 +131,9 @@ def _open(
     source: Any, used: Sequence[str], preparations: Mapping[str, Preparation], roles: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Rows], Samples | None, Path]:
     """Columns in memory, rows that are prepared already, what reads the rest, and where relative paths begin."""
+    if is_omics(source):
+        cells = read_cells(open_omics(source), used, {}, preparations)
+        return dict(cells.columns), dict(cells.stored), None, Path()
     if not isinstance(source, (str, Path)):
         parts = split_parts(source, "new samples")
         if "" not in parts:

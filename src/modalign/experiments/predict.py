@@ -12,7 +12,10 @@ import pandas as pd
 from torch import Tensor
 
 from modalign.data.samples import read_samples
+from modalign.data.tables.omics import annotate as annotate_cells
+from modalign.data.tables.omics import is_omics
 from modalign.data.task import Task
+from modalign.errors import SettingsError
 from modalign.training.build import Trained, load_trained
 from modalign.training.forward import outputs
 from modalign.training.own_code import Objects
@@ -25,6 +28,7 @@ def predict(
     source: Any,
     modalities: Sequence[str] | None = None,
     *,
+    annotate: bool = False,
     objects: Objects | None = None,
     trust_code: bool = False,
 ) -> pd.DataFrame:
@@ -33,9 +37,13 @@ def predict(
     Args:
         run: the run folder, or a trained strategy as ``load_trained`` gives it.
         source: new samples, labels not needed (see ``data.samples.read_samples``): arrays, a table, a manifest of raw
-            files or a prepared folder, by path; or arrays, a data frame, a torch data set or loader at hand. A modality
-            that is not there, and a row of it that is NaN or empty throughout, counts as missing.
+            files, ``.h5ad``, ``.h5mu`` or a prepared folder, by path; or arrays, a data frame, AnnData, MuData, a torch
+            data set or loader at hand. A modality that is not there, and a row of it that is NaN or empty throughout,
+            counts as missing.
         modalities: use only these, as if the others were missing.
+        annotate: write the columns of the answer into ``obs`` of the AnnData or MuData ``source``, as
+            ``modalign_predicted`` and so on, and the features of each modality into ``obsm``, as
+            ``X_modalign_<modality>`` (N, D), zeros where it is missing.
         objects: the objects of one's own that it was trained with, if they are at hand.
         trust_code: load such objects from the copy in the run.
 
@@ -54,6 +62,8 @@ def predict(
         InputError: no such run or file, a run that is not finished, a modality that it does not know, or samples of
             another shape or that cannot be read; all of these are named.
     """
+    if annotate and (isinstance(source, (str, Path)) or not is_omics(source)):
+        raise SettingsError(f"annotate is for AnnData and MuData at hand; {type(source).__name__} is no such object")
     if not isinstance(run, Trained):
         folder = RunFolder(run)
         folder.spec()
@@ -76,7 +86,10 @@ def predict(
         if run.strategy.trains_unimodal:
             own = _answer(task, f"{name}_", task.log_probability(found.unimodal[name]))
             columns |= {key: pd.Series(value).where(here) for key, value in own.items()}
-    return pd.DataFrame(columns)
+    table = pd.DataFrame(columns)
+    if annotate:
+        annotate_cells(source, table, {m: z.numpy() for m, z in found.features.items()})
+    return table
 
 
 def _answer(task: Task, prefix: str, scores: Tensor) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from modalign.files import read_settings
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
-_DATA_FILES = (".npz", ".parquet", ".csv")
+_DATA_FILES = (".npz", ".parquet", ".csv", ".h5ad", ".h5mu")
 GROUPS: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
 
 
@@ -38,8 +38,8 @@ def load_recipe(name: str) -> Recipe:
     Classes that a recipe names are not imported here.
 
     Args:
-        name: ``digits`` (a recipe of the package), ``my/recipe.yaml``, ``data.npz``, ``data.parquet``, ``data.csv``, or
-            a folder that ``modalign prepare`` wrote.
+        name: ``digits`` (a recipe of the package), ``my/recipe.yaml``, ``data.npz``, ``data.parquet``, ``data.csv``,
+            ``data.h5ad``, ``data.h5mu``, or a folder that ``modalign prepare`` wrote.
 
     Raises:
         SettingsError: there is no such recipe; a setting is unknown (the nearest is named) or of a wrong type.
@@ -62,7 +62,7 @@ def load_recipe(name: str) -> Recipe:
         if not path.exists():
             raise DataError(f"data file {path} does not exist")
         return Recipe(data=DataSettings(name=path.stem, path=str(path)))
-    raise unknown("recipe", name, [*recipe_names(), "FILE.yaml", "FILE.npz", "FILE.parquet", "FILE.csv", "FOLDER"])
+    raise unknown("recipe", name, [*recipe_names(), "FILE.yaml", *(f"FILE{end}" for end in _DATA_FILES), "FOLDER"])
 
 
 def recipe_from_plain(plain: dict[str, Any], origin: str = "recipe") -> Recipe:

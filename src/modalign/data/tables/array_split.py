@@ -48,6 +48,33 @@ class StoredArray:
         return {**self.__dict__, "_map": None}
 
 
+class SparseRows:
+    """A sparse matrix as ``Rows``: those asked for become dense float32 (B, F), zeros where there is none.
+
+    Args:
+        matrix: SciPy's, (n, F), compressed by rows.
+        index: (N,) row of ``matrix`` that each sample has, -1 where it has none.
+
+    >>> from scipy.sparse import csr_matrix
+    >>> SparseRows(csr_matrix([[0, 2], [3, 0]]), np.array([1, -1, 0]))[np.array([0, 1])].tolist()
+    [[3.0, 0.0], [0.0, 0.0]]
+    """
+
+    def __init__(self, matrix: Any, index: np.ndarray) -> None:
+        self.matrix, self.index = matrix, index
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        at = self.index[rows]
+        found = np.zeros((len(at), self.matrix.shape[1]), np.float32)
+        found[at >= 0] = self.matrix[at[at >= 0]].toarray()
+        return found
+
+    def tobytes(self, rows: np.ndarray) -> bytes:
+        """Return what distinguishes some rows from others, for a hash, without making them dense."""
+        chosen = self.matrix[self.index[rows][self.index[rows] >= 0]]
+        return b"".join(part.tobytes() for part in (chosen.data, chosen.indices, chosen.indptr, self.index[rows] >= 0))
+
+
 @dataclass(eq=False)
 class ArraySplit:
     """One split of arrays; fulfils ``Split``. A batch is sliced out of the arrays, without a loop.

@@ -244,10 +244,11 @@ class Preparation:
         words: vocabulary of a text modality given as strings.
         categories: values of a modality of categories, in the order of the one-hot vector.
         fill: training mean of each entry, flat, that replaces NaN; empty without imputation.
-        columns: names of the columns that are joined to the modality; empty where it is one of its name.
+        columns: names of the columns (features) that are joined to the modality; empty where it is one of its name.
         levels: of a modality of numbers and texts side by side, the values of each column that become a one-hot vector,
             none for a column of numbers; empty for other modalities.
-        decoder: how raw files become the stored array (``decoders.make_decoder``); empty where there are none.
+        decoder: how raw files become the stored array (``decoders.make_decoder``), or the ``layer`` of AnnData that is
+            read; empty where there are none.
 
     >>> made = fit_preparation("site", np.array(["south", "north", "south"]), None, np.arange(3), False)
     >>> made.apply(np.array(["north", "west"])).tolist()

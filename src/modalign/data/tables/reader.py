@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from modalign.data.dataset import Column, MultimodalData
-from modalign.data.tables.array_split import ArraySplit, Rows
+from modalign.data.tables.array_split import ArraySplit, Rows, SparseRows
 from modalign.data.tables.conditions import Condition, check_conditions, fit_conditions
 from modalign.data.tables.labels import MOST_CODES, Labels, missing_values, read_column, read_labels
 from modalign.data.tables.meaning import (
@@ -206,7 +206,7 @@ class Source:
         columns: name to array (N, ...): raw modalities, labels and further columns.
         stored: modality name to rows that need no preparation any more (on disk, or read when needed), with
             ``Preparation``s of the same names.
-        preparations: how the stored modalities became what they are.
+        preparations: how the stored modalities became what they are; of others, which columns and decoder to keep.
         joined: modality name to the columns it was put together from.
         contents: hash of what is stored and not in ``columns``; None: the prepared modalities are hashed.
         present: rows (N,) bool in which a modality of ``columns`` is there, by its name, all columns and whether
@@ -375,7 +375,7 @@ def read_source(
         if m in source.stored:
             preparations[m], stored[m] = source.preparations[m], source.stored[m]
             if source.contents is None:
-                digest.update(m.encode() + np.ascontiguousarray(stored[m][kept]).tobytes())
+                digest.update(m.encode() + _bytes(stored[m], kept))
             continue
         array, rows = source.columns[m], np.flatnonzero((table.parts == "train") & table.present[m])
         whole = len(kept) == len(array)
@@ -383,7 +383,8 @@ def read_source(
         fitted = problems.trying(fit_preparation, m, used, settings.kinds.get(m), rows, options.impute is not None)
         if fitted is not None:
             values = fitted.apply(array)
-            preparations[m], stored[m] = replace(fitted, columns=tuple(source.joined.get(m, ()))), values
+            told = source.preparations.get(m, replace(fitted, columns=tuple(source.joined.get(m, ()))))
+            preparations[m], stored[m] = replace(fitted, columns=told.columns, decoder=told.decoder), values
             if source.contents is None:
                 used = values if whole else values[kept]
                 digest.update(f"{m}{used.dtype}{used.shape}".encode())
@@ -398,7 +399,7 @@ def read_source(
     inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
     for m in names if source.contents is None else ():
         raw = source.stored[m] if m in source.stored else source.columns[m]
-        inputs.update(_bytes(np.asarray(raw[kept])))
+        inputs.update(_bytes(raw, kept))
     contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
     contexts += [m.encode() + conditions.numpy().tobytes() for m, conditions in table.conditions.items()]
     hashed = {
@@ -431,7 +432,10 @@ def read_source(
     )  # fmt: skip
 
 
-def _bytes(array: np.ndarray) -> bytes:
+def _bytes(rows: Rows, kept: np.ndarray) -> bytes:
+    if isinstance(rows, SparseRows):
+        return rows.tobytes(kept)
+    array = np.asarray(rows[kept])
     if is_text(array) or is_table(array):
         return "\0".join(as_strings(array.ravel()).tolist()).encode()
     return np.ascontiguousarray(array).tobytes()
