@@ -150,6 +150,40 @@ def test_a_data_frame_of_text_and_numbers_in_a_few_lines() -> None:
         MultimodalClassifier("late_fusion", modalities={"none": "nothing"}, **QUICK).fit(frame, n % 2)
 
 
+def test_hooks_see_a_fit_and_can_end_it() -> None:
+    x, y = arrays()
+    epochs: list[int] = []
+    steps: list[float] = []
+
+    def end(record: dict[str, Any]) -> bool:
+        epochs.append(record["epoch"])
+        return len(epochs) == 3
+
+    model = MultimodalClassifier("joint", **QUICK | {"epochs": 10})
+    model.fit(x, y, on_epoch=end, on_step=lambda told: steps.append(float(told["losses"]["task"])))
+    assert epochs == [0, 1, 2]
+    assert len(model.history_) == 3
+    assert len(steps) == 6  # two batches an epoch
+    assert "on_epoch" not in model.get_params()
+    pickle.dumps(clone(model).fit(x, y, on_epoch=lambda record: True))  # what is called is no part of the model
+    seen: list[int] = []
+    cross_val_score(model, np.c_[x["a"], x["b"]], y, cv=2, params={"on_epoch": lambda record: seen.append(1)})
+    assert len(seen) == 20
+
+
+def test_a_hugging_face_data_set_fits_and_predicts_as_its_data_frame_does() -> None:
+    datasets = pytest.importorskip("datasets", reason="pip install datasets")
+    x, y = arrays()
+    table = {"note": [f"row of {'abc'[k]}" for k in y], "age": x["a"][:, 0], "labs": x["b"].tolist()}
+    rows = datasets.Dataset.from_dict(table)
+    model = MultimodalClassifier("joint", modalities={"text": "note", "table": ["age"], "labs": "labs"}, **QUICK)
+    said = model.fit(rows, datasets.Dataset.from_dict({"y": y})["y"]).predict_proba(rows)
+    np.testing.assert_array_equal(clone(model).fit(pd.DataFrame(table), y).predict_proba(pd.DataFrame(table)), said)
+    items = rows.with_transform(lambda batch: batch)
+    with pytest.raises(InputError, match="X is a Dataset that is read item by item; expected arrays by name, a data f"):
+        model.fit(items, y)
+
+
 def test_an_encoder_of_ones_own_is_trained_and_pickled(tmp_path: Path) -> None:
     x, y = arrays()
     net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh())

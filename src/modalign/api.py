@@ -63,7 +63,7 @@ def train(
 
     Args:
         source: name of a recipe, path of a recipe or of data, a ``Recipe``, or data: what ``load_data`` takes (arrays
-            by name, a pandas data frame, a ``torch.utils.data.Dataset`` or loader of dictionaries, splits of these,
+            by name, a data frame, a Hugging Face or torch ``Dataset``, a loader of dictionaries, splits of these,
             AnnData, MuData, or a ``MultimodalData``).
         strategy: name of a method, ``file.py``, import path, a subclass of ``Strategy``, or an instance.
         data: data in place of what the recipe ``source`` names; whatever ``load_data`` takes.

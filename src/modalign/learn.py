@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,10 +17,13 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.utils.data import DataLoader, Dataset
 
 from modalign.api import StrategyLike, train
 from modalign.data.batch import Output
+from modalign.data.objects import as_table
 from modalign.data.samples import read_samples
+from modalign.data.tables.files import table_arrays
 from modalign.errors import DataError, SettingsError
 from modalign.evaluation.metrics import compute_metrics
 from modalign.files import in_use, read_settings, write_whole
@@ -34,7 +37,7 @@ from modalign.training.scales import warn_of_scales
 _KEPT = (*DESCRIPTIONS, "checkpoints/best.pt")
 _ABOUT = "estimator.json"
 _FITTED = ("classes_", "feature_names_in_", "center_", "scale_")
-Rows = Any  # arrays by name, a data frame, or a matrix
+Rows = Any  # arrays by name, a table, or a matrix
 
 
 class _Multimodal(TransformerMixin, BaseEstimator):
@@ -77,15 +80,26 @@ class _Multimodal(TransformerMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: Rows, y: Any, groups: Any = None, context: Any = None) -> Self:
+    def fit(
+        self,
+        X: Rows,
+        y: Any,
+        groups: Any = None,
+        context: Any = None,
+        *,
+        on_epoch: Callable[[dict[str, Any]], object] | None = None,
+        on_step: Callable[[dict[str, Any]], object] | None = None,
+    ) -> Self:
         """Train.
 
         Args:
-            X: arrays by name (vectors, sequences, images, clips, token numbers, texts), a pandas data frame, or a
-                matrix. A row of a modality that is NaN or empty throughout is missing there.
+            X: arrays by name (vectors, sequences, images, clips, token numbers, texts), a table (a data frame of pandas
+                or polars, a Hugging Face ``Dataset``), or a matrix. A row of a modality that is NaN or empty throughout
+                is missing there.
             y: (N,) classes or values; (N, 2) times and events for survival.
             groups: (N,) group of each row; none is divided between what is learned from and what validates.
             context: (N,) T of each row, for ``options={"context": "column:context"}``.
+            on_epoch, on_step: hooks as in ``modalign.train``; ``on_epoch`` ends the training by returning True.
 
         Raises:
             InputError: rows, columns or settings that cannot be used; all of them are named.
@@ -107,6 +121,7 @@ class _Multimodal(TransformerMixin, BaseEstimator):
             run = train(
                 columns, self.strategy, encoders=self.encoders, fusion=self.fusion, out=Path(folder) / "run",
                 seed=int(seed), options=dict(self.options or {}), quiet=not self.verbose, target=target,
+                on_epoch=on_epoch, on_step=on_step,
                 modalities=named, split="none", epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
                 optimizer=self.optimizer, width=self.width, valid_fraction=self.valid_fraction,
                 accelerator=self.device, task=self._task, **{"impute": "mean", **more, **(self.settings or {})},
@@ -129,14 +144,19 @@ class _Multimodal(TransformerMixin, BaseEstimator):
 
     def _columns(self, X: Rows, fitting: bool = False, y: Any = None) -> tuple[dict[str, Any], Any]:
         """Return arrays by name, and what modalities are made of them."""
-        named = self.modalities
+        named, X = self.modalities, as_table(X)
+        if isinstance(X, (Dataset, DataLoader)) or hasattr(X, "to_pandas"):
+            raise DataError(
+                f"X is a {type(X).__name__} that is read item by item; expected arrays by name, a data frame or a "
+                "matrix: stack its items, or use modalign.train, which reads them as they are needed"
+            )
         if isinstance(X, pd.DataFrame):
             frame = X.rename(columns=str)
             if fitting:
                 self.feature_names_in_ = np.asarray(frame.columns, dtype=object)
                 self.n_features_in_ = frame.shape[1]
             named = {"x": list(frame.columns)} if named is None else named
-            return {name: frame[name].to_numpy() for name in frame.columns}, named
+            return table_arrays(frame), named
         if isinstance(X, Mapping):
             if fitting:
                 self.feature_names_in_ = np.asarray(list(X), dtype=object)

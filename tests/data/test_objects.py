@@ -20,6 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+import modalign
 from modalign.data.dataset import MultimodalData, is_augmented
 from modalign.data.load import load_data
 from modalign.data.tables.arrays import from_arrays
@@ -212,6 +213,66 @@ def test_a_frame_with_modalities_made_of_columns() -> None:
         load_data(frame, modalities={"table": ["age", "title"]})
 
 
+TABLE = {
+    "note": [f"case {i} of many" for i in range(N)],
+    "age": [30.0 + i % 7 for i in range(N)],
+    "site": ["north" if i % 3 else "south" for i in range(N)],
+    "labs": [[float(i % 5), float(i % 2)] for i in range(N)],
+    "y": [i % 2 for i in range(N)],
+}
+MADE_OF = {"text": "note", "facts": ["age", "site"], "labs": "labs"}
+
+
+class Table:
+    """What polars and others give: rows and columns, and a way to pandas."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, key: object) -> object:
+        raise AssertionError("a table is not read item by item")
+
+    def to_pandas(self) -> pd.DataFrame:
+        return pd.DataFrame(TABLE)
+
+
+def hugging_face(**columns: Any) -> Any:
+    """The table as a ``datasets.Dataset``, its target a class with a name."""
+    datasets = pytest.importorskip("datasets", reason="pip install datasets")
+    made = datasets.Dataset.from_dict(TABLE | columns)
+    return made.cast_column("y", datasets.ClassLabel(names=["well", "ill"]))
+
+
+def test_tables_of_other_libraries_are_read_as_data_frames() -> None:
+    frame = load_data(pd.DataFrame(TABLE), modalities=MADE_OF)
+    table = load_data(Table(), modalities=MADE_OF)
+    assert table.fingerprint == frame.fingerprint
+    parts = load_data({"train": Table(), "test": Table()}, modalities=MADE_OF)
+    assert len(parts.test) == N
+
+
+def test_a_hugging_face_data_set_is_a_table_with_names_of_classes(tmp_path: Path) -> None:
+    data = load_data(hugging_face(), modalities=MADE_OF)
+    assert data.task.classes == ("ill", "well")
+    frame = load_data(pd.DataFrame(TABLE), modalities=MADE_OF)
+    for m, x in whole(frame).inputs.items():
+        assert torch.equal(whole(data).inputs[m], x), m
+    run = modalign.train(
+        hugging_face(), "joint", target="y", modalities=["labs"], epochs=1, width=4, quiet=True, out=tmp_path
+    )
+    assert {*run.predict(hugging_face().select(range(5)))["predicted"]} <= {"ill", "well"}
+
+
+def test_what_a_hugging_face_data_set_decodes_itself_is_read_item_by_item() -> None:
+    Image = pytest.importorskip("PIL.Image")
+    made = hugging_face(photo=[Image.new("RGB", (6, 6), (i, 0, 0)) for i in range(N)])
+    data = load_data(made, modalities=["photo", "labs"])
+    assert data.modalities["photo"].shape == (3, 6, 6)
+    assert type(data.train).__name__ == "DatasetSplit"
+    changed = hugging_face().with_transform(lambda batch: batch | {"labs": [[9.0, 9.0, 9.0] for _ in batch["labs"]]})
+    assert load_data(changed, modalities=["labs"]).modalities["labs"].shape == (3,)
+
+
 @pytest.mark.parametrize("wrap", ["arrays", "frame", "dataset", "mixed"])
 def test_splits_of_the_user_are_kept(wrap: str) -> None:
     rng = np.random.default_rng(0)
@@ -262,7 +323,9 @@ def test_data_that_is_ready_is_returned_as_it_is() -> None:
 
 @pytest.mark.parametrize("source", [[1, 2, 3], 7, np.ones((3, 2)), torch.ones(3), (np.ones(3), np.ones(3))])
 def test_objects_of_a_wrong_kind(source: object) -> None:
-    with pytest.raises(DataError, match=r"expected a dict of arrays, a pandas DataFrame, a map-style"):
+    with pytest.raises(
+        DataError, match=r"expected a dict of arrays, a data frame, a Hugging Face Dataset, a map-style"
+    ):
         load_data(source)
 
 

@@ -56,9 +56,10 @@ def load_data(
 
     Args:
         source: ``DataSettings`` (of a recipe), the name of a data set of the package, the path of a file or a prepared
-            folder, or an object: ``MultimodalData``, arrays by name, a pandas data frame, AnnData or MuData, a
-            map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` that yields dictionaries of tensors, arrays,
-            numbers and texts, or ``{"train": ..., "valid": ..., "test": ...}`` of such (``valid`` may be left out).
+            folder, or an object: ``MultimodalData``, arrays by name, a data frame of pandas or polars, a Hugging Face
+            ``datasets.Dataset``, AnnData or MuData, a map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` that
+            yields dictionaries of tensors, arrays, numbers and texts, or ``{"train": ..., "valid": ..., "test": ...}``
+            of such (``valid`` may be left out).
             A row of a modality that is NaN throughout, None, an empty text, or not among the keys of a sample, is
             absent there. See ``modalign.data.objects`` for what is read when.
         target: what is predicted, ``TIME,EVENT`` for survival; by default ``y``, ``target`` or ``label``.

@@ -1,4 +1,4 @@
-"""Objects as data sets: arrays by name, data frames, AnnData and MuData, torch data sets or loaders of dictionaries.
+"""Objects as data sets: arrays by name, tables, AnnData and MuData, torch data sets or loaders of dictionaries.
 
 A torch data set stays lazy. Its items are read once when it is loaded, to learn targets, shapes and which modalities
 are there; only numbers and texts are kept, and arrays are read again, item by item, when a batch needs them. That first
@@ -48,8 +48,8 @@ TARGETS = ("y", "target", "label", "targets", "labels")
 _BLOCK = 64
 _EXAMPLE = "{'image': tensor of shape (3, 32, 32), 'age': 41.0, 'note': 'a text', 'y': 1}"
 _FORMS = (
-    "a dict of arrays, a pandas DataFrame, a map-style torch.utils.data.Dataset or a DataLoader that yields "
-    "dictionaries, {'train': ..., 'valid': ..., 'test': ...} of these, AnnData or MuData"
+    "a dict of arrays, a data frame, a Hugging Face Dataset, a map-style torch.utils.data.Dataset or a DataLoader that "
+    "yields dictionaries, {'train': ..., 'valid': ..., 'test': ...} of these, AnnData or MuData"
 )
 
 
@@ -326,7 +326,7 @@ def load_object(
     """Return an object as a data set, split and checked as arrays are.
 
     Args:
-        source: arrays by name, a pandas data frame, a map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` of
+        source: arrays by name, a table (``as_table``), a map-style ``torch.utils.data.Dataset`` or a ``DataLoader`` of
             dictionaries, or ``{"train": ..., "valid": ..., "test": ...}`` of any of these (without ``valid``, it is
             taken out of ``train`` at random); AnnData or MuData, or the path of one.
         settings: modalities, label, split, group, columns and kinds, as in ``from_arrays``.
@@ -482,6 +482,7 @@ def split_parts(source: Any, name: str) -> dict[str, Any]:
             f"{name} has AnnData or MuData in parts ({', '.join(map(str, source))}); expected one: join them "
             "(anndata.concat), with a column of obs that says the split"
         )
+    source = {key: as_table(part) for key, part in source.items()} if isinstance(source, Mapping) else as_table(source)
     if isinstance(source, Mapping) and source and all(usable(part) for part in source.values()):
         parts = {SPLITS[key]: part for key, part in source.items() if key in SPLITS}
         if not {*source} <= {*SPLITS} or not {"train", "test"} <= {*parts}:
@@ -493,6 +494,29 @@ def split_parts(source: Any, name: str) -> dict[str, Any]:
     if not usable(source):
         raise DataError(f"{name} is {_said(source)}; expected {_FORMS}")
     return {"": source}
+
+
+def as_table(source: Any) -> Any:
+    """Return a table of another library as a pandas data frame, and anything else as it is.
+
+    That is a ``datasets.Dataset`` of Hugging Face, of polars or pyarrow a table: what has ``to_pandas``. Classes of a
+    ``datasets.Dataset`` come by their names. One whose items it decodes or transforms itself (images, sound, arrays of
+    several axes, ``set_transform``) stays what it is, and is read item by item.
+
+    >>> import pyarrow
+    >>> as_table(pyarrow.table({"age": [30, 40]}))["age"].tolist(), as_table([1, 2])
+    ([30, 40], [1, 2])
+    """
+    if isinstance(source, pd.DataFrame) or not hasattr(source, "to_pandas") or not hasattr(source, "__len__"):
+        return source
+    features, style = getattr(source, "features", None) or {}, getattr(source, "format", None)
+    plain = all(type(getattr(one, "feature", one)).__name__ in ("Value", "ClassLabel") for one in features.values())
+    if not plain or (isinstance(style, Mapping) and style.get("type") == "custom"):
+        return source
+    table = source.to_pandas()
+    for name in [key for key, feature in features.items() if hasattr(feature, "names")]:
+        table[name] = table[name].map(dict(enumerate(features[name].names)))  # -1 is none known
+    return table
 
 
 def columns_of(source: Any) -> dict[str, np.ndarray]:

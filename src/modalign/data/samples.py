@@ -53,9 +53,9 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     Args:
         source: path of arrays (``.npz``, ``.csv``, ``.parquet``), of a manifest whose cells name raw files (its own
             ``.yaml`` is not needed: files are decoded as those of training were), of ``.h5ad`` or ``.h5mu``, or of a
-            prepared folder; or arrays by name, a data frame, AnnData, MuData, a torch ``Dataset`` or ``DataLoader`` of
-            dictionaries. Cells that name files are relative to the table, or to the working directory where it is an
-            object. Features of AnnData and MuData are found by their names.
+            prepared folder; or arrays by name, a table (``objects.as_table``), AnnData, MuData, a torch ``Dataset`` or
+            ``DataLoader`` of dictionaries. Cells that name files are relative to the table, or to the working directory
+            where it is an object. Features of AnnData and MuData are found by their names.
         saved: what ``describe_inputs`` gave of the training data.
         modalities: use only these, as if the others were missing.
 
@@ -138,8 +138,8 @@ def _open(
         parts = split_parts(source, "new samples")
         if "" not in parts:
             raise DataError(f"new samples come as {', '.join(parts)}; expected one of them")
-        if not is_dataset(source):
-            return columns_of(source), {}, None, Path()
+        if not is_dataset(parts[""]):
+            return columns_of(parts[""]), {}, None, Path()
         samples = Samples(parts, "new samples")
         keys = [key for m in used for key in (m, *preparations[m].columns)]
         texts = {m: "text" for m in used if preparations[m].modality.kind == "text"}
