@@ -85,18 +85,19 @@ def test_links_that_lead_out_of_a_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "said"),
+    ("path", "number", "kind", "said"),
     [
-        (errno.ENOSPC, RunError, "the disk is full"),
-        (errno.EROFS, InputError, "choose another path"),
-        (errno.EACCES, InputError, "choose another path"),
-        (errno.ENOENT, RunError, "its folder was removed"),
-        (errno.ENAMETOOLONG, InputError, "correct it"),
-        (errno.EIO, RunError, "the file system failed"),
+        ("place", errno.ENOSPC, RunError, "the disk is full"),
+        ("place", errno.EROFS, InputError, "choose another path"),
+        ("place", errno.EACCES, InputError, "choose another path"),
+        ("gone/place", errno.ENOENT, RunError, "its folder was removed"),
+        ("place", errno.ENOENT, InputError, "correct it"),  # as in /proc, where nothing can be made
+        ("place", errno.ENAMETOOLONG, InputError, "correct it"),
+        ("place", errno.EIO, RunError, "the file system failed"),
     ],
 )
-def test_every_error_of_the_file_system_says_what_to_do(number, kind, said):
-    found = explained(OSError(number, os.strerror(number)), "place")
+def test_every_error_of_the_file_system_says_what_to_do(path, number, kind, said):
+    found = explained(OSError(number, os.strerror(number)), path)
     assert isinstance(found, kind)
     assert "place" in str(found)
     assert said in str(found)

@@ -133,7 +133,7 @@ def explained(error: OSError, path: str | Path | None = None) -> InputError | Ru
     why = error.strerror or str(error)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{where}: {why}; expected a place that may be read and written: choose another path")
-    if error.errno in (errno.ENOENT, errno.ESTALE) and path is not None:
+    if error.errno in (errno.ENOENT, errno.ESTALE) and path is not None and not Path(path).parent.exists():
         return RunError(f"{where} cannot be written: its folder was removed meanwhile. Repeat the command")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP):
         return InputError(f"{_cut(where)}: {why}; expected the path of a file or folder that can be: correct it")

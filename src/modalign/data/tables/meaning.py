@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from modalign.data.tables.labels import Labels
-from modalign.data.tables.modalities import as_strings, is_text, show
+from modalign.data.tables.modalities import as_strings, is_text, magnitudes, show
 from modalign.data.task import Task
 
 LARGEST = 1e18
@@ -146,8 +146,7 @@ def check_values(name: str, values: np.ndarray, present: np.ndarray, target: np.
         return
     flat = values.reshape(len(values), -1)
     if values.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            huge = (np.abs(flat) > LARGEST).any(1) & present
+        huge = (magnitudes(flat) > LARGEST) & present
         if huge.any():
             yield (
                 f"modality {name!r} has numbers beyond {LARGEST:g} in rows {show(np.flatnonzero(huge))}; expected "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ from modalign.data.tables.splits import FOLDS, assign_splits, check_groups, sele
 from modalign.data.task import TaskKind
 from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.settings import DataSettings
+
+_BLOCK = 1024  # rows that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -375,7 +377,9 @@ def read_source(
         if m in source.stored:
             preparations[m], stored[m] = source.preparations[m], source.stored[m]
             if source.contents is None:
-                digest.update(m.encode() + _bytes(stored[m], kept))
+                digest.update(m.encode())
+                for block in _blocks(stored[m], kept):
+                    digest.update(block)
             continue
         array, rows = source.columns[m], np.flatnonzero((table.parts == "train") & table.present[m])
         whole = len(kept) == len(array)
@@ -386,9 +390,9 @@ def read_source(
             told = source.preparations.get(m, replace(fitted, columns=tuple(source.joined.get(m, ()))))
             preparations[m], stored[m] = replace(fitted, columns=told.columns, decoder=told.decoder), values
             if source.contents is None:
-                used = values if whole else values[kept]
-                digest.update(f"{m}{used.dtype}{used.shape}".encode())
-                digest.update(np.ascontiguousarray(used).data)
+                digest.update(f"{m}{values.dtype}{(len(kept), *values.shape[1:])}".encode())
+                for block in _blocks(values, kept):
+                    digest.update(block)
     problems.stop()
     pixels = [m for m in names if preparations[m].modality.kind in ("image", "clip")]
     for wrong in [m for m in options.augment if m not in pixels]:
@@ -399,7 +403,8 @@ def read_source(
     inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
     for m in names if source.contents is None else ():
         raw = source.stored[m] if m in source.stored else source.columns[m]
-        inputs.update(_bytes(raw, kept))
+        for block in _blocks(raw, kept):
+            inputs.update(block)
     contexts = [c.values.numpy().tobytes() + "\n".join(c.names).encode() for c in table.columns.values()]
     contexts += [m.encode() + conditions.numpy().tobytes() for m, conditions in table.conditions.items()]
     hashed = {
@@ -432,13 +437,16 @@ def read_source(
     )  # fmt: skip
 
 
-def _bytes(rows: Rows, kept: np.ndarray) -> bytes:
+def _blocks(rows: Rows, kept: np.ndarray) -> Iterator[bytes]:
+    """Yield the bytes of the rows that are kept, some at a time: rows of numbers may fill half of the memory."""
     if isinstance(rows, SparseRows):
-        return rows.tobytes(kept)
-    array = np.asarray(rows[kept])
-    if is_text(array) or is_table(array):
-        return "\0".join(as_strings(array.ravel()).tolist()).encode()
-    return np.ascontiguousarray(array).tobytes()
+        yield rows.tobytes(kept)
+        return
+    if isinstance(rows, np.ndarray) and (is_text(rows) or is_table(rows)):
+        yield "\0".join(as_strings(rows[kept].ravel()).tolist()).encode()
+        return
+    for first in range(0, len(kept), _BLOCK):
+        yield np.asarray(rows[kept[first : first + _BLOCK]]).tobytes()
 
 
 def _check_names(source: Source, names: Sequence[str], settings: DataSettings, problems: Problems) -> None:
