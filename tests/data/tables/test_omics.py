@@ -119,8 +119,11 @@ def test_an_object_is_annotated_in_place_and_only_on_request(run) -> None:
     held = cells()
     table = run.predict(held)
     assert not [key for key in [*held.obs, *held.obsm] if "modalign" in key]
+    held.obs["modalign_p_of_another_run"], held.obsm["X_modalign_atac"] = 0.5, np.ones((N, 2))
     pd.testing.assert_frame_equal(modalign.predict(run, held, annotate=True), table)
     assert held.obs["modalign_confidence"].tolist() == table["confidence"].tolist()
+    assert {key for key in held.obs if "modalign" in key} == {f"modalign_{key}" for key in table.columns.drop("id")}
+    assert "X_modalign_atac" not in held.obsm
     with pytest.raises(SettingsError, match="annotate is for AnnData and MuData at hand; dict is no"):
         run.predict({"rna": np.zeros((1, GENES))}, annotate=True)
     with pytest.raises(DataError, match=r"view of other data; .*copy"):
@@ -173,6 +176,20 @@ def test_cells_without_a_modality_are_missing_there(path) -> None:
     one, two = data.test.__getitems__(rows), other.test.__getitems__(rows)
     assert one.inputs["protein"].equal(two.inputs["protein"])
     assert one.present.equal(two.present)
+
+
+def test_cells_without_a_modality_that_is_used_can_be_left_out(path) -> None:
+    settings = {"target": "cell_type", "modalities": ["protein"]}
+    with pytest.raises(DataError, match="have no modality at all"):
+        load_data(path, **settings)
+    data = load_data(path, drop="present_protein==0", **settings)
+    assert len(data.train) + len(data.valid) + len(data.test) == MEASURED.sum()
+
+
+def test_views_are_read_without_what_they_are_views_of() -> None:
+    data = load_data(cells()[:40], target="cell_type")
+    assert type(data.train.stored["rna"].matrix) is sparse.csr_matrix
+    assert data.train.stored["rna"].matrix.shape == (40, GENES)
 
 
 def test_training_is_that_on_the_same_arrays(tmp_path, path) -> None:

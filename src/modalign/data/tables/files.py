@@ -83,8 +83,8 @@ def table_arrays(table: pd.DataFrame, modalities: Sequence[str] = ()) -> dict[st
     for name, column in ((str(key), table[key].to_numpy()) for key in table.columns):
         lists = {
             row: np.array([x.tolist() if isinstance(x, np.ndarray) else x for x in value], np.float32)
-            for row, value in enumerate(column)
-            if column.dtype == object and isinstance(value, (list, np.ndarray))
+            for row, value in enumerate(column if column.dtype == object else ())
+            if isinstance(value, (list, np.ndarray))
         }
         arrays[name] = column
         if lists:

@@ -127,6 +127,8 @@ def _quietly() -> Iterator[None]:
 def annotate(held: Any, table: pd.DataFrame, features: Mapping[str, np.ndarray]) -> None:
     """Write predictions into ``obs`` (``modalign_<column>``) and features (N, D) into ``obsm`` (``X_modalign_<name>``).
 
+    Those of an earlier prediction are taken out, so that no two runs are mixed.
+
     Args:
         held: AnnData or MuData whose samples were predicted; changed.
         table: one row a sample, in their order.
@@ -137,6 +139,9 @@ def annotate(held: Any, table: pd.DataFrame, features: Mapping[str, np.ndarray])
     """
     if held.is_view:
         raise DataError("the data are a view of other data; expected ones that can be written to: call copy() first")
+    for place, start in ((held.obs, "modalign_"), (held.obsm, "X_modalign_")):
+        for old in [key for key in place if key.startswith(start)]:
+            del place[old]
     for column in table.columns.drop("id"):
         values: Any = table[column].to_numpy()
         if values.dtype.kind not in "biuf":
@@ -190,8 +195,8 @@ def read_cells(
     places = {m: (table, layers.get(m, "X")) for m, table in tables.items()}
     if not several:
         places = {key: (held, key) for key in _keys(held)}
-        own = [m for m in layers if known is None or (layers[m] in places and not known[m].decoder["mod"])]
-        places |= {m: (held, layers[m]) for m in own}
+        renamed = [m for m in layers if known is None or (layers[m] in places and not known[m].decoder["mod"])]
+        places |= {m: (held, layers[m]) for m in renamed}
         standard = [*layers] or [key for key in places if key == "X" or (key in held.obsm and key[:2] != "X_")]
     names = ([*places] if several else standard) if names is None else names
     if known is None:
@@ -209,13 +214,13 @@ def read_cells(
             continue
         matrix, features = found
         index = table.obs_names.get_indexer(held.obs_names)
+        columns[f"present_{m}"] = marked_present(m, columns, held.n_obs) & (index >= 0)
         about, told = Modality(m, "vector", matrix.shape[1:]), {"layer": key, "mod": several}
         preparations[m] = Preparation(about, columns=features, decoder=told)
         if sparse.issparse(matrix):
             if known and known[m].modality != about:
                 problems.append(f"{m!r} is {about}; expected {known[m].modality}, as in training")
             stored[m] = SparseRows(matrix, index)
-            columns[f"present_{m}"] = marked_present(m, columns, held.n_obs) & (index >= 0)
         elif (index >= 0).all():
             columns[m] = matrix[index]
         else:  # NaN throughout is missing, as in all arrays
@@ -239,7 +244,7 @@ def _matrix(name: str, table: Any, key: str, wanted: Sequence[str]) -> tuple[Any
     inner = key in table.obsm
     matrix: Any = table.obsm[key] if inner else table.X if key == "X" else table.layers[key]
     features = pd.Index(getattr(matrix, "columns", []) if inner else table.var_names).map(str)
-    matrix = matrix.to_numpy() if isinstance(matrix, pd.DataFrame) else matrix
+    matrix = np.asarray(matrix) if isinstance(matrix, (pd.DataFrame, np.ndarray)) else matrix
     thin = sparse.issparse(matrix)
     if not (thin or isinstance(matrix, np.ndarray)) or matrix.dtype.kind not in "fiub":
         said = f"{getattr(matrix, 'dtype', '')} {type(matrix).__name__}".strip()
@@ -252,7 +257,7 @@ def _matrix(name: str, table: Any, key: str, wanted: Sequence[str]) -> tuple[Any
             matrix.check_format(full_check=True)  # nobody else sees to it that indices in a file lie in the matrix
         except ValueError as error:
             raise DataError(f"modality {name!r} is no sparse matrix: {error}; expected one as SciPy makes") from None
-        matrix = matrix.tocsr()
+        matrix = sparse.csr_matrix(matrix)  # a view keeps all that it is a view of
         bad = np.flatnonzero(~(np.abs(matrix.data) <= np.finfo(np.float32).max))
         if len(bad):
             cells = show([*table.obs_names[np.unique(np.searchsorted(matrix.indptr, bad, "right") - 1)]])
