@@ -12,7 +12,7 @@ FLOORS = [
     {"errors"},
     {"domains"},
     {"settings"},
-    {"classes", "files"},
+    {"classes", "files", "protocols"},
     {"information", "data", "recipes"},
     {"estimators", "models"},
     {"strategies", "evaluation"},

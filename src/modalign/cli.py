@@ -361,6 +361,7 @@ def prepare(
     *,
     out: str,
     raw: str | None = None,
+    protocol: str | None = None,
     workers: Whole = 0,
     fresh: bool = False,
     strict: bool = False,
@@ -374,6 +375,8 @@ def prepare(
         data: cremad, ave, food101, gbmlgg or avmnist; or your own manifest (.csv or .parquet, its .yaml beside it).
         out: The folder to write.
         raw: The download, untouched (not for a manifest).
+        protocol: Published protocol of cremad or ave: ogm, pmr, mmpareto, dr, reconboost, or ours (see
+            docs/reproduce.md).
         workers: Processes that decode; 0 for one a core.
         fresh: Begin anew, also where the folder is finished.
         strict: Other counts than the official ones are an error, not a warning.
@@ -382,7 +385,8 @@ def prepare(
     if data.endswith((".csv", ".parquet")):
         from modalign.data.media.manifest_media import prepare_manifest
 
-        given = [name for name, value in {"--raw": raw, "--strict": strict, "--options": options}.items() if value]
+        told = {"--raw": raw, "--protocol": protocol, "--strict": strict, "--options": options}
+        given = [name for name, value in told.items() if value]
         if given:
             how = f"the .yaml beside {data} says how its files are decoded"
             raise SettingsError(f"{', '.join(given)}: not for a manifest; {how}")
@@ -392,7 +396,8 @@ def prepare(
 
         if raw is None:
             raise SettingsError(f"--raw is missing: the folder of the download of {data}, untouched")
-        print(prepare_raw(data, raw, out, workers=workers, resume=not fresh, strict=strict, **(options or {})))
+        options = {**({} if protocol is None else {"protocol": protocol}), **(options or {})}
+        print(prepare_raw(data, raw, out, workers=workers, resume=not fresh, strict=strict, **options))
 
 
 def reproduce(
@@ -403,6 +408,7 @@ def reproduce(
     scale: str = "full",
     seeds: Count = 3,
     recipes: str | None = None,
+    protocol: str = "ours",
     workers: Whole = 0,
     jobs: Count | None = None,
     dry_run: bool = False,
@@ -421,6 +427,7 @@ def reproduce(
         scale: full, or tiny: a rehearsal in minutes, with made media and tiny networks; needs no raw.
         seeds: Runs of each method on an official split; each of the 15 folds of GBMLGG has one.
         recipes: Recipe files in the place of the package's, separated by commas.
+        protocol: Published protocol (ogm, pmr, mmpareto, dr, reconboost) of the data sets that have it.
         workers: Processes that decode; 0 for one a core.
         dry_run: Say what would be done, and how long it takes, and stop.
         options: Options of preparing, as --options.DATA '{NAME: VALUE}'.
@@ -429,7 +436,9 @@ def reproduce(
     from modalign.reporting.reproduction import write_reproduction
 
     own = [load_recipe(name) for name in _names(recipes or "")]
-    plan = make_plan(what, out, raw=raw, scale=scale, seeds=seeds, recipes=own)  # type: ignore[arg-type]
+    plan = make_plan(
+        what, out, raw=raw, scale=scale, seeds=seeds, recipes=own, protocol=protocol  # type: ignore[arg-type]
+    )  # fmt: skip
     print(plan)
     if dry_run:
         return
@@ -726,7 +735,8 @@ def _described(documented: Callable[..., Any]) -> dict[str, str]:
 
 def _under(name: str, settings: dict[str, dict[str, Any]], words: Sequence[str], trusted: bool) -> Recipe:
     """The recipe of that name under what the line says: values replace its own, entries (--NAME.KEY) are added."""
-    recipe = load_recipe(name)
+    named = (settings["data"].get("options") or {}).get("protocol")
+    recipe = load_recipe(name, named)
     ask_first(recipe, name, trusted)
     options = {word.partition("=")[0] for word in words}
     parts, problems = {}, Problems("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from modalign.domains import Checked, Count, Decay, NonNegative, Positive, Range, Seed, Share, Whole, Width, Words
+from modalign.domains import Checked, Count, Decay, NonNegative, Part, Positive, Range, Seed, Share, Whole, Width, Words
 
 
 @dataclass
@@ -110,7 +110,9 @@ class TrainingSettings(Checked):
         lr: peak learning rate.
         momentum: SGD momentum.
         weight_decay: decay of weights (not of biases and norms).
-        schedule: ``cosine``, ``constant`` or ``step`` (times 0.1 at 70 % of the epochs), after warm-up.
+        schedule: ``cosine``, ``constant`` or ``step``, after warm-up.
+        step_at: shares of the epochs after which the schedule ``step`` multiplies the learning rate by ``step_factor``.
+        step_factor: see ``step_at``.
         warmup: share of all steps over which the learning rate rises from zero.
         clip: largest norm of the gradient, None for no clipping.
         accumulate: batches whose gradients are added before a step.
@@ -147,6 +149,8 @@ class TrainingSettings(Checked):
     momentum: Decay = 0.9
     weight_decay: NonNegative = 1e-4
     schedule: Literal["cosine", "constant", "step"] = "cosine"
+    step_at: list[Share] = field(default_factory=lambda: [0.7])
+    step_factor: Part = 0.1
     warmup: Share = 0.05
     clip: Positive | None = None
     accumulate: Count = 1

@@ -44,7 +44,8 @@ def describe_inputs(data: MultimodalData) -> dict[str, Any]:
         if decoder.get("kind") == "text":
             decoder["vocabulary"] = export_tokenizer(decoder["vocabulary"])
         described[name] = asdict(replace(preparation, decoder=decoder))
-    return {"preparations": described, "conditions": describe_conditions(data.train.condition_readers)}
+    drawn = {"draw": dict(data.train.drawn)} if data.train.drawn else {}
+    return {"preparations": described, "conditions": describe_conditions(data.train.condition_readers), **drawn}
 
 
 def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str] | None = None) -> ArraySplit:
@@ -124,6 +125,7 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
     return split(
         stored=values, preparations=preparations, rows=np.arange(total), present=torch.from_numpy(present),
         target=torch.zeros(total, dtype=torch.int64), columns={}, ids=ids, groups=None, conditions=known,
+        drawn=saved.get("draw", {}),
     )  # fmt: skip
 
 

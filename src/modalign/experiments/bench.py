@@ -23,6 +23,7 @@ from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, Se
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.experiments.search import SEARCH_SEED, Found, Setting, Study
 from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
+from modalign.protocols import OURS, PROTOCOLS
 from modalign.settings import Recipe
 from modalign.strategies import Strategy, short_name, strategy_name
 from modalign.training.build import build_strategy, check_run, check_same_data, method_spec
@@ -203,6 +204,7 @@ def run_bench(
     names = [row.name for row in rows]
     if reference is not None and reference not in names:
         raise unknown("method to compare with", reference, names)
+    _refuse_mixed(recipes)
     cells = _cells(recipes, splits, data or {})
     plan = _check(cells, rows, out, skip, quiet)
     with locked(out):
@@ -295,6 +297,26 @@ def _cells(recipes: Mapping[str, Recipe], splits: int, memory: Memory) -> list[_
             _Cell(name, replace(recipe, data=replace(recipe.data, fold=fold)), fold, source) for fold in range(splits)
         ]
     return found
+
+
+def _refuse_mixed(recipes: Mapping[str, Recipe]) -> None:
+    """See that no data set is compared under two protocols.
+
+    Raises:
+        SettingsError: names the data set, the protocols and who asks for them.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for shown, recipe in recipes.items():
+        if recipe.data.name in PROTOCOLS:
+            protocol = str(recipe.data.options.get("protocol", OURS))
+            found.setdefault(recipe.data.name, {}).setdefault(protocol, []).append(shown)
+    for name, protocols in found.items():
+        if len(protocols) > 1:
+            said = ", ".join(f"{protocol} ({', '.join(of)})" for protocol, of in protocols.items())
+            raise SettingsError(
+                f"{len(protocols)} protocols of {name} in one bench: {said}; numbers under different protocols cannot "
+                "be compared. Run a bench for each, with an --out of its own"
+            )
 
 
 def _search(studies: Sequence[Study], out: Path, pool: _Pool, later: int) -> dict[tuple[str, str, int | None], Setting]:

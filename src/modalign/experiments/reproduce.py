@@ -6,6 +6,7 @@ of the paper are those of its Tables 1 and 2.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from typing import Any, Literal
 
 from modalign.data.media.miniature import write_miniature
 from modalign.data.media.prepare import PrepareReport, prepare
+from modalign.data.media.spectrograms import AUDIO_RECIPES
 from modalign.domains import Count, check_values
-from modalign.errors import DataError, SettingsError
+from modalign.errors import DataError, SettingsError, unknown
 from modalign.experiments.bench import ABLATION, Entry, entries, run_bench
 from modalign.experiments.tradeoff import ALPHAS, run_tradeoff
+from modalign.protocols import OURS, PROTOCOLS
 from modalign.recipes import load_recipe
 from modalign.settings import Recipe
 from modalign.training.train import train
@@ -34,8 +37,8 @@ class PaperSet:
         folders: names that its download may have, besides ``name``.
         metric: what the tables are taken to show. That of GBMLGG is not stated there: see ``docs/reproduce.md``.
         splits: published folds; 1 where there is one official split.
-        hours: of one run on one large GPU, estimated (``docs/reproduce.md``, Costs).
-        gigabytes: of the prepared folder, estimated there too.
+        hours: of one run of the package's recipe on one large GPU, estimated (``docs/reproduce.md``, Costs).
+        gigabytes: of its prepared folder, estimated there too.
     """
 
     name: str
@@ -106,6 +109,21 @@ class Part:
     splits: int
     seeds: int
 
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol that the recipe asks for."""
+        return str(self.recipe.data.options.get("protocol", OURS))
+
+    @property
+    def gigabytes(self) -> float:
+        """Of the prepared folder: frames of bytes and sound in float32, as many as the official lists have."""
+        if self.protocol == OURS:
+            return self.of.gigabytes
+        chosen = PROTOCOLS[self.of.name][self.protocol]
+        frames = len(chosen.keep) or chosen.frames
+        size = frames * 3 * 224**2 + 4 * math.prod(AUDIO_RECIPES[chosen.audio].shape)
+        return size * {"cremad": 7442, "ave": 4143}[self.of.name] / 1e9
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -144,8 +162,9 @@ class Plan:
             runs = self.runs(part)
             line = f"  {part.of.title}: {runs} runs"
             if self.scale == "full":
-                line += f", about {runs * part.of.hours:.3g} h on one large GPU, {part.of.gigabytes} GB prepared"
-            lines.append(line + f", from {part.raw}")
+                hours = part.of.hours * part.recipe.training.epochs / load_recipe(part.of.name).training.epochs
+                line += f", about {runs * hours:.3g} h on one large GPU, {part.gigabytes:.3g} GB prepared"
+            lines.append(line + f", from {part.raw}" + ("" if part.protocol == OURS else f", as {part.protocol}"))
         return "\n".join([*lines, *(f"  left out: {text}" for text in self.absent)])
 
 
@@ -157,6 +176,7 @@ def make_plan(
     scale: Scale = "full",
     seeds: Count = 3,
     recipes: Sequence[Recipe] = (),
+    protocol: str = OURS,
 ) -> Plan:
     """See what is there, and what is to be done with it; nothing is written, but the made media of ``tiny``.
 
@@ -167,6 +187,7 @@ def make_plan(
         scale: ``full``, or ``tiny``: a rehearsal with made media, tiny networks, two epochs, one seed and two folds.
         seeds: runs of each method on a split; one on each of GBMLGG's 15 folds.
         recipes: recipes of one's own in the place of the package's, by the name of their data.
+        protocol: published protocol of the data sets that have it; the others keep that of their recipe.
 
     Raises:
         InputError: there is no such folder, nothing in it, or a recipe of other data.
@@ -181,6 +202,8 @@ def make_plan(
         raise SettingsError(f"{said}; {'give' if raw is None else 'leave out'} raw")
     if raw is not None and not Path(raw).is_dir():
         raise DataError(f"no folder at {raw}; expected the folder that holds the downloads")
+    if protocol not in (known_protocols := sorted({name for presets in PROTOCOLS.values() for name in presets})):
+        raise unknown("protocol", protocol, known_protocols)
     parts, absent = [], []
     for one in SETS:
         found: Path | None
@@ -193,8 +216,10 @@ def make_plan(
             if found is None:
                 absent.append(f"{one.title}, for there is no folder {' or '.join(one.folders)} in {raw}")
                 continue
-        recipe = own.get(one.name) or load_recipe(one.name)
-        prepared = out / "data" / one.name
+        asked = protocol if protocol != OURS and protocol in PROTOCOLS.get(one.name, {}) else None
+        recipe = own.get(one.name) or load_recipe(one.name, asked)
+        under = recipe.data.options.get("protocol", OURS)
+        prepared = out / "data" / (one.name if under == OURS else f"{one.name}-{under}")
         training = replace(recipe.training, metric=one.metric)
         recipe = replace(recipe, data=replace(recipe.data, path=str(prepared), title=one.title), training=training)
         splits, runs = one.splits, seeds if one.splits == 1 or what == "figures" else 1
@@ -231,7 +256,7 @@ def prepare_all(
         InputError: a download is not complete, or there is too little room; what is prepared by then is kept.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    needed = sum(part.of.gigabytes for part in plan.parts if not part.prepared.exists()) * 1e9
+    needed = sum(part.gigabytes for part in plan.parts if not part.prepared.exists()) * 1e9
     free = shutil.disk_usage(plan.out).free
     if plan.scale == "full" and needed > free:
         raise DataError(
@@ -240,6 +265,7 @@ def prepare_all(
     reports = []
     for part in plan.parts:
         own = {**(_TINY_PREPARE[part.of.name] if plan.scale == "tiny" else {}), **(options or {}).get(part.of.name, {})}
+        own |= {} if part.protocol == OURS else {"protocol": part.protocol}
         reports.append(prepare(part.of.name, part.raw, part.prepared, workers=workers, **own))
     return reports
 

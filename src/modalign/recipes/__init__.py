@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from modalign.domains import check_values, wrong
 from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.files import read_settings
+from modalign.protocols import PROTOCOLS, protocol_of
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 
 _FOLDER = Path(__file__).parent
@@ -32,7 +33,7 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, protocol: str | None = None) -> Recipe:
     """Return the recipe of that name, of a YAML file, or the default recipe for a file or folder of data.
 
     Classes that a recipe names are not imported here.
@@ -40,9 +41,11 @@ def load_recipe(name: str) -> Recipe:
     Args:
         name: ``digits`` (a recipe of the package), ``my/recipe.yaml``, ``data.npz``, ``data.parquet``, ``data.csv``,
             ``data.h5ad``, ``data.h5mu``, or a folder that ``modalign prepare`` wrote.
+        protocol: published protocol (``modalign.protocols``) whose training settings go before those of the recipe.
+            One that the recipe itself names (``data.options.protocol``) gives those that the recipe does not name.
 
     Raises:
-        SettingsError: there is no such recipe; a setting is unknown (the nearest is named) or of a wrong type.
+        SettingsError: there is no such recipe or protocol; a setting is unknown (the nearest is named) or wrong.
         DataError: there is no such file of data.
 
     >>> load_recipe("digits").data.name
@@ -57,10 +60,21 @@ def load_recipe(name: str) -> Recipe:
         plain = read_settings(path, "a recipe: settings by name, in YAML", SettingsError)
         if set(plain) & {"table", "modalities"} and "data" not in plain:  # the description of a manifest
             return Recipe(data=DataSettings(name=path.stem, path=str(path)))
-        return recipe_from_plain(plain, str(path))
+        recipe = recipe_from_plain(plain, str(path))
+        if protocol is None:
+            return recipe
+        published = copy.deepcopy(dict(protocol_of(recipe.data.name, str(protocol)).training))
+        training = dataclasses.replace(recipe.training, **published)
+        data = dataclasses.replace(recipe.data, options={**recipe.data.options, "protocol": protocol})
+        return dataclasses.replace(recipe, data=data, training=training)
     if path.suffix in _DATA_FILES or path.is_dir():
         if not path.exists():
             raise DataError(f"data file {path} does not exist")
+        if protocol is not None:
+            raise SettingsError(
+                f"protocol {protocol!r} is one of a recipe, not of data at {name}; name the recipe "
+                f"({', '.join(PROTOCOLS)}), and the folder as data.path"
+            )
         return Recipe(data=DataSettings(name=path.stem, path=str(path)))
     raise unknown("recipe", name, [*recipe_names(), "FILE.yaml", *(f"FILE{end}" for end in _DATA_FILES), "FOLDER"])
 
@@ -93,6 +107,10 @@ def recipe_from_plain(plain: dict[str, Any], origin: str = "recipe") -> Recipe:
     problems.stop(SettingsError)
     if "class_path" in made["data"] and not made["data"].get("name"):
         made["data"]["name"] = re.split("[.:]", str(made["data"]["class_path"]))[-1]
+    data = DataSettings(**made["data"])
+    if "protocol" in data.options and data.class_path is None and data.name in PROTOCOLS:
+        published = protocol_of(data.name, str(data.options["protocol"])).training
+        made["training"] = {**copy.deepcopy(dict(published)), **made["training"]}
     parts = {name: kind(**made[name]) for name, kind in GROUPS.items()}
     return Recipe(**parts, strategies=given.get("strategies", {}))
 

@@ -72,7 +72,7 @@ def learning_rate(settings: TrainingSettings, progress: float) -> float:
         case "cosine":
             return settings.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
         case "step":
-            return settings.lr * (0.1 if progress >= 0.7 else 1.0)
+            return settings.lr * settings.step_factor ** sum(progress >= share for share in settings.step_at)
         case "constant":
             return settings.lr
     raise unknown("schedule", settings.schedule, ("cosine", "step", "constant"))

@@ -20,6 +20,7 @@ from modalign.data.info import DataInfo
 from modalign.data.load import describe_inputs, file_states, load_data
 from modalign.evaluation.survival import SurvivalModel, survival_scores
 from modalign.files import end_with_parent, locked, write_whole
+from modalign.protocols import describe_protocol
 from modalign.settings import Recipe
 from modalign.strategies import Strategy
 from modalign.training.build import build_strategy, check_run, check_same_data, method_spec, restore
@@ -137,7 +138,8 @@ def _train(
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
-    data = replace(data, notes=[*data.notes, divide_validation(data, strategy.info).note])
+    protocol = describe_protocol(spec.recipe.data, spec.recipe.training)
+    data = replace(data, notes=[*data.notes, *protocol, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {

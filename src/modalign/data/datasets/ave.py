@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.media.decoders import make_decoder
-from modalign.data.media.folder import load_split, manifest_of
-from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
+from modalign.data.media.folder import load_under, manifest_of
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate, protocol_decoders
 from modalign.data.task import classification
 from modalign.errors import DataError
+from modalign.protocols import protocol_of
 from modalign.settings import DataSettings
 
 OFFICIAL = {"train": 3339, "valid": 402, "test": 402}
@@ -42,25 +42,33 @@ class Event:
     stop: float
 
 
-def prepare(raw: Path, out: Path, *, run: Run, audio: str = "pmr", frames: int = 4, size: int = 224) -> PrepareReport:
-    """Prepare AVE; audio and frames are taken from within the event.
+def prepare(
+    raw: Path,
+    out: Path,
+    *,
+    run: Run,
+    protocol: str = "ours",
+    audio: str | None = None,
+    frames: int | None = None,
+    size: int = 224,
+) -> PrepareReport:
+    """Prepare AVE; audio and frames are taken from within the event, unless the protocol says the whole video.
 
     Args:
         raw: the download.
         out: folder to write.
         run: how.
-        audio: ``pmr`` (1, 257, 1004), ``ogm`` (1, 257, 188) or ``fbank`` (1, 1024, 128); see
-            ``spectrograms``.
-        frames: of each event, from the middle of equal segments (4 in PMR, 3 in ReconBoost).
+        protocol: whose sound, frames and choice among repeated lines (``modalign.protocols``).
+        audio: ``pmr`` and ``pmr22`` (1, 257, 1004), ``pmr3s`` (1, 257, 299), ``ogm`` (1, 257, 188) or ``fbank``
+            (1, 1024, 128); see ``spectrograms``. That of ``ours``: ``pmr``.
+        frames: of each event; those of ``ours``: 4 from the middle of equal segments.
         size: height and width of a frame in pixels.
 
     Raises:
-        InputError: files are missing or a list cannot be read.
+        InputError: no such protocol, files are missing or a list cannot be read.
     """
-    decoders = {
-        "audio": make_decoder("audio", {"kind": "audio", "recipe": audio}),
-        "video": make_decoder("video", {"kind": "video", "frames": frames, "size": size}),
-    }
+    chosen = protocol_of("ave", protocol)
+    settings, decoders = protocol_decoders("ave", protocol, audio, frames, size)
     wanted = {"AVE": "4,097 MP4 files"}
     wanted |= {LISTS[split]: f"list of {n:,} events" for split, n in OFFICIAL.items()}
     root = locate(raw, wanted, SOURCE)
@@ -72,14 +80,17 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "pmr", frames: int =
         "valid": {event.video for event in lists["test"]},
         "test": set(),
     }
+    if chosen.repeats != "every":
+        order = -1 if chosen.repeats == "first" else 1  # the later entry of a dictionary stays
+        lists = {split: [*{e.video: e for e in events[::order]}.values()][::order] for split, events in lists.items()}
     samples, seen = [], Counter[str]()
     for split, event in [(split, event) for split, events in lists.items() for event in events]:
         seen[event.video] += 1
         key = event.video if seen[event.video] == 1 else f"{event.video}#{seen[event.video]}"
-        source = (str(root / "AVE" / f"{event.video}.mp4"), event.start, event.stop)
+        times = () if chosen.whole else (event.start, event.stop)
+        source = (str(root / "AVE" / f"{event.video}.mp4"), *times)
         facts = {"video_id": event.video, "leak": event.video in later[split]}  # it stands in a later split too
         samples.append(Sample(key, split, event.category, {"audio": source, "video": source}, facts))
-    settings = {"audio": audio, "frames": frames, "size": size}
     return decode("ave", samples, decoders, out, run, settings, task=classification(classes), warnings=warnings)
 
 
@@ -106,15 +117,19 @@ def read_list(path: Path) -> list[Event]:
     return events
 
 
-def load(settings: DataSettings, augment: Sequence[str] = ("video",), drop_leaks: bool = False) -> MultimodalData:
+def load(
+    settings: DataSettings, protocol: str = "ours", augment: Sequence[str] | None = None, drop_leaks: bool = False
+) -> MultimodalData:
     """AVE as prepared in ``settings.path``, in its official splits.
 
     Args:
         settings: ``split`` is ``official`` (default) or an expression over the columns.
-        augment: modalities that are cropped and flipped at random in training.
+        protocol: how frames are cropped and flipped in training (``modalign.protocols``); the folder must have been
+            prepared under it.
+        augment: modalities that are cropped and flipped; by the protocol where it is not given.
         drop_leaks: leave out of training what is validated or tested on too, and out of validation what is
             tested.
     """
     if not drop_leaks or not manifest_of(settings)["leak"].any():
-        return load_split(settings, augment)
-    return load_split(replace(settings, group="video_id"), augment=augment, drop="leak==True")
+        return load_under(protocol, settings, augment)
+    return load_under(protocol, replace(settings, group="video_id"), augment, drop="leak==True")

@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modalign.data.dataset import MultimodalData
-from modalign.data.media.decoders import make_decoder
-from modalign.data.media.folder import hold_out_values, load_split
-from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate
+from modalign.data.media.folder import hold_out_values, load_under
+from modalign.data.media.prepare import PrepareReport, Run, Sample, decode, locate, protocol_decoders
 from modalign.data.task import classification
 from modalign.domains import Count, Seed
 from modalign.errors import DataError
@@ -40,25 +39,32 @@ SOURCE = (
 )
 
 
-def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int = 3, size: int = 224) -> PrepareReport:
+def prepare(
+    raw: Path,
+    out: Path,
+    *,
+    run: Run,
+    protocol: str = "ours",
+    audio: str | None = None,
+    frames: int | None = None,
+    size: int = 224,
+) -> PrepareReport:
     """Prepare CREMA-D.
 
     Args:
         raw: the download.
         out: folder to write.
         run: how.
-        audio: ``ogm`` (1, 257, 188), ``pmr`` (1, 257, 1004) or ``fbank`` (1, 1024, 128); see
-            ``spectrograms``.
-        frames: of each video, from the middle of equal segments.
+        protocol: whose sound and frames (``modalign.protocols``), where they are not given.
+        audio: ``ogm`` and ``reconboost`` (1, 257, 188), ``pmr`` and ``pmr22`` (1, 257, 1004), ``pmr3s`` (1, 257, 299)
+            or ``fbank`` (1, 1024, 128); see ``spectrograms``. That of ``ours``: ``ogm``.
+        frames: of each video; those of ``ours``: 3 from the middle of equal segments.
         size: height and width of a frame in pixels.
 
     Raises:
-        InputError: files are missing or a list cannot be read.
+        InputError: no such protocol, files are missing or a list cannot be read.
     """
-    decoders = {
-        "audio": make_decoder("audio", {"kind": "audio", "recipe": audio}),
-        "video": make_decoder("video", {"kind": "video", "frames": frames, "size": size}),
-    }
+    settings, decoders = protocol_decoders("cremad", protocol, audio, frames, size)
     wanted = {
         "AudioWAV": "7,442 WAV files",
         "VideoFlash": "7,442 FLV files",
@@ -77,7 +83,6 @@ def prepare(raw: Path, out: Path, *, run: Run, audio: str = "ogm", frames: int =
         sources = {"audio": (str(root / f"AudioWAV/{key}.wav"),), "video": (str(root / f"VideoFlash/{key}.flv"),)}
         facts = {"actor": actor, "sentence": sentence, "intensity": intensity}
         samples.append(Sample(key, split, emotion, sources, facts))
-    settings = {"audio": audio, "frames": frames, "size": size}
     return decode("cremad", samples, decoders, out, run, settings, task=classification(CLASSES), warnings=warnings)
 
 
@@ -104,7 +109,11 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def load(
-    settings: DataSettings, augment: Sequence[str] = ("video",), test_actors: Count = 18, actor_seed: Seed = 0
+    settings: DataSettings,
+    protocol: str = "ours",
+    augment: Sequence[str] | None = None,
+    test_actors: Count = 18,
+    actor_seed: Seed = 0,
 ) -> MultimodalData:
     """CREMA-D as prepared in ``settings.path``; validation is carved out of the training part.
 
@@ -112,10 +121,12 @@ def load(
         settings: ``split`` is ``official`` (default; all actors in all parts, stratified by emotion) or
             ``actor`` (no actor in two parts), or an expression over the columns actor, sentence,
             intensity.
-        augment: modalities that are cropped and flipped at random in training.
+        protocol: how frames are drawn, cropped and flipped in training (``modalign.protocols``); the folder must have
+            been prepared under it.
+        augment: modalities that are cropped and flipped; by the protocol where it is not given.
         test_actors: how many of the 91 actors are held out under ``actor``.
         actor_seed: which ones.
     """
     if settings.split == "actor":
         settings = hold_out_values(settings, "actor", test_actors, actor_seed)
-    return load_split(settings, augment=augment)
+    return load_under(protocol, settings, augment)

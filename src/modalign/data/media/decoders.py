@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from modalign.data.batch import Modality
 from modalign.data.media.spectrograms import AUDIO_RECIPES
+from modalign.domains import Range, fits
 from modalign.errors import DataError, InputError, unknown
 from modalign.files import write_whole
 
@@ -29,11 +30,12 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "audio": {"recipe": "ogm"},
     "image": {"size": 224},
-    "video": {"frames": 3, "size": 224},
+    "video": {"frames": 3, "size": 224, "sampling": "segments", "keep": []},
     "frames": {"frames": 3, "size": 224},
     "text": {"vocabulary": "", "length": 64},
 }
 """Options of each kind of decoder. Text is decoded only where ``vocabulary`` names a tokenizer."""
+SAMPLINGS = ("segments", "seconds", "half-seconds")  # of a video's frames
 PIXELS = 100_000_000  # of one image or frame: more is a mistake, or made to fill the memory
 LONGEST = 6 * 3600.0  # seconds of one recording
 DECLARED_SHARE = 0.5  # a file that holds less than this share of the length it declares was cut off
@@ -145,14 +147,49 @@ def segment_centers(available: int, wanted: int) -> list[int]:
     return [int((i + 0.5) * available / wanted) for i in range(wanted)]
 
 
+def sample_frames(sampling: str, count: int, fps: float, seconds: tuple[float, float | None]) -> list[int]:
+    """Return which of ``count`` frames of a video are candidates, by number from 0, as the published scripts save them.
+
+    Args:
+        sampling: ``seconds``: every int(fps)-th frame, of events those of the seconds from the first to the last, both
+            counted (OGM-GE's and PMR's scripts of CREMA-D and AVE). ``half-seconds``: ten frames, that in the middle of
+            each second; where the video has ended they go round in what the last whole second leaves (OGM-GE's
+            script ``video2frame-1fps``, which counts frames from 1; MMPareto and D&R refer to it).
+        count: frames of the whole video.
+        fps: frames a second.
+        seconds: begin and end of the event; the end is None for the whole video.
+
+    >>> sample_frames("seconds", 75, 29.97, (0, None)), sample_frames("seconds", 300, 29.97, (2, 4))
+    ([0, 29, 58], [58, 87, 116])
+    >>> sample_frames("half-seconds", 82, 29.97, (0, None))
+    [14, 44, 74, 60, 68, 76, 62, 70, 78, 64]
+    """
+    if sampling == "seconds":
+        step, (start, stop) = max(1, int(fps)), seconds
+        last = count if stop is None else int(stop)
+        return [k * step for k in range(int(start), last + 1) if k * step < count]
+    left = int(count % fps) or max(1, int(fps))
+    whole = count - left
+    saved = [round((second + 0.5) * fps) for second in range(10)]
+    saved = [at if at <= count else whole + 1 + (at - whole - 1) % left for at in saved]
+    return [min(max(at - 1, 0), count - 1) for at in saved]
+
+
 def decode_video(
-    path: str | Path, start: float = 0.0, stop: float | None = None, *, frames: int, size: int
+    path: str | Path,
+    start: float = 0.0,
+    stop: float | None = None,
+    *,
+    frames: int,
+    size: int,
+    sampling: str = "segments",
+    keep: Sequence[int] = (),
 ) -> tuple[np.ndarray, str]:
     """``frames`` frames of a video between two times (s), (frames, 3, size, size) uint8, and a remark or "".
 
-    Frames in order of time, from the middle of equal segments of the range, squeezed to a square by FFmpeg
-    (bicubic). The published loaders take the first names of an unsorted folder listing instead. A video with
-    fewer frames than wanted repeats some, with a remark.
+    Frames squeezed to a square by FFmpeg (bicubic). With the sampling ``segments`` they come from the middle of equal
+    segments of the range, in order of time; otherwise they are the first of ``sample_frames``, and of these only those
+    to ``keep``, if any are named. A video with fewer frames than wanted repeats some, with a remark.
 
     Raises:
         Unreadable: no video stream, no frame in the range, or less than half the length that the file
@@ -161,27 +198,33 @@ def decode_video(
     with opened(path, "video", start, stop) as (container, stream):  # when each frame begins (s), without decoding
         stamps = [(p.dts if p.pts is None else p.pts) for p in container.demux(stream) if p.size]
         times = [float(stamp * stream.time_base) for stamp in sorted(stamp for stamp in stamps if stamp is not None)]
-        seconds = times[-1] - times[0] + float(1 / (stream.average_rate or 1)) if times else 0.0
+        fps = float(stream.average_rate or 1)
+        seconds = times[-1] - times[0] + 1 / fps if times else 0.0
         declared = _declared_seconds(container, path)
     if seconds < DECLARED_SHARE * declared:
         raise Unreadable(f"cut off: {seconds:.2f} s of {declared:.2f} s declared: {path}")
     inside = [t for t in times if t - times[0] >= start and (stop is None or t - times[0] < stop)]
     if not inside:
         raise Unreadable(f"no frame in {start:g} s to {'the end' if stop is None else f'{stop:g} s'}: {path}")
-    wanted = [inside[i] for i in segment_centers(len(inside), frames)]
+    if sampling != "segments":
+        inside = [times[i] for i in sample_frames(sampling, len(times), fps, (start, stop))] or inside
+    enough = sampling != "segments" and len(inside) >= frames
+    wanted = inside[:frames] if enough else [inside[i] for i in segment_centers(len(inside), frames)]
+    wanted = [wanted[i] for i in keep] or wanted
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)  # the video runs once, in order of time
     pictures: list[np.ndarray] = []
     with opened(path, "video") as (container, stream):
         for frame in container.decode(stream):
-            due = sum((frame.time or 0.0) >= t - 1e-6 for t in wanted[len(pictures) :])
+            due = sum((frame.time or 0.0) >= wanted[i] - 1e-6 for i in order[len(pictures) :])
             if due:  # only these are scaled, which costs more than decoding
                 picture = frame.reformat(width=size, height=size, format="rgb24", interpolation="BICUBIC")
                 pictures += [picture.to_ndarray()] * due
-            if len(pictures) == frames:
+            if len(pictures) == len(wanted):
                 break
-    if len(pictures) < frames:
-        at = wanted[len(pictures)] - times[0]
+    if len(pictures) < len(wanted):
+        at = wanted[order[len(pictures)]] - times[0]
         raise Unreadable(f"the frame at {at:.2f} s cannot be decoded: {path}")
-    clip = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+    clip = np.ascontiguousarray(np.stack(pictures)[np.argsort(order)].transpose(0, 3, 1, 2))
     return clip, f"only {len(inside)} frames" if len(inside) < frames else ""
 
 
@@ -374,6 +417,15 @@ def make_decoder(name: str, described: Mapping[str, Any], gaps: bool = False) ->
         if not (isinstance(options.get(option, 1), int) and options.get(option, 1) >= 1):
             raise DataError(f"{option} of modality {name!r} is {options[option]!r}; expected a whole number from 1")
     size, frames = options.get("size", 0), options.get("frames", 0)
+    if kind == "video":
+        sampling, keep = options["sampling"], options["keep"]
+        if sampling not in SAMPLINGS:
+            raise unknown(f"sampling of modality {name!r}:", str(sampling), SAMPLINGS)
+        if not fits(keep, list[Annotated[int, Range(least=0, below=frames)]]):
+            raise DataError(f"keep of modality {name!r} is {keep!r}; expected numbers of its {frames} frames, from 0")
+        # What is as it always was is not told, so that folders of earlier versions describe the same.
+        told = {key: options[key] for key in ("sampling", "keep") if options[key] != DEFAULTS[kind][key]}
+        options, frames = {"frames": frames, "size": size, **told}, len(keep) or frames
     form: tuple[Modality, str, Callable[..., tuple[np.ndarray, str]]]
     if kind == "audio":
         if options["recipe"] not in AUDIO_RECIPES:

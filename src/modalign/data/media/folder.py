@@ -38,6 +38,7 @@ from modalign.data.tables.reader import RowOptions, Source, read_source
 from modalign.data.task import Task, TaskKind
 from modalign.errors import DataError, InputError, Problems, unknown
 from modalign.files import check_inside, file_digest, folder_name, read_settings, reading, write_whole, writing
+from modalign.protocols import OURS, protocol_of
 from modalign.settings import DataSettings
 
 VERSION = 1
@@ -309,3 +310,32 @@ def load_split(settings: DataSettings, augment: Sequence[str] = (), **options: A
         settings = replace(settings, split="split")
     used = [name for name in augment if settings.modalities is None or name in settings.modalities]
     return load_prepared(str(settings.path), settings, RowOptions(augment=used, **options))
+
+
+def load_under(
+    protocol: str, settings: DataSettings, augment: Sequence[str] | None = None, **options: Any
+) -> MultimodalData:
+    """The prepared folder of a data set with a video, under the protocol that it was prepared under.
+
+    Args:
+        protocol: its name (``modalign.protocols``).
+        settings: as in ``load_split``.
+        augment: modalities that are cropped and flipped at random in training; by the protocol where it is None.
+        options: fields of ``RowOptions``.
+
+    Raises:
+        InputError: no such protocol, or the folder was prepared under another.
+    """
+    chosen = protocol_of(settings.name, protocol)
+    manifest_of(settings)
+    before = (read_meta(Path(str(settings.path))).get("about") or {}).get("protocol", OURS)
+    if before != protocol:
+        raise DataError(
+            f"{settings.path} was prepared under the protocol {before}, but data.options.protocol is {protocol}; name "
+            f"the same, or prepare the download anew: modalign prepare {settings.name} --protocol {protocol} --raw "
+            "DOWNLOAD --out ANOTHER_FOLDER"
+        )
+    video = settings.modalities is None or "video" in settings.modalities
+    draw = {"video": chosen.draw} if chosen.draw and video else {}
+    augment = (["video"] if chosen.augment else []) if augment is None else augment
+    return load_split(settings, augment, crop=dict(chosen.crop), draw=draw, **options)

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from modalign.data import load
-from modalign.data.media.decoders import Decoder
+from modalign.data.media.decoders import Decoder, make_decoder
 from modalign.data.media.folder import array_path, open_array, write_prepared
 from modalign.data.tables.modalities import show
 from modalign.data.task import Task
@@ -43,6 +43,7 @@ from modalign.files import (
     write_csv,
     write_whole,
 )
+from modalign.protocols import OURS, protocol_of
 
 CHUNK = 16  # samples between two lines of the journal
 Entry = dict[str, str]
@@ -170,11 +171,38 @@ def prepare(
     function = importlib.import_module(f"modalign.data.datasets.{name}").prepare
     known = [p for p in inspect.signature(function).parameters if p not in ("raw", "out", "run")]
     for option in options:
+        if option == "protocol" and option not in known:
+            protocol_of(name, str(options[option]))  # raises
         if option not in known:
             raise unknown(f"option of {name}", option, known)
     with claimed(Path(out), Run(workers, resume, strict)) as run:
         report: PrepareReport = function(Path(raw), Path(out), run=run, **options)
     return report
+
+
+def protocol_decoders(
+    dataset: str, protocol: str, audio: str | None, frames: int | None, size: int
+) -> tuple[dict[str, Any], dict[str, Decoder]]:
+    """Return settings, for the folder, and decoders of sound and video under a protocol.
+
+    Args:
+        dataset, protocol: see ``modalign.protocols``.
+        audio, frames: in place of the protocol's.
+        size: height and width of a frame.
+
+    Raises:
+        SettingsError: no such protocol.
+
+    >>> protocol_decoders("cremad", "dr", None, None, 8)[1]["video"].modality.shape
+    (2, 3, 8, 8)
+    """
+    chosen = protocol_of(dataset, protocol)
+    settings: dict[str, Any] = {"audio": audio or chosen.audio, "frames": frames or chosen.frames, "size": size}
+    video: dict[str, Any] = {"kind": "video", "frames": settings["frames"], "size": size, "sampling": chosen.sampling}
+    video |= {"keep": [*chosen.keep]} if frames is None else {}
+    made = {"audio": {"kind": "audio", "recipe": settings["audio"]}, "video": video}
+    settings |= {} if protocol == OURS else {"protocol": protocol}
+    return settings, {name: make_decoder(name, described) for name, described in made.items()}
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -27,35 +29,42 @@ def fill(wave: Wave, length: int) -> Wave:
     return np.clip(np.resize(wave, length), -1.0, 1.0).astype(np.float32)
 
 
-def log_stft(wave: Wave) -> np.ndarray:
+def log_stft(wave: Wave, ends: Literal["reflect", "constant"] = "reflect") -> np.ndarray:
     """Recipe ``ogm``: 3 s at 22.05 kHz, log(|STFT| + 1e-7), (1, 257, 188) float32.
 
     Repeated or cut to 3 s, clipped, 512-point STFT every 353 samples under a periodic Hann window, frames
-    centered with reflected ends. Silence gives log(1e-7) everywhere. Source: OGM-GE (Peng et al., CVPR
-    2022), code; ReconBoost uses the same.
+    centered with reflected ends, as librosa did by default before 0.9 (February 2022). Silence gives log(1e-7)
+    everywhere. Source: OGM-GE (Peng et al., CVPR 2022), code, which names no version of librosa.
+
+    Recipe ``reconboost`` has zeros beyond the ends, which changes the first and the last step. Source: ReconBoost (Hua
+    et al., ICML 2024), the same code under librosa 0.10.1 by its requirements.
 
     >>> log_stft(np.zeros(22050)).shape
     (1, 257, 188)
     """
     from transformers.audio_utils import spectrogram, window_function
 
-    spectrum = spectrogram(fill(wave, 3 * 22050), window_function(512, "hann"), 512, 353, power=1.0)
+    spectrum = spectrogram(fill(wave, 3 * 22050), window_function(512, "hann"), 512, 353, power=1.0, pad_mode=ends)
     return np.log(spectrum[None] + FLOOR).astype(np.float32)
 
 
-def standardized_spectrogram(wave: Wave) -> np.ndarray:
+def standardized_spectrogram(wave: Wave, rate: int = 16_000, samples: int = 160_000) -> np.ndarray:
     """Recipe ``pmr``: 10 s at 16 kHz, log power density, z-scored per recording, (1, 257, 1004) float32.
 
     Windows of 512 samples (Tukey, mean removed) that overlap by 353. Silence has no spread and gives zeros.
     Source: PMR (Fan et al., CVPR 2023), code.
+
+    Recipe ``pmr22`` takes as many samples at 22.05 kHz, which are 7.26 s: PMR's script for the sound of CREMA-D, and
+    OGM-GE's for that of AVE, load at librosa's default rate. Recipe ``pmr3s`` takes 3 s at 16 kHz, (1, 257, 299): what
+    PMR's training on CREMA-D reads, by a script that is not published.
 
     >>> standardized_spectrogram(np.zeros(16000)).shape
     (1, 257, 1004)
     """
     from scipy.signal import spectrogram
 
-    filled = fill(wave, 160_000).astype(np.float64)  # in float32 the mean of a constant is not that constant
-    power = spectrogram(filled, 16_000, nperseg=512, noverlap=353)[2]
+    filled = fill(wave, samples).astype(np.float64)  # in float32 the mean of a constant is not that constant
+    power = spectrogram(filled, rate, nperseg=512, noverlap=353)[2]
     logs = np.log(np.abs(power) + FLOOR)
     return ((logs - logs.mean()) / (logs.std() + 1e-9))[None].astype(np.float32)
 
@@ -144,7 +153,10 @@ class AudioRecipe:
 
 AUDIO_RECIPES = {
     "ogm": AudioRecipe(22_050, log_stft, (1, 257, 188)),
+    "reconboost": AudioRecipe(22_050, partial(log_stft, ends="constant"), (1, 257, 188)),
     "pmr": AudioRecipe(16_000, standardized_spectrogram, (1, 257, 1004)),
+    "pmr22": AudioRecipe(22_050, partial(standardized_spectrogram, rate=22_050), (1, 257, 1004)),
+    "pmr3s": AudioRecipe(16_000, partial(standardized_spectrogram, samples=48_000), (1, 257, 299)),
     "fbank": AudioRecipe(16_000, kaldi_fbank, (1, 1024, 128)),
     "digit": AudioRecipe(8_000, log_mel, (1, 40, 50)),
 }

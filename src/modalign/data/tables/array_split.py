@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modalign.data.augment import random_crop_flip
+from modalign.data.augment import Crop, pick_frames, random_crop_flip
 from modalign.data.batch import Batch
 from modalign.data.dataset import Column, Split
 from modalign.data.tables.conditions import Condition
@@ -87,6 +87,9 @@ class ArraySplit:
         present: (N, M) bool.
         target, columns, ids, groups: as in ``Split``, (N,) each.
         cropped: modalities whose images are cropped and flipped at random while ``set_epoch`` has an epoch.
+        crop: how.
+        drawn: clips of whose stored frames so many are taken, one of each of as many equal parts.
+        drawn_at_random: while ``set_epoch`` has an epoch; otherwise fixed ones.
         seed: of augmentation.
         epoch: as ``set_epoch`` gives it.
         unread: modalities whose inputs a ``FeatureSplit`` has.
@@ -108,6 +111,9 @@ class ArraySplit:
     ids: Sequence[str]
     groups: np.ndarray | None = None
     cropped: Sequence[str] = ()
+    crop: Crop | None = None
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    drawn_at_random: bool = False
     seed: int = 0
     epoch: int | None = None
     unread: frozenset[str] = frozenset()
@@ -117,7 +123,7 @@ class ArraySplit:
     @property
     def augment(self) -> Sequence[str] | None:
         """What ``is_augmented`` reads."""
-        return self.cropped
+        return [*self.cropped, *(self.drawn if self.drawn_at_random else ())]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,14 +144,24 @@ class ArraySplit:
             tensor = torch.from_numpy(np.ascontiguousarray(values[name]))
             if tensor.dtype != torch.uint8 or preparation.modality.kind == "text":
                 tensor = tensor.long() if preparation.modality.kind == "text" else tensor.float()
+            if name in self.drawn:
+                tensor = self._draw(tensor, self.drawn[name], chosen.tolist())
             if self.epoch is not None and name in self.cropped:
-                tensor = random_crop_flip(tensor, [(self.seed, self.epoch, i) for i in chosen.tolist()])
+                tensor = random_crop_flip(tensor, [(self.seed, self.epoch, i) for i in chosen.tolist()], self.crop)
             if not present[:, m].all():
                 tensor[~present[:, m]] = preparation.modality.padding
             inputs[name] = tensor
         columns = {name: column.values[chosen] for name, column in self.columns.items()}
         conditions = {name: values[chosen] for name, values in self.conditions.items()}
         return Batch(inputs, present, self.target[chosen], chosen, columns, conditions=conditions)
+
+    def _draw(self, clips: Tensor, drawn: int, samples: list[int]) -> Tensor:
+        """Some frames of clips (B, T, ...), (B, drawn, ...)."""
+        rngs: list[np.random.Generator | None] = [None] * len(samples)
+        if self.drawn_at_random and self.epoch is not None:
+            rngs = [np.random.default_rng((self.seed, self.epoch, i, 1)) for i in samples]
+        frames = np.stack([pick_frames(clips.shape[1], drawn, rng) for rng in rngs])
+        return clips[torch.arange(len(clips))[:, None], torch.from_numpy(frames)]
 
     def _read(self, rows: np.ndarray, present: Tensor) -> dict[str, np.ndarray]:
         """Prepared values of some rows of the data; what is found to be absent is taken out of ``present`` (B, M)."""

@@ -7,6 +7,7 @@ Arrays (``arrays``), manifests (``manifest``), prepared folders (``media.folder`
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalign.data.augment import Crop
 from modalign.data.dataset import Column, MultimodalData
 from modalign.data.tables.array_split import ArraySplit, Rows, SparseRows
 from modalign.data.tables.conditions import Condition, check_conditions, fit_conditions
@@ -41,6 +43,8 @@ from modalign.data.tables.modalities import (
 )
 from modalign.data.tables.splits import FOLDS, assign_splits, check_groups, select_rows
 from modalign.data.task import TaskKind
+from modalign.domains import Count
+from modalign.domains import check_values as check_options
 from modalign.errors import DataError, Problems, SettingsError, unknown
 from modalign.settings import DataSettings
 
@@ -60,6 +64,9 @@ class RowOptions:
         group_pattern: regular expression with one capture that takes the group from the group column's text.
         impute: ``mean`` fills NaN in a part of a row with the training mean, instead of refusing it.
         augment: images or clips to crop and flip at random in training.
+        crop: how (``data.augment.Crop``, or its arguments by name).
+        draw: clip to a number of frames: a sample has one of each of so many equal parts of the frames that are there,
+            at random in training, and a fixed one otherwise (``data.augment.pick_frames``).
 
     >>> RowOptions(task="regression", drop="age<18").drop
     'age<18'
@@ -72,8 +79,13 @@ class RowOptions:
     group_pattern: str | None = None
     impute: Literal["mean"] | None = None
     augment: Sequence[str] = ()
+    crop: Crop | dict[str, Any] = field(default_factory=Crop)
+    draw: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.crop, dict):
+            check_options(Crop, self.crop, Crop.where, "entry of data.options.crop:")
+            object.__setattr__(self, "crop", Crop(**self.crop))
         if self.impute not in (None, "mean"):
             raise unknown("way to impute", str(self.impute), ["mean"])
         if self.classes is not None and (isinstance(self.classes, str) or not isinstance(self.classes, Sequence)):
@@ -397,10 +409,17 @@ def read_source(
     pixels = [m for m in names if preparations[m].modality.kind in ("image", "clip")]
     for wrong in [m for m in options.augment if m not in pixels]:
         raise unknown("image or clip to augment", wrong, pixels)
+    clips = {m: preparations[m].modality.shape for m in pixels if preparations[m].modality.kind == "clip"}
+    for m, drawn in options.draw.items():
+        if m not in clips:
+            raise unknown("clip to draw frames of", m, clips)
+        if drawn > clips[m][0]:
+            raise SettingsError(f"data.options.draw.{m} is {drawn}, but {m} has {clips[m][0]} frames; expected no more")
     present = np.stack([table.present[m] for m in names], 1)
     contents = digest.hexdigest() if source.contents is None else source.contents
     # The inputs as they came: some preparations (means that fill gaps) depend on the split.
     inputs = hashlib.sha256((source.contents or "").encode() + present.tobytes())
+    inputs.update(json.dumps(options.draw).encode() if options.draw else b"")
     for m in names if source.contents is None else ():
         raw = source.stored[m] if m in source.stored else source.columns[m]
         for block in _blocks(raw, kept):
@@ -418,6 +437,7 @@ def read_source(
     fingerprint = hashlib.sha256(b"".join(pieces)).hexdigest()
 
     parts: dict[str, Any] = {}
+    assert isinstance(options.crop, Crop)
     for part in ("train", "valid", "test"):
         rows = np.flatnonzero(table.parts == part)
         columns = {key: replace(c, values=c.values[rows]) for key, c in table.columns.items()}
@@ -425,12 +445,14 @@ def read_source(
             stored=stored, preparations=preparations, rows=kept[rows], present=torch.from_numpy(present[rows]),
             target=table.labels.target[rows], columns=columns, ids=[table.ids[row] for row in rows],
             groups=None if table.groups is None else table.groups[rows],
-            cropped=options.augment if part == "train" else (), seed=settings.split_seed,
+            cropped=options.augment if part == "train" else (), crop=options.crop, drawn=options.draw,
+            drawn_at_random=part == "train", seed=settings.split_seed,
             conditions={m: values[torch.from_numpy(rows)] for m, values in table.conditions.items()},
             condition_readers=table.condition_readers,
         )  # fmt: skip
     widths = {m: values.shape[1] for m, values in table.conditions.items()}
     modalities = {m: replace(about.modality, conditions=widths.get(m, 0)) for m, about in preparations.items()}
+    modalities |= {m: replace(modalities[m], shape=(n, *clips[m][1:])) for m, n in options.draw.items()}
     return MultimodalData(
         name, modalities, table.labels.task, **parts, fingerprint=fingerprint, notes=table.notes,
         contents=inputs.hexdigest(), group=settings.group or None, parts=hashes,
