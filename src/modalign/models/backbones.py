@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ ALIASES: dict[str, Alias] = {
 }
 
 
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+"""Mean and standard deviation of ImageNet's pictures in [0, 1], red, green and blue."""
+ASKED = {**IMAGENET, "of": "ImageNet, as asked for"}
+
 # Entries that a configuration works out from its others; they would contradict changed ones.
 _DERIVED = ("model_type", "stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 
@@ -58,10 +62,21 @@ class Backbone(nn.Module):
         hidden: number of features that the network itself gives.
         width: number of features D, after the projection if there is one.
         frozen: whether the network gives fixed features (no gradient, evaluation mode always).
+        normalization: ``mean`` and ``std`` by channel that scale pictures in [0, 1], and ``of``, whose they are; None
+            where pictures are scaled by those of the training split.
     """
 
-    def __init__(self, modality: Modality, net: nn.Module, *, frozen: bool, project: int | None) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        net: nn.Module,
+        *,
+        frozen: bool,
+        project: int | None,
+        normalization: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
+        self.normalization = normalization
         self.modality = modality
         self.net = net
         self.frozen = frozen
@@ -136,6 +151,7 @@ def build_backbone(
     frozen: bool = False,
     gradient_checkpointing: bool = False,
     project: Width | None = None,
+    normalize: Literal["auto", "data", "imagenet"] = "auto",
     network: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return a ``transformers`` network for ``modality``.
@@ -155,6 +171,10 @@ def build_backbone(
             ``pretrained``.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
         project: add a linear layer to this many features; None keeps the network's own width.
+        normalize: mean and deviation that scale pictures (bytes, or numbers in [0, 1]; of one channel by the mean of
+            the three): ``auto`` takes those that pretrained weights were trained with (their
+            ``preprocessor_config.json``, else ImageNet's) and the data's own from scratch; ``data`` always the data's
+            own, ``imagenet`` always ImageNet's. Other numbers, spectrograms among them, have the data's own.
         network: its whole configuration, as a run keeps it: built from that alone, without weights.
 
     Raises:
@@ -177,7 +197,25 @@ def build_backbone(
         _adapt_channels(net, modality.shape[-3])
     if gradient_checkpointing:
         _checkpoint(name, net)
-    return Backbone(modality, net, frozen=frozen, project=project)
+    own = None if network is None else network.get("normalization")
+    if network is None and modality.kind in ("image", "clip"):
+        if normalize == "imagenet":
+            own = {**ASKED}
+        elif normalize == "auto" and pretrained:
+            own = _trained_with(_source(name) if pretrained is True else str(pretrained))
+    return Backbone(modality, net, frozen=frozen, project=project, normalization=own)
+
+
+def _trained_with(source: str) -> dict[str, Any]:
+    """Return mean and deviation that the weights of ``source`` were trained with."""
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    with contextlib.suppress(OSError, ValueError):  # there is no such file
+        said = BaseImageProcessor.get_image_processor_dict(source)[0]
+        mean, std = said.get("image_mean"), said.get("image_std")
+        if isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3:
+            return {"mean": mean, "std": std, "of": f"preprocessor_config.json of {source}"}
+    return {**IMAGENET, "of": f"ImageNet, for {source} has no preprocessor_config.json"}
 
 
 def _load(name: str, pretrained: bool | str) -> nn.Module:
@@ -214,7 +252,7 @@ def _configured(network: Mapping[str, Any]) -> nn.Module:
     """Return the network of a configuration as ``to_dict`` gives it, its weights at random."""
     from transformers import AutoConfig, AutoModel
 
-    entries = {key: value for key, value in network.items() if key not in _DERIVED}
+    entries = {key: value for key, value in network.items() if key not in (*_DERIVED, "normalization")}
     net: nn.Module = AutoModel.from_config(AutoConfig.for_model(network["model_type"], **entries))
     return net
 

@@ -55,6 +55,20 @@ class Standardize(nn.Module):
         """Statistics (F,) in the shape that goes with inputs."""
         return statistics.view([-1 if axis == self.axis else 1 for axis in range(x.ndim)])
 
+    def take(self, split: Split, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Scale pictures by a mean and a deviation by color, of values in [0, 1], and return whether these are such.
+
+        Those of one channel are scaled by the mean of the three.
+        """
+        values = split.__getitems__(_spread(len(split), 64)).inputs[self.name]
+        top = 255.0 if values.dtype == torch.uint8 else 1.0
+        if len(self.mean) not in (1, 3) or (top == 1.0 and not 0 <= values.min() <= values.max() <= 1):
+            return False
+        for buffer, numbers in ((self.mean, mean), (self.scale, std)):
+            colors = torch.tensor(numbers) * top
+            buffer.copy_(colors if len(buffer) == 3 else colors.mean())
+        return True
+
     def fit(self, split: Split, limit: int = 4096, batch_size: int = 64) -> None:
         """Take mean and standard deviation from at most ``limit`` samples spread evenly over ``split``.
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from modalign.data.batch import Batch, Modality, Output
 from modalign.data.dataset import Split
-from modalign.errors import SettingsError, unknown
-from modalign.models.backbones import Backbone
+from modalign.errors import InputError, SettingsError, unknown
+from modalign.models.backbones import ASKED, Backbone
 from modalign.models.encoders import Standardize, build_encoder, own_encoder, wrong_features
 from modalign.models.fusion import Fusion, build_fusion, own_fusion
 from modalign.settings import ModelSettings
@@ -118,17 +118,38 @@ class MultimodalModel(nn.Module):
         return cls(modalities, built, fused, outputs, settings.dropout)
 
     def networks(self) -> dict[str, Any]:
-        """Return the configuration of each large network by modality, from which ``build`` needs no weights."""
+        """Return the configuration of each large network by modality, from which ``build`` needs no weights.
+
+        ``normalization`` in it is what scales its pictures where that is not the data's own.
+        """
         return {
             name: encoder.net.config.to_dict()  # type: ignore[union-attr, operator]
+            | ({"normalization": encoder.normalization} if encoder.normalization else {})
             for name, encoder in self.encoders.items()
             if isinstance(encoder, Backbone)
         }
 
     def fit_standardization(self, split: Split, limit: int = 4096) -> None:
-        """Fit each ``Standardize`` to at most ``limit`` samples of ``split`` (training), augmentation off."""
+        """Fit each ``Standardize`` to at most ``limit`` samples of ``split`` (training), augmentation off.
+
+        Pictures of a network that brings its own ``normalization`` are scaled by that.
+
+        Raises:
+            InputError: ImageNet's was asked for what are no pictures.
+        """
         split.set_epoch(None)
-        for standardize in self.standardize.values():
+        for name, standardize in self.standardize.items():
+            encoder = self.encoders[name]
+            own = encoder.normalization if isinstance(encoder, Backbone) else None
+            if own and standardize.take(split, own["mean"], own["std"]):  # type: ignore[operator]
+                continue
+            if own == ASKED:
+                raise InputError(
+                    f"model.encoders.{name}.normalize is 'imagenet', but {name} holds no pictures of one or three "
+                    "channels in bytes or numbers from 0 to 1; leave it out, or prepare it as such"
+                )
+            if isinstance(encoder, Backbone):
+                encoder.normalization = None
             standardize.fit(split, limit)  # type: ignore[operator]
 
     def encode(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -138,8 +138,14 @@ def _train(
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
     if cached:
         data = replace(data, notes=[*data.notes, *frozen_notes(strategy.model, data)])
+    scaled = [
+        f"{m} is scaled by mean {said['normalization']['mean']} and deviation {said['normalization']['std']} of "
+        f"pictures in [0, 1] ({said['normalization']['of']}), not by this data's own"
+        for m, said in strategy.model.networks().items()
+        if "normalization" in said
+    ]
     protocol = describe_protocol(spec.recipe.data, spec.recipe.training)
-    data = replace(data, notes=[*data.notes, *protocol, divide_validation(data, strategy.info).note])
+    data = replace(data, notes=[*data.notes, *scaled, *protocol, divide_validation(data, strategy.info).note])
     display = Display(strategy.title, data, str(out), quiet or devices.rank > 0)
     if devices.rank == 0 and not run.resumable:
         about = {
