@@ -231,6 +231,28 @@ def test_features_are_found_by_their_names(run) -> None:
     assert "'protein' lacks features of training: p3;" in str(problem.value)
 
 
+def test_columns_of_a_modality_alone_are_found_where_mudata_does_not_copy_them() -> None:
+    with mudata.set_options(pull_on_update=False):
+        held = cells()
+    assert "rna:depth" not in held.obs
+    data = load_data(held, target="cell_type", columns=["rna:depth", "protein:batch"])
+    assert data.train.columns["protein:batch"].names == ("(none)", "b1")
+
+
+def test_a_column_of_obs_is_not_taken_for_the_one_feature_of_its_name() -> None:
+    held = cells()
+    held.mod["size"] = anndata.AnnData(np.arange(N, dtype=np.float32)[:, None], obs=pd.DataFrame(index=NAMES))
+    held["size"].var_names = ["age"]
+    data = load_data(held, target="cell_type", modalities=["size"])
+    assert read_samples(held, describe_inputs(data)).__getitems__([7, 9]).inputs["size"].tolist() == [[7], [9]]
+
+
+def test_a_run_on_arrays_refuses_sparse_matrices_of_another_width() -> None:
+    data = load_data({"rna": counts()[:, 1:], "cell_type": TYPE}, target="cell_type")
+    with pytest.raises(DataError, match=r"'rna' is Modality.*\(12,\).*; expected Modality.*\(11,\).*as in training"):
+        read_samples(cells(), describe_inputs(data))
+
+
 def test_a_modality_that_a_new_file_lacks_is_missing(run) -> None:
     table = run.predict(mudata.MuData({"protein": cells()["protein"]}))
     assert not table["rna_present"].any()
@@ -264,6 +286,8 @@ def test_an_anndata_has_x_layers_and_obsm_as_modalities_and_columns_of_obs(tmp_p
     assert shapes() == {"X": (GENES,), "protein": (PROTEINS,)}  # X_pca comes from X
     assert shapes(modalities=["raw", "X_pca", "age"]) == {"raw": (GENES,), "X_pca": (2,), "age": (1,)}
     assert shapes(layers={"rna": "raw", "p": "protein"}) == {"rna": (GENES,), "p": (PROTEINS,)}
+    saved = describe_inputs(load_data(one, target="cell_type", layers={"rna": "raw"}))
+    assert read_samples(one, saved).__getitems__([2]).inputs["rna"].tolist() == counts()[[2]].tolist()
     made_of = {"protein": [], "clinic": ["age", "sex"]}
     assert shapes(modalities=made_of) == {"protein": (PROTEINS,), "clinic": (3,)}
     saved = describe_inputs(load_data(one, target="cell_type", modalities=made_of))

@@ -70,9 +70,10 @@ class SparseRows:
         return found
 
     def tobytes(self, rows: np.ndarray) -> bytes:
-        """Return what distinguishes some rows from others, for a hash, without making them dense."""
-        chosen = self.matrix[self.index[rows][self.index[rows] >= 0]]
-        return b"".join(part.tobytes() for part in (chosen.data, chosen.indices, chosen.indptr, self.index[rows] >= 0))
+        """Return the numbers of some rows that are there, for a hash, without making them dense."""
+        at = self.index[rows]
+        chosen = self.matrix[at[at >= 0]]
+        return b"".join(part.tobytes() for part in (chosen.data, chosen.indices, chosen.indptr))
 
 
 @dataclass(eq=False)
