@@ -23,7 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from modalign.classes import ask_first
 from modalign.domains import Count, Seed, Whole, check_values, declared, describe, wrong
-from modalign.errors import InputError, Interrupted, Problems, RunError, RunsFailed, SettingsError, nearest
+from modalign.errors import InputError, Interrupted, Problems, RunError, RunsFailed, SettingsError, nearest, speaking
 from modalign.recipes import GROUPS, add_settings, load_recipe, plain_type, recipe_names
 from modalign.settings import Recipe
 
@@ -534,6 +534,7 @@ _SHORT = {
 _ALLOW_CODE = "Run the code of classes that a recipe or a run names; do so only with those that you trust."
 
 
+@speaking("command line")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``modalign``: exit status 0, 2 for input that cannot be used, 1 for a run that failed.
 
@@ -634,7 +635,7 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     >>> parse(["train", "digits", "--resume", "--training.lr", "0.01"])
     ('train', {'recipe': 'digits', 'resume': True, 'training': {'lr': 0.01}})
     """
-    whole, words = parser(), list(words)
+    whole, words = parser(words[0] if words else None), list(words)
     for i in [i for i, word in enumerate(words) if word == "--tune" and not "".join(words[i + 1 : i + 2]).isdigit()]:
         words[i] = f"--tune={TRIALS}"
     try:
@@ -671,8 +672,12 @@ def _refuse(command: str, words: Sequence[str], message: str) -> None:
         raise SettingsError(f"{lines[0]}\nSee modalign {command} --help")
 
 
-def parser() -> ArgumentParser:
-    """Return the parser of the whole command line, made from the signatures and docstrings of the commands."""
+def parser(command: str | None) -> ArgumentParser:
+    """Return the parser of the command line, made from the signatures and docstrings of the commands.
+
+    Args:
+        command: the one whose options it has to know; those of all would take most of the time of a short command.
+    """
     whole = ArgumentParser(
         prog="modalign",
         description="Train, compare and diagnose multimodal models.",
@@ -683,13 +688,14 @@ def parser() -> ArgumentParser:
     about = "`modalign COMMAND --help` describes a command."
     commands = whole.add_subcommands(False, "command", metavar="COMMAND", title="commands", description=about)
     described: dict[str, str] = {"allow_code": _ALLOW_CODE}
-    for name, command in COMMANDS.items():
-        described |= _described(command)
-        summary = inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
+    for name, function in COMMANDS.items():
+        described |= _described(function)
+        summary = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
         sub = ArgumentParser(description=summary, allow_abbrev=False)
         commands.add_subcommand(name, sub, help=summary.partition("\n")[0])
         sub.prog = f"modalign {name}"
-        _add_arguments(sub, command, described)
+        if name == command:
+            _add_arguments(sub, function, described)
     return whole
 
 
@@ -699,7 +705,7 @@ def options_of(command: str) -> dict[str, str]:
     >>> options_of("train")["--seed"]
     'Seed of weights, order of samples and dropout.'
     """
-    sub = parser()._subcommands_action.choices[command]  # type: ignore[union-attr]
+    sub = parser(command)._subcommands_action.choices[command]  # type: ignore[union-attr]
     return {name: action.help for action in sub._actions for name in action.option_strings or [action.dest]}
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec, TypeVar
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,6 +93,51 @@ class RunsFailed(RunError):
 
 class Interrupted(RunError):
     """The run was stopped by a signal after leaving a checkpoint to resume from."""
+
+
+_INTERFACE = "MODALIGN_INTERFACE"  # in the environment, so that worker processes speak as their parent does
+_PARAMETERS = ("modalities", "encoders", "fusion", "options", "epochs", "batch_size", "lr", "optimizer", "width",
+               "valid_fraction")  # fmt: skip
+
+
+@contextmanager
+def speaking(interface: Literal["command line", "estimator", "manifest"]) -> Iterator[None]:
+    """Let messages name options as an interface takes them; as Python functions take them without it."""
+    before = os.environ.get(_INTERFACE)
+    os.environ[_INTERFACE] = interface
+    try:
+        yield
+    finally:
+        del os.environ[_INTERFACE]
+        if before is not None:
+            os.environ[_INTERFACE] = before
+
+
+def option(name: str, value: object = None) -> str:
+    """Return an option in the words of the interface in use, so that a remedy can be followed as it stands.
+
+    Args:
+        name: on the command line, such as ``data.options.drop``; the last part is its name in Python.
+        value: what it is to be set to; None where the message names the option only.
+
+    >>> option("data.options.drop", "y<0"), option("training.lr"), option("resume", True)
+    ("drop='y<0'", 'lr', 'resume=True')
+    >>> with speaking("command line"):
+    ...     option("data.options.drop", "y<0"), option("training.lr"), option("resume", True)
+    ("--data.options.drop 'y<0'", '--training.lr', '--resume')
+    >>> with speaking("estimator"):
+    ...     option("data.options.drop", "y<0"), option("training.lr")
+    ("settings={'drop': 'y<0'}", 'lr')
+    """
+    interface, last = os.environ.get(_INTERFACE), name.rpartition(".")[2]
+    if interface == "command line" or (interface == "manifest" and last not in ("impute", "task")):
+        text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        return f"--{name}" + (f" {shlex.quote(text)}" if text and (value is not True or "." in name) else "")
+    if interface == "manifest" and last in ("impute", "task"):
+        return f"{last}: {value} in the .yaml beside the table"
+    if interface == "estimator" and last not in _PARAMETERS:
+        return f"settings={{{last!r}: {'...' if value is None else repr(value)}}}"
+    return last if value is None else f"{last}={value!r}"
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

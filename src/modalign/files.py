@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
-from modalign.errors import DataError, InputError, RunError, RunFolderError
+from modalign.errors import DataError, InputError, RunError, RunFolderError, option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,15 +120,15 @@ def writing(path: str | Path) -> Iterator[None]:
 def explained(error: OSError, path: str | Path | None = None) -> InputError | RunError:
     """Return the error for one of the file system: what it was about, why it failed and what to do.
 
-    >>> print(explained(OSError(errno.ENOSPC, "No space left on device"), "run/last.pt"))
-    run/last.pt cannot be written: the disk is full. Free some space and repeat the command (a training with --resume)
+    >>> print(explained(OSError(errno.ENOSPC, "No space left on device"), "last.pt"))
+    last.pt cannot be written: the disk is full. Free some space and repeat the command (a training with resume=True)
     """
     where = path if path is not None else error.filename if error.filename is not None else "a file"
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if error.errno in full:
         return RunError(
             f"{where} cannot be written: the disk is full. Free some space and repeat the command (a training with "
-            "--resume)"
+            f"{option('resume', True)})"
         )
     why = error.strerror or str(error)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -166,7 +166,8 @@ def locked(folder: str | Path, wait: float = _WAIT) -> Iterator[None]:
             lock.acquire(timeout=wait)
         except Timeout:
             raise Busy(
-                f"{folder} is in use: another process works in it. Wait until that has ended, or choose another --out"
+                f"{folder} is in use: another process works in it. Wait until that has ended, or choose another "
+                f"{option('out')}"
             ) from None
     try:
         yield

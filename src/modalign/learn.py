@@ -24,7 +24,7 @@ from modalign.data.batch import Output
 from modalign.data.objects import as_table
 from modalign.data.samples import read_samples
 from modalign.data.tables.files import table_arrays
-from modalign.errors import DataError, SettingsError
+from modalign.errors import DataError, SettingsError, speaking
 from modalign.evaluation.metrics import compute_metrics
 from modalign.files import in_use, read_settings, write_whole
 from modalign.strategies import Strategy
@@ -117,7 +117,7 @@ class _Multimodal(TransformerMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, speaking("estimator"):
             run = train(
                 columns, self.strategy, encoders=self.encoders, fusion=self.fusion, out=Path(folder) / "run",
                 seed=int(seed), options=dict(self.options or {}), quiet=not self.verbose, target=target,
@@ -174,7 +174,18 @@ class _Multimodal(TransformerMixin, BaseEstimator):
             raise SettingsError(
                 f"modalities are {parts!r}; expected, for a matrix, names and columns: {{'a': slice(0, 9), 'b': [9]}}"
             )
-        return {name: X[:, part] for name, part in parts.items()}, list(parts)
+        found, every = {}, np.arange(X.shape[1])
+        for name, part in parts.items():
+            try:
+                found[name] = X[:, every[part]]
+            except (IndexError, TypeError):
+                found[name] = X[:, :0]
+            if not found[name].size:
+                raise SettingsError(
+                    f"modality {name!r} is made of {part!r}, and X has {len(every)} columns; expected some of 0 to "
+                    f"{len(every) - 1}: a slice or a list of numbers"
+                )
+        return found, list(parts)
 
     def _with_target(self, columns: dict[str, Any], y: Any) -> tuple[str, dict[str, Any]]:
         """Return the name of the target, and the columns with it."""
@@ -323,7 +334,7 @@ class MultimodalClassifier(ClassifierMixin, _Multimodal):
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise DataError(f"y has one class only, {self.classes_[0]!r}; expected at least two")
+            raise DataError(f"y has one class only, {self.classes_[0]}; expected at least two")
         return _put(columns, codes)
 
     def predict_proba(self, X: Rows) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modalign.data.batch import Batch, Modality
 from modalign.data.task import Task
-from modalign.errors import DataError
+from modalign.errors import DataError, option
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class MultimodalData:
             every = torch.arange(len(split))
             return SampleGroups(every, every, split.ids)
         if split.groups is None:
-            raise DataError(f"{self.name} is scored by group but has no groups; name them with --group")
+            raise DataError(f"{self.name} is scored by group but has no groups; name them with {option('group')}")
         names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
         order = np.argsort(first)
         units = torch.from_numpy(np.argsort(order)[member]), torch.from_numpy(first[order])

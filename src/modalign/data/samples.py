@@ -18,7 +18,7 @@ from modalign.data.objects import DatasetSplit, Samples, columns_of, is_dataset,
 from modalign.data.tables.array_split import ArraySplit, Rows
 from modalign.data.tables.conditions import describe_conditions, read_conditions
 from modalign.data.tables.files import TABLES, columns_beside, join_columns, read_arrays, read_table, table_arrays
-from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text, marked_present
+from modalign.data.tables.modalities import Preparation, as_strings, find_modality, is_text, marked_present, show
 from modalign.data.tables.omics import is_omics, open_omics, read_cells
 from modalign.errors import DataError, Problems, RunFolderError, unknown
 from modalign.files import reading
@@ -95,7 +95,10 @@ def read_samples(source: Any, saved: Mapping[str, Any], modalities: Sequence[str
             join_columns(columns, {m: []})
     given = [m for m in used if m in columns or m in wanted or m in stored]
     if not given:
-        raise DataError(f"no modality is given; expected at least one of {', '.join(used)}")
+        found = show([*columns, *stored]) or "nothing"
+        raise DataError(
+            f"no modality is given; expected at least one of {', '.join(used)}: name them so (there are {found})"
+        )
     problems = Problems("new samples")
     single = [key for key in ("id", *(f"present_{m}" for m in used)) if key in columns]
     read = [key for key in (*given, *single) if key in columns]

@@ -19,7 +19,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.domains import Count, Whole, check_values
-from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, unknown
+from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, option, unknown
 from modalign.experiments.parallel import default_jobs, side_by_side
 from modalign.experiments.search import SEARCH_SEED, Found, Setting, Study
 from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
@@ -325,7 +325,7 @@ def _search(studies: Sequence[Study], out: Path, pool: _Pool, later: int) -> dic
     found: list[Found] = [study.found() for study in studies]
     hopeless = [f"  {one.label}" for one in found if one.chosen is None]
     if hopeless:
-        raise RunsFailed("every setting that was tried diverged; lower --training.lr:", hopeless + failed)
+        raise RunsFailed(f"every setting that was tried diverged; lower {option('training.lr')}:", hopeless + failed)
     write_whole(out / "tune.json", json.dumps({"chosen": [one.plain() for one in found]}, indent=1))
     edges = [f"{one.label}: {', '.join(one.edges)}" for one in found if one.edges]
     if edges and not pool.quiet:
@@ -470,12 +470,12 @@ def _claim(
         changed = differences({key: old.get(key, 0) for key in new}, new)
         if changed:
             raise InputError(
-                f"{out} holds a bench with other settings: {'; '.join(changed)}. Choose a new folder with --out, "
-                "or repeat the old settings to complete it"
+                f"{out} holds a bench with other settings: {'; '.join(changed)}. Choose a new folder with "
+                f"{option('out')}, or repeat the old settings to complete it"
             )
         datasets, compared = {**old["datasets"], **datasets}, {**old["rows"], **compared}
         counts = {name: max(count, old.get(name, 1)) for name, count in counts.items()}
     elif in_use(out):
-        raise InputError(f"output {out} is in use and holds no bench; choose another --out")
+        raise InputError(f"output {out} is in use and holds no bench; choose another {option('out')}")
     plain = {"datasets": datasets, "rows": compared, **asked, **counts, "reference": reference}
     write_whole(path, yaml.safe_dump(plain, sort_keys=False))

@@ -12,7 +12,7 @@ from typing import TypeVar
 import joblib
 import torch
 
-from modalign.errors import RunError
+from modalign.errors import RunError, option
 from modalign.files import end_with_parent
 
 Item = TypeVar("Item")
@@ -38,7 +38,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process was killed, perhaps for lack of memory; what is done is kept: repeat the command, with "
-            "fewer --jobs if memory is short"
+            f"fewer {option('jobs')} if memory is short"
         ) from error
 
 

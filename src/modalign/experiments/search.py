@@ -23,7 +23,7 @@ import yaml
 
 from modalign.data.dataset import MultimodalData
 from modalign.domains import Count, check_values
-from modalign.errors import Diverged, RunError, RunFolderError, RunsFailed, SettingsError
+from modalign.errors import Diverged, RunError, RunFolderError, RunsFailed, SettingsError, option
 from modalign.evaluation.metrics import higher_is_better
 from modalign.files import locked, write_csv, write_whole
 from modalign.settings import Recipe, TrainingSettings
@@ -343,7 +343,7 @@ def run_tune(
     found = study.found()
     write_csv(out / "trials.csv", pd.DataFrame(found.trials), False)
     if found.chosen is None:
-        raise RunsFailed("every setting that was tried diverged; lower --training.lr:", [f"  {found.label}"])
+        raise RunsFailed(f"every setting that was tried diverged; lower {option('training.lr')}:", [f"  {found.label}"])
     chosen = {**recipe.strategies.get(strategy, {}), **(options or {}), **found.chosen.options}
     training = replace(recipe.training, lr=found.chosen.lr)
     best = replace(recipe, training=training, strategies={**recipe.strategies, strategy: chosen})

@@ -56,7 +56,7 @@ def load_recipe(name: str, protocol: str | None = None) -> Recipe:
     if name in recipe_names() or path.suffix in (".yaml", ".yml"):
         path = _FOLDER / f"{name}.yaml" if name in recipe_names() else path
         if not path.is_file():
-            raise SettingsError(f"recipe file {path} does not exist")
+            raise SettingsError(f"recipe file {path} does not exist; expected a recipe there: check the path")
         plain = read_settings(path, "a recipe: settings by name, in YAML", SettingsError)
         if set(plain) & {"table", "modalities"} and "data" not in plain:  # the description of a manifest
             return Recipe(data=DataSettings(name=path.stem, path=str(path)))
@@ -69,13 +69,16 @@ def load_recipe(name: str, protocol: str | None = None) -> Recipe:
         return dataclasses.replace(recipe, data=data, training=training)
     if path.suffix in _DATA_FILES or path.is_dir():
         if not path.exists():
-            raise DataError(f"data file {path} does not exist")
+            raise DataError(f"data file {path} does not exist; expected data there: check the path")
         if protocol is not None:
             raise SettingsError(
                 f"protocol {protocol!r} is one of a recipe, not of data at {name}; name the recipe "
                 f"({', '.join(PROTOCOLS)}), and the folder as data.path"
             )
         return Recipe(data=DataSettings(name=path.stem, path=str(path)))
+    if path.exists():
+        known = ", ".join(_DATA_FILES)
+        raise DataError(f"{path} is of no kind that can be read; expected {known} or .yaml: save a table as .csv")
     raise unknown("recipe", name, [*recipe_names(), "FILE.yaml", *(f"FILE{end}" for end in _DATA_FILES), "FOLDER"])
 
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from modalign.data.batch import Batch, Output
 from modalign.data.info import ColumnInfo, DataInfo
 from modalign.domains import Checked, Count, NonNegative, Positive, Share, Whole, Width, Words
-from modalign.errors import InputError, unknown
+from modalign.errors import InputError, option, unknown
 from modalign.information.contexts import SOURCES, ContextSource, product_cells
 from modalign.information.critics import (
     ContextEmbedding,
@@ -450,7 +450,7 @@ def _column(info: DataInfo, context: str) -> ColumnInfo:
     kind, _, name = context.partition(":")
     known = info.columns
     if name not in known:
-        raise unknown("context column (columns are loaded with data.columns):", name, known)
+        raise unknown(f"context column (columns are loaded with {option('data.columns', [name])}):", name, known)
     if known[name].discrete != (kind == "column"):
         other = "continuous" if kind == "column" else "column"
         raise InputError(f"context {context!r}: column {name!r} is not of that kind; use {other}:{name}")

@@ -16,7 +16,7 @@ from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.domains import check_instance, wrong
-from modalign.errors import RunFolderError, SettingsError, Undefined, unknown
+from modalign.errors import RunFolderError, SettingsError, Undefined, option, unknown
 from modalign.evaluation.metrics import compute_metrics
 from modalign.evaluation.survival import SurvivalModel
 from modalign.files import reading
@@ -90,7 +90,7 @@ def build_strategy(
         raise Undefined(
             f"strategy {spec.strategy!r} relates modalities and needs at least {kind.minimum_modalities}; "
             f"data set {info.name!r} has {len(info.modalities)} ({', '.join(info.modalities)}). "
-            "Use unimodal or joint, or give more --modalities"
+            f"Use unimodal or joint, or give more {option('modalities')}"
         )
     if info.task.kind not in kind.tasks:
         raise Undefined(

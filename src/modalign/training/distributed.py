@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from modalign.errors import InputError
+from modalign.errors import InputError, option
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -205,7 +205,7 @@ def _check(accelerator: str, count: int) -> None:
     if accelerator == "cuda" and torch.cuda.device_count() < count:
         raise InputError(
             f"{count} CUDA device(s) asked for, {torch.cuda.device_count()} found; "
-            "lower --training.devices or use --training.accelerator cpu"
+            f"lower {option('training.devices')} or use {option('training.accelerator', 'cpu')}"
         )
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise InputError("accelerator 'mps' is not available here; use --training.accelerator cpu")
+        raise InputError(f"accelerator 'mps' is not available here; use {option('training.accelerator', 'cpu')}")

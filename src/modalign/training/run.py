@@ -33,7 +33,7 @@ import torch
 import yaml
 
 from modalign.domains import Checked, Seed
-from modalign.errors import RunFolderError
+from modalign.errors import RunFolderError, option
 from modalign.files import check_claim, check_inside, in_use, read_settings, read_text, reading, write_whole, writing
 from modalign.recipes import recipe_from_plain
 from modalign.settings import Recipe
@@ -115,21 +115,22 @@ class RunFolder:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(f"output {self.folder} is a file; expected a folder, or a path that does not exist")
-        with reading(self.folder, "a folder that can be read", RunFolderError, "choose another --out"):
+        with reading(self.folder, "a folder that can be read", RunFolderError, f"choose another {option('out')}"):
             if not in_use(self.folder):
                 return
             parts = [self.folder / name for name in ("checkpoints", "code", "metrics.jsonl", "checkpoints/last.pt")]
             check_inside(self.folder, *parts)
         if not resume:
             raise RunFolderError(
-                f"output folder {self.folder} is in use; choose another --out, or add --resume to go on with it"
+                f"output folder {self.folder} is in use; choose another {option('out')}, or add "
+                f"{option('resume', True)} to go on with it"
             )
         if (self.folder / "recipe.yaml").exists():
             changed = differences(self.spec(), spec.plain())
             if changed:
                 raise RunFolderError(
                     f"{self.folder} holds a run with other settings: {'; '.join(changed)}. "
-                    "Resume with the same settings, or choose another --out"
+                    f"Resume with the same settings, or choose another {option('out')}"
                 )
 
     def create(self, spec: RunSpec, notes: list[str], fingerprint: str, about: dict[str, dict[str, Any]]) -> None:
@@ -235,7 +236,7 @@ class RunFolder:
             RunFolderError: the run is not finished.
         """
         if not self.done:
-            raise RunFolderError(f"run {self.folder} is not finished; go on with `modalign train ... --resume`")
+            raise RunFolderError(f"run {self.folder} is not finished; go on with train and {option('resume', True)}")
         return read_settings(self.folder / "result.json", _WROTE, RunFolderError)
 
     def _checkpoint(self, name: str) -> Path:

@@ -19,7 +19,7 @@ from modalign.data.batch import Batch, Output
 from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import BalancedBatchSampler, ShuffledBatchSampler
-from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, unknown
+from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, option, unknown
 from modalign.evaluation.metrics import Curves, compute_metrics, higher_is_better, primary_metric
 from modalign.files import reading
 from modalign.strategies.base import Strategy
@@ -178,7 +178,7 @@ class Trainer:
     def _diverged(self, what: str) -> Diverged:
         return Diverged(
             f"{what}. The last good checkpoint is kept in {self.run.folder}/checkpoints. "
-            "Lower --training.lr, or set --training.clip 1"
+            f"Lower {option('training.lr')}, or set {option('training.clip', 1)}"
         )
 
     def _validate(self) -> bool:
@@ -467,7 +467,9 @@ def make_sampler(
         raise unknown("sampler", settings.sampler, ("shuffle", "balanced", "balanced:COLUMN"))
     if column:
         if column not in train.columns:
-            raise unknown("column in training.sampler (columns are loaded with data.columns):", column, train.columns)
+            raise unknown(
+                f"column (columns are loaded with {option('data.columns', [column])}):", column, train.columns
+            )
         codes, discrete = train.columns[column].values, train.columns[column].discrete
     else:
         codes, discrete = train.target, data.task.kind == "classification"

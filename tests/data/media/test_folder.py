@@ -153,7 +153,7 @@ def test_folders_that_do_not_agree_with_themselves(tmp_path: Path, folder: Path)
         load_data(DataSettings(path=str(folder), columns=["agee"]))
     with pytest.raises(InputError, match=r"kinds are fixed in a prepared folder"):
         load_data(DataSettings(path=str(folder), kinds={"face": "vector"}))
-    with pytest.raises(InputError, match=r"impute does not apply to a prepared folder"):
+    with pytest.raises(InputError, match=r"impute is for columns of numbers"):
         load_data(DataSettings(path=str(folder), options={"impute": "mean"}))
     (folder / "voice.npy").write_bytes((folder / "voice.npy").read_bytes()[:-50])
     (folder / "note.npy").unlink()

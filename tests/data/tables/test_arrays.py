@@ -217,7 +217,7 @@ def test_numbers_as_categories_and_as_tokens() -> None:
 def test_imputation_uses_the_training_mean() -> None:
     arrays = made(test=np.arange(80) >= 60)
     arrays["a"][[2, 70], 1] = np.nan
-    with pytest.raises(InputError, match=r"'a' has NaN in a part of 2 rows \(2, 70\).*impute: mean"):
+    with pytest.raises(InputError, match=r"'a' has NaN in a part of 2 rows \(2, 70\).*impute='mean'"):
         from_arrays(arrays, ["a", "b"], split="test==True")
     data = from_arrays(arrays, ["a", "b"], split="test==True", impute="mean")
     train = [int(i) for i in data.train.ids]
@@ -293,8 +293,8 @@ def bad_label() -> dict[str, object]:
         (made(b=np.zeros((79, 2))), {}, r"different numbers of rows: a 80, b 79, y 80; expected the same"),
         (made(0), {}, r"no rows; expected at least one sample"),
         (bad_label(), {}, r"label 'y' is missing in 40 rows \(1, 3, .*\(40 in all\)\).*drop_unlabelled"),
-        (made(y=np.linspace(0, 1, 80)), {}, r"80 different values with fractions.*task: regression"),
-        (made(y=np.arange(80) % 4 - 1), {}, r"negative in rows 0, 4.*drop: 'y<0'"),
+        (made(y=np.linspace(0, 1, 80)), {}, r"80 different values with fractions.*task='regression'"),
+        (made(y=np.arange(80) % 4 - 1), {}, r"negative in rows 0, 4.*drop='y<0'"),
         (made(y=np.zeros(80, int)), {}, r"one class only, '0'; expected at least two"),
         (made(y=np.zeros((80, 2), int)), {}, r"label 'y' has shape \(80, 2\); expected one value a row"),
         (made(c=np.full((80, 2), np.nan)), {"modalities": ["a", "c"]}, r"'c' is absent everywhere.*leave it out"),

@@ -62,7 +62,7 @@ def test_rows_without_any_label_are_refused_or_left_out_and_those_with_some_stay
         ({"q": np.array(["x", "1"] * 30)}, "p,q", "multilabel", r"label 'q' holds text; expected numbers"),
         ({"q": np.full(60, np.nan)}, "p,q", "regression", r"label 'q' is not known in any row"),
         ({}, "p,p", "multilabel", r"names p more than once"),
-        ({}, "p,q", None, r"names 2 columns; expected one, or the option task: multilabel, regression"),
+        ({}, "p,q", None, r"names 2 columns; expected one, or a task for several: task='survival', or multilabel"),
         ({"q": np.zeros((60, 2))}, "p,q", "multilabel", r"label 'q' has shape \(60, 2\); expected one value a row"),
     ],
 )

@@ -164,8 +164,9 @@ def load_prepared(folder: str | Path, settings: DataSettings, options: RowOption
     problems += [str(unknown("modality", m, [*decoded, *plain])) for m in names if m not in decoded and m not in plain]
     if settings.kinds:
         problems.append("kinds are fixed in a prepared folder; leave them out, or prepare it anew")
-    if options.impute:
-        problems.append("impute does not apply to a prepared folder; impute the table before preparing it")
+    if options.impute and not plain:
+        problems.append("impute is for columns of numbers, and all modalities of this folder are decoded; leave it out")
+    options = replace(options, impute=options.impute or (meta.get("about") or {}).get("impute"))
     source = read_folder(folder, names, problems)
     # Several labels, or numbers, have a column each.
     several = meta["task"] in ("multilabel", "regression") and bool(meta["classes"])

@@ -48,6 +48,7 @@ def prepare_manifest(path: str | Path, out: str | Path, *, workers: int = 0, res
     }
     settings |= {"label": said.label, "group": said.group, "columns": said.columns}
     settings |= {"conditions": said.conditions} if said.conditions else {}
+    settings |= {"impute": manifest.options.impute} if manifest.options.impute else {}
     rows = manifest.rows.reset_index(drop=True)
     kept = rows.drop(columns=[c for c in [*used, "id", "split", "label"] if c in rows]).to_dict("records")
     cells = {m: as_strings(rows[m].to_numpy()) for m in used}

@@ -12,7 +12,7 @@ from torch import Tensor
 from modalign.data.dataset import Column
 from modalign.data.tables.modalities import as_strings, is_text, refuse_rows, show
 from modalign.data.task import Task, TaskKind, classification
-from modalign.errors import DataError, Problems, unknown
+from modalign.errors import DataError, Problems, option, unknown
 
 MOST_CODES = 1000
 MOST_WHOLE_FLOATS = 20
@@ -70,8 +70,8 @@ def read_labels(
         return _several(name, values, task, classes)
     if len(values) != 1:
         raise DataError(
-            f"label {name!r} names {len(values)} columns; expected one, or the option task: multilabel, regression or "
-            "survival"
+            f"label {name!r} names {len(values)} columns; expected one, or a task for several: "
+            f"{option('data.options.task', 'survival')}, or multilabel, or regression"
         )
     column = values[0]
     if column.ndim != 1:
@@ -80,7 +80,7 @@ def read_labels(
     if len(lost):
         raise DataError(
             f"label {name!r} is missing in {len(lost)} rows ({show(lost)}); expected a label in every row: fill "
-            "them in, or set the option drop_unlabelled: true"
+            f"them in, or set {option('data.options.drop_unlabelled', True)}"
         )
     if task == "regression":
         numbers = _numbers(name, column)
@@ -101,14 +101,16 @@ def _classes(name: str, column: np.ndarray, task: TaskKind | None, classes: Sequ
         if not whole and task is None:
             raise DataError(
                 f"label {name!r} has {len(np.unique(column))} different values with fractions; expected classes: "
-                "set the option task: regression, or task: classification if each value is a class"
+                f"set {option('data.options.task', 'regression')}, or classification if each value is a class"
             )
         column = column.astype(np.int64) if whole else column
     found = np.unique(column).tolist()
     names = [str(value) for value in (found if classes is None else classes)]
     if classes is None:
         if column.dtype.kind == "i" and found != [-1, 1]:
-            after = f"rows without a label set the option drop: '{name}<0', otherwise name the classes as text"
+            after = (
+                f"rows without a label set {option('data.options.drop', f'{name}<0')}, else name the classes as text"
+            )
             refuse_rows(
                 column < 0, f"label {name!r} is negative", f"; expected class numbers from 0: if it marks {after}"
             )

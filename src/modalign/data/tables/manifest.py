@@ -14,6 +14,7 @@ the modality is absent in that sample. ``my.yaml`` beside it:
       labs: numbers             # the column labs (a number, or a list), or labs_* side by side
       site: categories
     columns: [site]             # possible contexts
+    impute: mean                # fills gaps in numbers by the mean of the training rows; else they are refused
     conditions: {cough: [snr]}  # known at prediction too: how far a modality is to be trusted
 
 Audio, images and video are decoded once by ``modalign prepare my.csv``; a table of text, numbers and categories
@@ -36,13 +37,13 @@ from modalign.data.tables.files import columns_beside, join_columns, read_table,
 from modalign.data.tables.modalities import as_strings, find_modality, is_text, refuse_rows, show
 from modalign.data.tables.reader import RowOptions, Source, Table, check_table, named_columns, read_source
 from modalign.data.tables.words import split_words
-from modalign.errors import DataError, InputError, Problems, unknown
+from modalign.errors import DataError, InputError, Problems, speaking, unknown
 from modalign.files import read_settings
 from modalign.settings import DataSettings
 
 MEDIA = ("audio", "image", "video", "frames")
 PLAIN = {"text": "text", "numbers": "vector", "categories": "categories", "table": "vector"}
-KEYS = ("name", "task", "label", "group", "split", "modalities", "columns", "conditions")
+KEYS = ("name", "task", "label", "group", "split", "modalities", "columns", "conditions", "impute")
 
 
 def table_columns(described: Mapping[str, Any]) -> list[str]:
@@ -134,8 +135,10 @@ class Manifest:
             conditions=conditions,
         )
         problems += [str(unknown(what, c, columns)) for what, c in named_columns(settings) if c not in columns]
+        options = problems.trying(RowOptions, task=says.get("task"), impute=says.get("impute"))
         problems.stop()
-        return cls(settings.name, rows, modalities, path.parent, settings, RowOptions(task=says.get("task")))
+        assert options is not None
+        return cls(settings.name, rows, modalities, path.parent, settings, options)
 
     def source(self, problems: Problems) -> Source:
         """Return all columns as arrays, those of a modality of numbers joined; paths stay text.
@@ -178,7 +181,8 @@ class Manifest:
             DataError: with everything that ``check`` finds.
         """
         problems = Problems(f"manifest {self.name!r}") if problems is None else problems
-        return check_table(self.source(problems), self.settings, self.options, problems)
+        with speaking("manifest"):
+            return check_table(self.source(problems), self.settings, self.options, problems)
 
     def _present(self, name: str, arrays: Mapping[str, np.ndarray], impute: bool) -> np.ndarray:
         """Samples in which a modality is there, its cells checked."""
@@ -242,7 +246,8 @@ def load_manifest(path: Path, settings: DataSettings, options: RowOptions) -> Mu
         conditions=settings.conditions or {m: c for m, c in said.conditions.items() if m in used},
         kinds={m: PLAIN[kind] for m, kind in kinds.items() if kind in PLAIN} | settings.kinds,
     )
-    manifest.options = replace(options, task=options.task or manifest.options.task)
+    own = manifest.options
+    manifest.options = replace(options, task=options.task or own.task, impute=options.impute or own.impute)
     files = [m for m in used if kinds[m] in MEDIA]
     if files:
         manifest.table()

@@ -16,6 +16,7 @@ import numpy as np
 from modalign.data.tables.labels import Labels
 from modalign.data.tables.modalities import as_strings, is_text, magnitudes, show
 from modalign.data.task import Task
+from modalign.errors import option
 
 LARGEST = 1e18
 """Numbers beyond it have squares that float32 cannot hold: placeholders, not measurements."""
@@ -59,10 +60,11 @@ def remark_split(names: Sequence[str], made_of: Mapping[str, Sequence[str]], spl
 def check_label_names(name: str, column: np.ndarray, labels: Labels, classes: Sequence[object] | None) -> Iterator[str]:
     """Yield problems of a label whose classes cannot be meant: names of rows, blanks, classes given twice.
 
-    >>> names = np.array([f"p{i}" for i in range(9)])
-    >>> from modalign.data.tables.labels import read_labels
-    >>> next(check_label_names("y", names, read_labels("y", [names]), None))[:45]
-    "label 'y' has 9 classes in 9 rows: it names r"
+        >>> names = np.array([f"p{i}" for i in range(9)])
+        >>> from modalign.data.tables.labels import read_labels
+    from modalign.errors import option
+        >>> next(check_label_names("y", names, read_labels("y", [names]), None))[:45]
+        "label 'y' has 9 classes in 9 rows: it names r"
     """
     if labels.task.kind != "classification":
         return
@@ -70,7 +72,7 @@ def check_label_names(name: str, column: np.ndarray, labels: Labels, classes: Se
     if len(column) < _FEW * found:
         yield (
             f"label {name!r} has {found} classes in {len(column)} rows: it names rows; expected several rows of each "
-            "class: name another label, or set the option task: regression"
+            f"class: name another label, or set {option('data.options.task', 'regression')}"
         )
     given = [str(value) for value in classes or labels.task.classes]
     if len(set(given)) < len(given):
@@ -259,7 +261,8 @@ def _twice(
         elif copies.any():
             remarks.append(
                 f"{int(copies.sum())} of {len(rows)} {called} rows are exact copies of training rows (row "
-                f"{show(rows[copies])}): scores are a little too good; leave them out with the option drop"
+                f"{show(rows[copies])}): scores are a little too good; leave them out with "
+                f"{option('data.options.drop')}"
             )
         else:
             for m in codes if len(codes) > 1 else ():

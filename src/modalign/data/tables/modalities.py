@@ -14,7 +14,7 @@ import numpy as np
 
 from modalign.data.batch import KINDS, Kind, Modality
 from modalign.data.tables import words
-from modalign.errors import DataError, unknown
+from modalign.errors import DataError, option, unknown
 
 CHANNELS = (1, 3, 4)
 MOST_CATEGORIES = 100
@@ -197,7 +197,8 @@ def find_modality(
     if len(partly) and not impute:
         problems.append(
             f"modality {name!r} has NaN in a part of {len(partly)} rows ({show(partly)}); expected numbers, or "
-            "NaN in the whole row where the modality is absent: repair the rows, or set the option impute: mean"
+            "NaN in the whole row where the modality is absent: repair the rows, or fill the gaps by "
+            f"{option('data.options.impute', 'mean')}"
         )
     if len(infinite):
         problems.append(
@@ -293,7 +294,8 @@ class Preparation:
             stored = stored.astype(np.float32, copy=False)
         if stored.shape[1:] != shape:
             raise DataError(
-                f"modality {name!r} has samples of shape {stored.shape[1:]}; expected {shape} as in training"
+                f"modality {name!r} has samples of shape {stored.shape[1:]}; expected {shape}, as in training: prepare "
+                "new rows as those were"
             )
         if stored.dtype == np.float32 and np.isnan(stored).any():
             fill = np.array(self.fill, np.float32).reshape(shape) if self.fill else np.float32(0)
@@ -362,9 +364,9 @@ def fit_preparation(name: str, array: np.ndarray, kind: str | None, rows: np.nda
         if kind is None and (files := kind_of_files(known)):
             raise DataError(
                 f"modality {name!r} names files such as {known[0]}, whose names would be read as words; expected what "
-                "is in them: hand in a data frame or arrays, whose files are decoded, or describe the table in a "
-                f"manifest (modalities: {{{name}: {files}}}) and run modalign prepare. If the names themselves are "
-                f"meant, set kinds: {{{name}: text}}"
+                "is in them: describe the table in a .yaml of its name beside it (modalities: "
+                f"{{{name}: {files}}}) and run modalign prepare, or hand in a data frame from Python. If the names "
+                f"themselves are meant, set {option('data.kinds', {name: 'text'})}"
             )
         values = sorted(set(known.tolist()))
         few = len(values) <= min(MOST_CATEGORIES, max(2, len(rows) // 5))

@@ -45,7 +45,7 @@ from modalign.data.tables.splits import FOLDS, assign_splits, check_groups, sele
 from modalign.data.task import TaskKind
 from modalign.domains import Count
 from modalign.domains import check_values as check_options
-from modalign.errors import DataError, Problems, SettingsError, unknown
+from modalign.errors import DataError, Problems, SettingsError, option, unknown
 from modalign.settings import DataSettings
 
 _BLOCK = 1024  # rows that are hashed at a time
@@ -325,7 +325,7 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         if lost:
             problems.append(
                 f"classes without a training sample: {show(lost)}; expected at least one of each: move rows to the "
-                "training split, or leave the classes out with the option drop"
+                f"training split, or leave the classes out with {option('data.options.drop')}"
             )
     if labels is not None and parts is not None and labels.task.kind == "multilabel":
         seen = labels.target.numpy()[parts == "train"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from modalign.data.tables.modalities import as_strings, is_text, show
-from modalign.errors import DataError, InputError, unknown
+from modalign.errors import DataError, InputError, option, unknown
 
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 TEST_FRACTION = 0.25
@@ -212,14 +212,15 @@ def outer_fold(
     units, what = (np.arange(len(codes)), "rows") if groups is None else (groups, "groups")
     if len(np.unique(units)) < folds:
         raise DataError(
-            f"{len(np.unique(units))} {what} for {folds} folds; expected as many at least: lower data.folds, or name a "
-            "column of folds"
+            f"{len(np.unique(units))} {what} for {folds} folds; expected as many at least: lower "
+            f"{option('data.folds')}, or name a column of folds"
         )
     spread = [len(np.unique(units[codes == code])) for code in range(codes.max() + 1)]
     if min(spread) < folds:
         raise DataError(
             f"the rarest class (or bin of the target) is in {min(spread)} {what}, fewer than {folds} folds, and cannot "
-            "be tested in each: lower data.folds, or leave the class out with the option drop"
+            f"be tested in each: lower {option('data.folds')}, or leave the class out with "
+            f"{option('data.options.drop')}"
         )
     repetition, place = divmod(fold, folds)
     drawn = int(np.random.SeedSequence([seed, repetition]).generate_state(1)[0])
