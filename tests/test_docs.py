@@ -68,6 +68,7 @@ def test_the_site_builds_without_a_warning(root, tmp_path):
     for name in strategy_names():
         assert (tmp_path / "site" / "methods" / name / "index.html").exists()
     assert "<math" in (tmp_path / "site" / "method" / "index.html").read_text()
+    assert "Selection gap" in (tmp_path / "site" / "glossary" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs"])

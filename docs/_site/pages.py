@@ -1,4 +1,4 @@
-"""Pages made while the site is built: one a method, one a public module, and the project's own files.
+"""Pages made while the site is built: one a method, one a public module, the glossary, and the project's own files.
 
 Run by mkdocs-gen-files. Sources are read as text and never imported, so that the site builds without torch.
 """
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import mkdocs_gen_files
+import yaml
 
 ROOT = Path(mkdocs_gen_files.config["config_file_path"]).parent
 PACKAGE = ROOT / "src" / "modalign"
@@ -92,6 +93,17 @@ def project_pages() -> None:
         write(f"{name.lower()}.md", text)
 
 
+def glossary_page() -> None:
+    """What the report says of its numbers, in the place of a mark on the page."""
+    lines = []
+    for group, terms in yaml.safe_load((PACKAGE / "reporting" / "glossary.yaml").read_text()).items():
+        lines += [f"## {group}", "", "| Number | How to read it |", "|---|---|"]
+        lines += [f"| **{term}** | {meaning} |" for term, meaning in terms.items()] + [""]
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    write("glossary.md", page.replace("<!-- glossary -->", "\n".join(lines)))
+
+
 method_pages()
+glossary_page()
 reference_pages()
 project_pages()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from markupsafe import escape
 
 import modalign
 from modalign.errors import RunFolderError
@@ -104,6 +106,19 @@ def test_page_says_what_matters(page: Path) -> None:
     assert "0123abc" in text
     assert "Across data sets" in text
     assert "Samples at both extremes" in text
+
+
+def test_the_glossary_has_the_numbers_of_the_tables(page: Path, root: Path) -> None:
+    text = page.read_text()
+    groups = yaml.safe_load((root / "src/modalign/reporting/glossary.yaml").read_text())
+    terms = {term: meaning for group in groups.values() for term, meaning in group.items()}
+    assert text.count("<dt>") == len(terms) > 30
+    assert all(f"<dd>{escape(meaning)}</dd>" in text for meaning in terms.values())
+    known = " ".join(terms).lower()
+    heads = "95 % interval, p (Holm), Rank, Selection gap, Mean rank, Own head, Others masked, P(worse, same, better)"
+    for head in re.findall(r"[^,(]+(?:\([^)]*\))?", heads):
+        assert f">{head.strip()}<" in text
+        assert head.strip().lower() in known
 
 
 def test_the_main_finding_stands_before_all_else(page: Path) -> None:

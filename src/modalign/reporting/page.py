@@ -101,6 +101,7 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = (), reference: st
         tradeoff=[_figure(d, f"sweep{i}") for i, path in enumerate(sweeps) for d in tradeoff_figures(path)],
         setups=[setup for name in names for setup in _setups(name, [r for r in runs if r.dataset == name])],
         runs=runs_table(runs),
+        glossary=yaml.safe_load((_HERE / "glossary.yaml").read_text(encoding="utf-8")),
         count=len(runs),
         method=METHOD,
     )
