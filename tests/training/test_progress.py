@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import modalign
 from modalign.training.progress import WIDTH, BenchDisplay, Display
 
 
@@ -25,12 +28,14 @@ def test_lines_fit_and_brackets_are_no_markup(small_data, capsys: pytest.Capture
     with display.training(3, 4, 1):
         display.epoch({"epoch": 1, "train": losses, "valid": {"accuracy": 0.5}}, "accuracy", True)
     display.result({
-        "metric": "accuracy", "metrics": {"test": {"accuracy": 0.5}}, "selected_epoch": 1, "seconds": 2.0,
-        "warnings": [],
+        "metric": "accuracy", "metrics": {"test": {"accuracy": 0.5}, "test_last": {"accuracy": 0.25}},
+        "selected_epoch": 1, "epochs": 3, "seconds": 2.0, "warnings": [],
     })  # fmt: skip
     shown = capsys.readouterr().out
     assert "[bold]Mine :smile: on small (m0, m1): 61 training" in shown
     assert "note: [red]rows[/] dropped" in shown
+    assert "accuracy: test 0.5000; 2.0 s" in shown
+    assert "  epoch 2 selected on validation; the last epoch's weights would have test 0.2500\n" in shown
     *lines, last = shown.splitlines()
     assert all(len(line) <= WIDTH for line in lines)
     (epoch,) = [line for line in lines if line.startswith("  epoch   2/3  term_with_a_long_name_0 0.500, ")]
@@ -61,3 +66,21 @@ def test_bars_are_drawn_in_notebooks_and_on_terminals(
     assert "training: 2 runs, 1 done before" in shown
     assert "[x] joint seed 0 (epoch 0)" in shown
     assert "b: FAILED: loss is [NaN]; took" in shown
+    assert "joint seed 0: done" not in shown  # the bar counts it
+    assert "  1 of 2 done, 1 failed; took" in shown
+
+
+@pytest.mark.parametrize("strategy", ["joint", "modalign"])
+def test_a_training_on_a_terminal_of_100_columns_has_no_line_that_wraps(strategy: str, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("COLUMNS", "100")
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            modalign.train("digits", strategy, epochs=2, width=8, out="runs/digits")
+    lines = shown.getvalue().splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert all(
+        line.startswith(("  ", "accuracy: ")) and not line.startswith("    ") for line in lines[1:]
+    )  # no rest of a line
+    assert sum(line.startswith("  epoch   ") for line in lines) == 2

@@ -133,12 +133,14 @@ class Display(_Shown):
         self._say(head + (losses if len(losses) <= room else f"{losses[: room - 1]}…") + tail, cut=True)
 
     def result(self, result: dict[str, Any]) -> None:
-        """Print what the run reached."""
-        metric = result["metric"]
-        titles = {"valid": "validation", "test": "test", "test_last": "test at the last epoch"}
-        found = {titles[split]: result["metrics"][split][metric] for split in titles if split in result["metrics"]}
-        parts = ", ".join(f"{title} {value:.4f}" for title, value in found.items())
-        self._say(f"{metric}: {parts}; {selected(result)}; {result['seconds']:.1f} s", metric)
+        """Print what the run reached and by which weights, and what those of the last epoch reach."""
+        metric, found = result["metric"], result["metrics"]
+        titles = {"valid": "validation", "test": "test"}
+        parts = ", ".join(f"{title} {found[split][metric]:.4f}" for split, title in titles.items() if split in found)
+        self._say(f"{metric}: {parts}; {result['seconds']:.1f} s", metric)
+        last = found.get("test_last", {}).get(metric)
+        other = last is not None and result["selected_epoch"] + 1 < result["epochs"]
+        self._say(f"  {selected(result)}" + (f"; the last epoch's weights would have test {last:.4f}" if other else ""))
         for warning in result["warnings"]:
             self._say(f"  warning: {warning}")
         self._say(f"  results in {self._out}")
@@ -186,7 +188,7 @@ class BenchDisplay(_Shown):
         self._runs = sum(_count(job) for job in jobs)
         self._trained = 0
         self._title, self._jobs, self._done = title, jobs, done
-        self._finished = 0
+        self._finished = self._failed = 0
         self._begun = time.monotonic()
         self._stop = threading.Event()
         self._progress: Progress | None = None
@@ -213,11 +215,16 @@ class BenchDisplay(_Shown):
         if self._progress is not None:
             self._thread.join()
             self._progress.stop()
+            failed = f", {self._failed} failed" if self._failed else ""
+            self._say(f"  {self._finished - self._failed} of {len(self._jobs)} done{failed}; {self._remaining()}")
 
     def finished(self, job: Work, problem: str | None) -> None:
-        """Print that one run came to its end."""
+        """Print that one run came to its end; where a bar counts them, only if it failed."""
         self._finished += 1
+        self._failed += problem is not None
         self._trained += _count(job)
+        if self._progress is not None and not problem:
+            return
         end = f"FAILED: {problem}" if problem else "done"
         self._say(f"  [{self._finished}/{len(self._jobs)}] {job.label}: {end}; {self._remaining()}")
 
