@@ -1,5 +1,9 @@
 """ModAlign's objective in a plain PyTorch loop of one's own: the lines between the marks are all there is to it.
 
+On these digits it does not help, and does no harm: 91.1, 90.5, 90.8 % with it and 91.3, 90.6, 90.8 % without (seeds
+0 to 2). Where it does, only both modalities together tell the class, and the critic is heard in the answer
+(docs/howto/own-loop.md).
+
 Run: python examples/own_loop.py
 """
 

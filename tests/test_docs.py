@@ -47,7 +47,12 @@ def test_every_command_parses(root, page):
 def test_python_of_a_page_runs_from_top_to_bottom(root, tmp_path, monkeypatch, page):
     blocks = re.findall(r"^```python\n(.*?)^```", (root / page).read_text(), re.DOTALL | re.MULTILINE)
     if not blocks:
-        assert page in ("docs/howto/compare.md", "docs/howto/several-gpus.md", "docs/howto/slurm.md")
+        assert page in (
+            "docs/howto/compare.md",
+            "docs/howto/several-gpus.md",
+            "docs/howto/slurm.md",
+            "docs/howto/worked-example.md",
+        )
         return
     for module in ("anndata", "mudata"):
         if f"import {module}" in "\n".join(blocks):

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 import runpy
 
 import pytest
+import torch
 
 from modalign import cli, load_run
+from modalign.information import guarded_gradients, ramp, score_pairs
 
 
 def test_own_loop(root, capsys):
     runpy.run_path(str(root / "examples" / "own_loop.py"))
     shown = capsys.readouterr().out
     assert float(shown.split("test accuracy")[1]) > 0.85
+
+
+def test_lightning_and_the_hugging_face_trainer_learn_with_the_objective(root):
+    pytest.importorskip("pytorch_lightning", reason="pip install pytorch-lightning")
+    pytest.importorskip("accelerate", reason="pip install accelerate")
+    made = runpy.run_path(str(root / "examples" / "own_trainers.py"))
+    torch.manual_seed(0)
+    assert made["with_lightning"](60) > 0.85
+    assert made["with_hugging_face"](60) > 0.8
+
+
+def test_a_single_loss_has_the_gradients_of_the_loop(root):
+    made = runpy.run_path(str(root / "examples" / "own_trainers.py"))
+    model = made["Aligned"](1)
+    batch = {key: x[:96] for key, x in made["train"].datasets.items()}
+    again, y = copy.deepcopy(model), batch["labels"]
+    model(**batch)["loss"].backward()
+    z = [encoder(batch[name]) for encoder, name in zip(again.encoders, ("left", "right"), strict=True)]
+    task = torch.nn.functional.cross_entropy(again.head(torch.cat(z, 1)), y)
+    seen = score_pairs(again.critic, z[0].detach(), z[1].detach(), context=y)
+    (-seen.objective / (1 + seen.ratio)).backward()
+    pairs = score_pairs(again.critic, z[0], z[1], context=y)
+    bounded = guarded_gradients(z, -ramp(1.0) * pairs.objective / (1 + pairs.ratio), task, rho=0.3)
+    torch.autograd.backward([task, *z], [None, *bounded.gradients])
+    for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
 
 
 def test_the_objective_takes_about_ten_lines(root):
