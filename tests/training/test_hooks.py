@@ -126,6 +126,32 @@ def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monke
     assert any(one[0] == "log_artifact" and one[1].endswith("result.json") for one in told)
 
 
+def test_a_local_store_of_mlflow_has_settings_numbers_and_files(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
+    monkeypatch.chdir(tmp_path)
+    run = modalign.train("digits", "joint", out=tmp_path / "run", logger="mlflow", **SMALL)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/store.db")
+    (found,) = client.search_runs(["0"])
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "digits joint seed 0")
+    assert found.data.params["recipe.training.batch_size"] == "256"
+    logged = client.get_metric_history(found.info.run_id, "valid/accuracy")
+    assert [one.value for one in logged] == pytest.approx([record["valid"]["accuracy"] for record in records(run)])
+    assert {"result.json", "recipe.yaml", "metrics.jsonl"} <= {a.path for a in client.list_artifacts(found.info.run_id)}
+
+
+def test_wandb_offline_keeps_settings_numbers_and_files(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    run = modalign.train("digits", "joint", out=tmp_path / "run", logger="wandb", **SMALL)
+    (kept,) = run.folder.glob("wandb/offline-run-*/run-*.wandb")
+    content = kept.read_bytes()
+    assert content.count(b"valid/accuracy") >= len(records(run))
+    assert b"result.json" in content
+    assert json.loads((run.folder / "tracker.json").read_text())["id"] in kept.name
+
+
 def test_a_tracker_that_cannot_be_reached_is_left_alone_and_training_goes_on(tmp_path, monkeypatch):
     def start_run(**_):
         raise ConnectionError("no route to host")
