@@ -69,10 +69,16 @@ def small_data() -> Callable[..., MultimodalData]:
 
 @pytest.fixture
 def small_recipe() -> Callable[..., Recipe]:
-    """``small_recipe(**training)``: two epochs of batches of 20 on small perceptrons."""
+    """``small_recipe(**training)``: two epochs of batches of 20 on small perceptrons, by SGD."""
 
     def make(**training: object) -> Recipe:
-        settings: dict[str, object] = {"epochs": 2, "batch_size": 20, "lr": 0.05, "accelerator": "cpu"}
+        settings: dict[str, object] = {
+            "epochs": 2,
+            "batch_size": 20,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            "accelerator": "cpu",
+        }
         return Recipe(model=ModelSettings(width=8), training=TrainingSettings(**(settings | training)))  # type: ignore[arg-type]
 
     return make

@@ -67,7 +67,7 @@ def test_every_option_of_every_command_is_described():
 
 def test_help_shows_what_settings_mean_and_their_defaults(call):
     shown = " ".join(call("train", "--help")[1].split())
-    assert "--training.lr LR peak learning rate. (type: float, default: 0.02)" in shown
+    assert "--training.lr LR peak learning rate. (type: float, default: 0.001)" in shown
     assert "--allow-code" in shown
 
 

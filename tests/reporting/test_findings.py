@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from modalign.reporting.findings import findings, warnings
+from modalign.reporting.findings import findings, modality_findings, warnings
 from modalign.reporting.runs import compare, read_runs
 
 MakeRun = Callable[..., Path]
@@ -55,3 +56,27 @@ def test_seeds_gaps_and_versions_are_warned_of(tmp_path: Path, make_run: MakeRun
     assert "validation is 20.0 points above test for pmr" in found
     assert "letters, Joint-Train and ModAlign (3 runs): more epochs may give more" in found
     assert "selection gap: 20" not in found
+
+
+def subset(mean: float, *modalities: str) -> dict[str, Any]:
+    return {"modalities": [*modalities], "mean": mean, "low": mean - 0.03, "high": mean + 0.03}
+
+
+def test_what_each_modality_gives_and_what_to_do_next() -> None:
+    found = {"metric": "accuracy", "heads": {}, "subsets": [subset(0.8, "a"), subset(0.6, "b"), subset(0.9, "a", "b")]}
+    text = modality_findings(found)
+    assert text.startswith("a alone 80.0 %, b alone 60.0 %, together 90.0 %. Without a 60.0 %, without b 80.0 %.")
+    assert "where a may be missing in use, train with missing modalities" in text
+    found["subsets"][2] = subset(0.82, "a", "b")  # within the interval of a alone
+    text = modality_findings(found)
+    assert "b adds nothing that shows beyond a: try without it" in text
+    assert "Without a 60.0 %." in text
+    assert "Each one adds" not in text
+    found["heads"] = {"a": {"mean": 0.7}, "b": {"mean": 0.65}}
+    assert modality_findings(found).startswith("a alone 70.0 %, b alone 65.0 %")
+    # Of an error the smaller is the better one.
+    found = {"metric": "rmse", "heads": {}, "subsets": [subset(1.0, "a"), subset(2.0, "b"), subset(0.99, "a", "b")]}
+    text = modality_findings(found)
+    assert "b adds nothing" in text
+    assert "a adds nothing" not in text
+    assert modality_findings({"metric": "accuracy", "heads": {}, "subsets": [subset(0.8, "a")]}) == ""

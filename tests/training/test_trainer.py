@@ -70,7 +70,7 @@ def test_run_folder_holds_everything(small_data, small_recipe, tmp_path):
 
 def test_the_selected_epoch_is_the_best_on_validation_and_can_be_loaded(small_data, small_recipe, tmp_path):
     data = small_data()
-    result = train(small_recipe(epochs=6), "joint", out=tmp_path / "run", data=data, quiet=True)
+    result = train(small_recipe(epochs=6, selection="best"), "joint", out=tmp_path / "run", data=data, quiet=True)
     history = [(r["valid"]["accuracy"], -r["valid"]["nll"]) for r in RunFolder(tmp_path / "run").metrics()]
     assert result["selected_epoch"] == max(range(6), key=history.__getitem__)
     strategy, _, spec = load_with_data(tmp_path / "run", data=data)
@@ -125,9 +125,17 @@ def test_half_precision_with_accumulated_batches(small_data, small_recipe, tmp_p
 
 
 def test_patience_stops_early(small_data, small_recipe, tmp_path):
-    result = train(small_recipe(epochs=60, patience=2), "joint", out=tmp_path / "run", data=small_data(), quiet=True)
-    assert result["epochs"] == result["selected_epoch"] + 3
-    assert result["epochs"] < 60
+    found = {}
+    for word in ("best", "last"):
+        settings = small_recipe(epochs=60, patience=2, selection=word)
+        found[word] = train(settings, "joint", out=tmp_path / word, data=small_data(), quiet=True)
+        assert found[word]["epochs"] < 60
+    best, last = found["best"], found["last"]
+    assert best["epochs"] == best["selected_epoch"] + 3
+    assert last["epochs"] == last["selected_epoch"] + 1
+    said = "patience ended the training 2 epochs after the best"
+    assert not any(said in text for text in best["warnings"])
+    assert any(said in text for text in last["warnings"])
 
 
 def test_encoder_learning_rate_of_zero_freezes(small_data, small_recipe, tmp_path):

@@ -62,7 +62,9 @@ class Regime:
             group=None if self.divided else "group",
             options=_BASE | self.options,
         )
-        training = TrainingSettings(epochs=round(epochs * _LEARNED / self.learned), optimizer="adamw", lr=1e-3)
+        training = TrainingSettings(
+            epochs=round(epochs * _LEARNED / self.learned), optimizer="adamw", lr=1e-3, selection="best"
+        )
         return Recipe(data, ModelSettings(width=16), training)
 
     @property

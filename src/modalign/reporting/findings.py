@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,44 @@ def findings(rows: Sequence[Row]) -> list[str]:
             f"{form(first.mean)}{form.unit.replace('(', '').replace(')', '')} ({over}).{_told_apart(own)}"
         )
     return texts + ([f"Over data sets: {across_words(rows).partition('. Tied')[0]}."] if averaged(rows) else [])
+
+
+def modality_findings(found: Mapping[str, Any]) -> str:
+    """Return what each modality gave a model that was evaluated, and what to do next.
+
+    A modality adds nothing that shows where the interval of the score without it reaches the score of all.
+
+    >>> def subset(mean, *modalities):
+    ...     return {"modalities": [*modalities], "mean": mean, "low": mean - 0.03, "high": mean + 0.03}
+    >>> subsets = [subset(0.8, "a"), subset(0.6, "b"), subset(0.81, "a", "b")]
+    >>> modality_findings({"metric": "accuracy", "heads": {}, "subsets": subsets})[:69]
+    'a alone 80.0 %, b alone 60.0 %, together 81.0 %. Without a 60.0 %. b '
+    """
+    values = {frozenset(one["modalities"]): one for one in found["subsets"]}
+    every = max(values, key=len)
+    form, sign = MetricFormat(found["metric"]), 1 if higher_is_better(found["metric"]) else -1
+    if len(every) < 2:
+        return ""
+
+    def score(value: Mapping[str, Any]) -> str:
+        return f"{form(value['mean'])}{form.unit.replace('(', '').replace(')', '')}"
+
+    names = [m for one in found["subsets"] if len(one["modalities"]) == 1 for m in one["modalities"]]
+    alone = {m: (found["heads"] or {}).get(m) or values[frozenset([m])] for m in names}
+    text = ", ".join(f"{m} alone {score(value)}" for m, value in alone.items()) + f", together {score(values[every])}."
+    without = {m: values[every - {m}] for m in names if every - {m} in values}
+    reached = {m: max(sign * value["low"], sign * value["high"]) for m, value in without.items()}
+    idle = [m for m in without if reached[m] >= sign * values[every]["mean"]]
+    needed = {m: value for m, value in without.items() if m not in idle}
+    if needed:
+        text += f" Without {', without '.join(f'{m} {score(value)}' for m, value in needed.items())}."
+    for m in idle:
+        others = _list([name for name in names if name != m])
+        text += f" {m} adds nothing that shows beyond {others}: try without it, or better features of it."
+    if needed and not idle:
+        worst = min(needed, key=lambda m: sign * needed[m]["mean"])
+        text += f" Each one adds; where {worst} may be missing in use, train with missing modalities."
+    return text
 
 
 def _told_apart(rows: Sequence[Row]) -> str:

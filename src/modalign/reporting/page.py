@@ -21,10 +21,11 @@ from modalign.errors import RunFolderError
 from modalign.files import reading, write_whole
 from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
 from modalign.reporting.figures import Captioned, dataset_figures, overview, tradeoff_figures
-from modalign.reporting.findings import findings, warnings
+from modalign.reporting.findings import findings, modality_findings, warnings
 from modalign.reporting.runs import Row, RunRecord, by_dataset, check_data, compare, headline, read_run, read_runs
 from modalign.reporting.style import inline_svg
 from modalign.reporting.tables import MetricFormat, averaged, data_card, dataset_tables, plural, ranks_table, runs_table
+from modalign.settings import selected
 
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -92,7 +93,7 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = (), reference: st
         f"{plural(len(grouped), 'data set')}." + (f" modalign {', '.join(sorted(versions))}." if versions else ""),
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
-        findings=findings(rows),
+        findings=[*findings(rows), *(d["learned"] for d in datasets if d["learned"])],
         overview=[_figure(drawn, "overview") for drawn in overview(rows)],
         warnings=warnings(runs, rows),
         doubts=sum(len(found["warnings"]) for d in datasets for found in d["diagnoses"]),
@@ -122,7 +123,7 @@ def run_html(run: RunRecord | str | Path) -> str:
     training = record.settings.get("training") or {}
     shown = [f"{name} {training[name]}" for name in ("epochs", "batch_size", "optimizer", "lr") if name in training]
     if "selected_epoch" in record.result:
-        shown.append(f"epoch {record.result['selected_epoch'] + 1} selected on validation")
+        shown.append(selected(record.result))
     if "seconds" in record.result:
         shown.append(f"{record.number('seconds'):.1f} s")
     return _PAGES.get_template("run.html").render(
@@ -147,7 +148,7 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
         if run.state == "done" and (found := run.evaluation()) is not None:
             evaluated.setdefault(run.strategy, []).append((run, found))
     first = headline(rows).strategy if rows else ""
-    diagnoses = []
+    diagnoses, learned = [], ""
     # Of each method its first seed that was evaluated.
     for i, own in enumerate(sorted(evaluated.values(), key=lambda own: own[0][0].strategy != first)):
         run, found = own[0]
@@ -164,6 +165,8 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
                     "warnings": list(found["warnings"]),
                 }
             )
+            if not learned and (said := modality_findings(found)):
+                learned = f"{name}, what modalities give {run.title} (seed {run.seed}): {said}"
     with reading(f"the runs of {name}: data.json and predictions", "what training wrote", RunFolderError, "train anew"):
         card, notes = data_card(runs)
     return {
@@ -175,6 +178,7 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
         # Those over the whole width first, so that the others fill both columns below.
         "figures": sorted(figures, key=lambda figure: not figure["wide"]),
         "diagnoses": diagnoses,
+        "learned": learned,
     }
 
 

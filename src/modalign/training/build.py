@@ -179,7 +179,7 @@ def load_trained(
 
     Args:
         folder: the run.
-        checkpoint: ``best`` (selected on validation) or ``last``.
+        checkpoint: ``best`` (the weights that ``training.selection`` kept) or ``last``.
         objects: the objects of one's own that the run was trained with, if they are at hand.
         trust_code: load classes of one's own from the copy in the run: this runs code of the folder.
 

@@ -7,7 +7,7 @@ import importlib.util
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from modalign.data.dataset import MultimodalData
+from modalign.settings import selected
 
 WIDTH = 100
 
@@ -144,17 +145,6 @@ class Display(_Shown):
         for warning in result["warnings"]:
             self._say(f"  warning: {warning}")
         self._say(f"  results in {self._out}")
-
-
-def selected(result: Mapping[str, Any]) -> str:
-    """Return in words which weights of a run are scored.
-
-    >>> selected({"selected_epoch": 4, "selection": "last"})
-    'weights of the last epoch, 5'
-    """
-    epoch = result["selected_epoch"] + 1
-    words = {"last": f"weights of the last epoch, {epoch}", "average": f"weights averaged up to epoch {epoch}"}
-    return words.get(result.get("selection", ""), f"epoch {epoch} selected on validation")
 
 
 class Work(Protocol):

@@ -206,6 +206,10 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
     if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
+    if selection == "last" and state.stale and state.stale == spec.recipe.training.patience:
+        warnings.append(
+            f"patience ended the training {state.stale} epochs after the best: selection best keeps that one"
+        )
     if test and trainer.metric == "accuracy" and metrics["valid"]["accuracy"] - metrics["test"]["accuracy"] > 0.1:
         gap = 100 * (metrics["valid"]["accuracy"] - metrics["test"]["accuracy"])
         warnings.append(f"selection gap: accuracy on validation is {gap:.1f} points above test")

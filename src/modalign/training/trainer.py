@@ -412,7 +412,7 @@ _PARTS = 3
 
 
 class ValidationParts(NamedTuple):
-    """Positions in the validation split of the samples that select the epoch, and of those that calibrate.
+    """Positions in the validation split of the samples that judge an epoch, and of those that calibrate.
 
     Attributes:
         select, calibrate: (N,) int64, in order; disjoint where there are enough samples, else both all of them.
@@ -439,7 +439,7 @@ def divide_validation(data: MultimodalData, info: DataInfo) -> ValidationParts:
     count = len(data.sample_groups(valid).first)
     if count < _ENOUGH or (groups is not None and len(np.unique(groups)) < 4 * _PARTS):
         few = f"{count:,} are fewer than {_ENOUGH}" if count < _ENOUGH else f"fewer than {4 * _PARTS} groups"
-        return ValidationParts(every, every, f"all validation samples select the epoch and calibrate, for {few}")
+        return ValidationParts(every, every, f"all validation samples judge an epoch and calibrate, for {few}")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer samples than parts
@@ -447,7 +447,7 @@ def divide_validation(data: MultimodalData, info: DataInfo) -> ValidationParts:
         classes = classes if classes.bincount().max() >= _PARTS else torch.zeros_like(classes)
         folds = kind(_PARTS, shuffle=True, random_state=0).split(every, classes, groups)
         select, calibrate = (torch.from_numpy(rows) for rows in next(folds))
-    note = f"of the validation samples {len(select):,} select the epoch and {len(calibrate):,} calibrate"
+    note = f"of the validation samples {len(select):,} judge an epoch and {len(calibrate):,} calibrate"
     return ValidationParts(select, calibrate, note)
 
 

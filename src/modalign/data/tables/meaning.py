@@ -60,11 +60,10 @@ def remark_split(names: Sequence[str], made_of: Mapping[str, Sequence[str]], spl
 def check_label_names(name: str, column: np.ndarray, labels: Labels, classes: Sequence[object] | None) -> Iterator[str]:
     """Yield problems of a label whose classes cannot be meant: names of rows, blanks, classes given twice.
 
-        >>> names = np.array([f"p{i}" for i in range(9)])
-        >>> from modalign.data.tables.labels import read_labels
-    from modalign.errors import option
-        >>> next(check_label_names("y", names, read_labels("y", [names]), None))[:45]
-        "label 'y' has 9 classes in 9 rows: it names r"
+    >>> names = np.array([f"p{i}" for i in range(9)])
+    >>> from modalign.data.tables.labels import read_labels
+    >>> next(check_label_names("y", names, read_labels("y", [names]), None))[:45]
+    "label 'y' has 9 classes in 9 rows: it names r"
     """
     if labels.task.kind != "classification":
         return
