@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from PIL import Image
 import modalign
 from modalign import MultimodalClassifier, MultimodalSurvival
 from modalign.cli import main
-from modalign.errors import InputError
+from modalign.errors import InputError, option, speaking
 
 N = 60
 Y = np.arange(N) % 3
@@ -332,3 +334,23 @@ def test_what_is_said_of_a_mistake_helps(
 
 def test_they_are_more_than_thirty() -> None:
     assert len(CASES) >= 30
+
+
+def test_threads_that_use_other_interfaces_do_not_disturb_each_other():
+    said, inside, outside = {}, threading.Barrier(2), threading.Barrier(2)
+
+    def fit(name: str) -> None:
+        with speaking("estimator"):
+            inside.wait(10)  # both are in it
+            said[name] = option("data.options.drop", "y<0")
+            if name == "second":
+                outside.wait(10)  # the other one has left
+                said["after"] = option("data.options.drop", "y<0")
+        if name == "first":
+            outside.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(fit, name) for name in ("first", "second")]:
+            done.result()
+    assert set(said.values()) == {"settings={'drop': 'y<0'}"}
+    assert option("data.options.drop", "y<0") == "drop='y<0'"

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -95,7 +96,8 @@ class Interrupted(RunError):
     """The run was stopped by a signal after leaving a checkpoint to resume from."""
 
 
-_INTERFACE = "MODALIGN_INTERFACE"  # in the environment, so that worker processes speak as their parent does
+_SPOKEN: ContextVar[str] = ContextVar("interface", default="")  # of this thread
+_INTERFACE = "MODALIGN_INTERFACE"  # in the environment, so that worker processes of the command line speak as it does
 _PARAMETERS = ("modalities", "encoders", "fusion", "options", "epochs", "batch_size", "lr", "optimizer", "width",
                "valid_fraction")  # fmt: skip
 
@@ -103,14 +105,15 @@ _PARAMETERS = ("modalities", "encoders", "fusion", "options", "epochs", "batch_s
 @contextmanager
 def speaking(interface: Literal["command line", "estimator", "manifest"]) -> Iterator[None]:
     """Let messages name options as an interface takes them; as Python functions take them without it."""
-    before = os.environ.get(_INTERFACE)
-    os.environ[_INTERFACE] = interface
+    token = _SPOKEN.set(interface)
+    if interface == "command line":
+        os.environ[_INTERFACE] = interface
     try:
         yield
     finally:
-        del os.environ[_INTERFACE]
-        if before is not None:
-            os.environ[_INTERFACE] = before
+        _SPOKEN.reset(token)
+        if interface == "command line":
+            os.environ.pop(_INTERFACE, None)
 
 
 def option(name: str, value: object = None) -> str:
@@ -129,7 +132,7 @@ def option(name: str, value: object = None) -> str:
     ...     option("data.options.drop", "y<0"), option("training.lr")
     ("settings={'drop': 'y<0'}", 'lr')
     """
-    interface, last = os.environ.get(_INTERFACE), name.rpartition(".")[2]
+    interface, last = _SPOKEN.get() or os.environ.get(_INTERFACE), name.rpartition(".")[2]
     if interface == "command line" or (interface == "manifest" and last not in ("impute", "task")):
         text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
         return f"--{name}" + (f" {shlex.quote(text)}" if text and (value is not True or "." in name) else "")
