@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import modalign
 from modalign.data.load import load_data
+from modalign.data.tables.arrays import from_arrays
 from modalign.errors import DataError
 
 N = 80
@@ -153,6 +155,13 @@ def test_all_problems_are_said_at_once() -> None:
 def test_plain_data_get_no_remark() -> None:
     assert load(nothing).notes == []
     assert load_data("digits").notes == []
+
+
+def test_half_precision_is_looked_at_without_an_overflow() -> None:
+    arrays = {"a": np.random.default_rng(0).normal(size=(60, 4)).astype(np.float16), "y": np.arange(60) % 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(from_arrays(arrays).train) == 36
 
 
 def test_an_empty_name_of_a_group_is_none() -> None:

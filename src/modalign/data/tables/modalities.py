@@ -218,7 +218,7 @@ def magnitudes(flat: np.ndarray) -> np.ndarray:
     [3.0, 2.0]
     """
     top, bottom = (reduce(flat, axis=1, initial=0) for reduce in (np.fmax.reduce, np.fmin.reduce))
-    return np.maximum(top, -bottom)
+    return np.maximum(top, -bottom).astype(np.float64)  # half precision overflows where it is compared
 
 
 def show(items: Any, most: int = 20) -> str:
