@@ -47,7 +47,13 @@ def make_data(samples: int, size: int) -> MultimodalData:
 def make_spec(rounds: int) -> RunSpec:
     """Joint training with a frozen ResNet-18 on the pictures."""
     encoders = {"image": {"name": "resnet18", "frozen": True}}
-    return RunSpec("joint", 0, Recipe(model=ModelSettings(encoders=encoders), training=TrainingSettings(epochs=rounds)))
+    return RunSpec(
+        "joint",
+        0,
+        Recipe(
+            model=ModelSettings(encoders=encoders), training=TrainingSettings(epochs=rounds, optimizer="sgd", lr=0.02)
+        ),
+    )
 
 
 def make_trainer(spec: RunSpec, data: MultimodalData, folder: Path, cached: bool) -> tuple[Trainer, float]:

@@ -79,7 +79,7 @@ def make_trainer(case: str, strategy: str, data: MultimodalData) -> tuple[Traine
     batch_size = CASES[case]["batch"]
     recipe = Recipe(
         model=ModelSettings(encoders=CASES[case]["encoders"]),
-        training=TrainingSettings(epochs=1000, batch_size=batch_size, lr=1e-4, accelerator="auto"),
+        training=TrainingSettings(epochs=1000, batch_size=batch_size, optimizer="sgd", lr=1e-4, accelerator="auto"),
     )
     spec = RunSpec(strategy, 0, recipe)
     devices = Devices()
@@ -109,7 +109,7 @@ def one_run(case: str, strategy: str, data: MultimodalData) -> float:
     """Seconds of a whole run of two epochs."""
     recipe = Recipe(
         model=ModelSettings(encoders=CASES[case]["encoders"]),
-        training=TrainingSettings(epochs=2, batch_size=CASES[case]["batch"], lr=1e-4),
+        training=TrainingSettings(epochs=2, batch_size=CASES[case]["batch"], optimizer="sgd", lr=1e-4),
     )
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

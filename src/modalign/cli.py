@@ -319,11 +319,11 @@ def predict(
     from functools import partial
     from pathlib import Path
 
-    from modalign.data.tables.omics import open_omics, write_omics
+    from modalign.data.tables.omics import is_omics, open_omics, write_omics
     from modalign.experiments.predict import predict as predicted
     from modalign.files import write_csv, write_whole
 
-    path, cells = Path(out), Path(out).suffix in (".h5ad", ".h5mu")
+    path, cells = Path(out), is_omics(out)
     if path.suffix not in (".csv", ".parquet") and not cells:
         raise SettingsError(f"--out {out} is neither .csv nor .parquet, nor .h5ad or .h5mu")
     if cells and path.suffix != Path(data).suffix:

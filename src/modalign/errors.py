@@ -136,7 +136,7 @@ def option(name: str, value: object = None) -> str:
     if interface == "command line" or (interface == "manifest" and last not in ("impute", "task")):
         text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
         return f"--{name}" + (f" {shlex.quote(text)}" if text and (value is not True or "." in name) else "")
-    if interface == "manifest" and last in ("impute", "task"):
+    if interface == "manifest":
         return f"{last}: {value} in the .yaml beside the table"
     if interface == "estimator" and last not in _PARAMETERS:
         return f"settings={{{last!r}: {'...' if value is None else repr(value)}}}"

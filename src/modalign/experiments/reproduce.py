@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from modalign.data.datasets import ave, cremad
 from modalign.data.media.miniature import write_miniature
 from modalign.data.media.prepare import PrepareReport, prepare
 from modalign.data.media.spectrograms import AUDIO_RECIPES
@@ -122,7 +123,7 @@ class Part:
         chosen = PROTOCOLS[self.of.name][self.protocol]
         frames = len(chosen.keep) or chosen.frames
         size = frames * 3 * 224**2 + 4 * math.prod(AUDIO_RECIPES[chosen.audio].shape)
-        return size * {"cremad": 7442, "ave": 4143}[self.of.name] / 1e9
+        return size * sum({"cremad": cremad, "ave": ave}[self.of.name].OFFICIAL.values()) / 1e9
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
         texts.append(
             f"{dataset}: {_list([row.title for row in lead])} {'share' if len(lead) > 1 else 'has'} the "
             f"{'highest' if higher_is_better(first.metric) else 'lowest'} test {form.name}, "
-            f"{form(first.mean)}{form.unit.replace('(', '').replace(')', '')} ({over}).{_told_apart(own)}"
+            f"{form.worded(first.mean)} ({over}).{_told_apart(own)}"
         )
     return texts + ([f"Over data sets: {across_words(rows).partition('. Tied')[0]}."] if averaged(rows) else [])
 
@@ -59,18 +59,18 @@ def modality_findings(found: Mapping[str, Any]) -> str:
     if len(every) < 2:
         return ""
 
-    def score(value: Mapping[str, Any]) -> str:
-        return f"{form(value['mean'])}{form.unit.replace('(', '').replace(')', '')}"
-
     names = [m for one in found["subsets"] if len(one["modalities"]) == 1 for m in one["modalities"]]
     alone = {m: (found["heads"] or {}).get(m) or values[frozenset([m])] for m in names}
-    text = ", ".join(f"{m} alone {score(value)}" for m, value in alone.items()) + f", together {score(values[every])}."
+    text = ", ".join(f"{m} alone {form.worded(value['mean'])}" for m, value in alone.items())
+    text += f", together {form.worded(values[every]['mean'])}."
     without = {m: values[every - {m}] for m in names if every - {m} in values}
     reached = {m: max(sign * value["low"], sign * value["high"]) for m, value in without.items()}
     idle = [m for m in without if reached[m] >= sign * values[every]["mean"]]
     needed = {m: value for m, value in without.items() if m not in idle}
     if needed:
-        text += f" Without {', without '.join(f'{m} {score(value)}' for m, value in needed.items())}."
+        text += (
+            " Without " + ", without ".join(f"{m} {form.worded(value['mean'])}" for m, value in needed.items()) + "."
+        )
     for m in idle:
         others = _list([name for name in names if name != m])
         text += f" {m} adds nothing that shows beyond {others}: try without it, or better features of it."

@@ -92,6 +92,10 @@ class MetricFormat:
     def __call__(self, value: float | None, signed: bool = False) -> str:
         return show(None if value is None else value * self.factor, self.decimals, signed)
 
+    def worded(self, value: float | None) -> str:
+        """Return a value with its unit, as in a sentence."""
+        return self(value) + self.unit.replace("(", "").replace(")", "")
+
     def interval(self, low: float | None, high: float | None) -> str:
         """Return an interval in brackets; a dash where there is none."""
         return "–" if self(low) == "–" else f"[{self(low)}, {self(high)}]"

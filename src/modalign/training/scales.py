@@ -94,8 +94,7 @@ def warn_of_scales(model: MultimodalModel, split: Split, kept: Mapping[str, Scal
             warnings.warn(
                 f"{name!r} lies far outside the scale of training: its values are {low:.3g} to {high:.3g} here and "
                 f"were {kept[name].low:.3g} to {kept[name].high:.3g} there; {how}. What is predicted from it means "
-                "little: "
-                "give it in the units of training, not scaled or standardized before (the model does that)",
+                "little: give it in the units of training, not scaled or standardized before (the model does that)",
                 stacklevel=4,
             )
 
