@@ -19,7 +19,7 @@ class DataSettings(Checked):
         path: file or folder of the data: ``.npz``, Parquet, a manifest, ``.h5ad``, ``.h5mu``, or what ``modalign
             prepare`` wrote.
         modalities: names of the modalities to use; all by default.
-        label: name of the label column (arrays and manifests).
+        label: name of the label column (arrays and manifests); of several columns a list, or their names with commas.
         split: ``COLUMN==VALUE``: the rows that are the test split (also ``!=``, ``<``, ``>=``, ``in a|b``); ``none``:
             all rows are learned from or validate, and nothing is tested.
         group: column whose values must not be divided between splits (patient, speaker, video).
@@ -51,7 +51,7 @@ class DataSettings(Checked):
     title: str | None = None
     path: str | None = None
     modalities: list[str] | None = None
-    label: str | None = None
+    label: str | list[str] | None = None
     split: str | None = None
     group: str | None = None
     kinds: dict[str, str] = field(default_factory=dict)
@@ -66,6 +66,12 @@ class DataSettings(Checked):
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
     caution: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check all values; a list of labels becomes one text, ``A,B``."""
+        super().__post_init__()
+        if isinstance(self.label, (list, tuple)):
+            self.label = ",".join(self.label) or None
 
     @property
     def shown(self) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from modalign.data.task import Task
 from modalign.errors import InputError
@@ -54,6 +59,38 @@ def test_labels_that_are_not_known_count_nowhere() -> None:
     for name, value in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
         assert table[name][1] == pytest.approx(value[1])
     assert table["ap"][1] == pytest.approx(metrics.average_precision_score(*columns[1]))
+    assert table["auc"][1] == pytest.approx(metrics.roc_auc_score(*columns[1]))
+
+
+def test_all_metrics_on_real_sensors_are_those_of_scikit_learn(shared: Path) -> None:
+    """Occupancy of a room: what a linear model says of later blocks; an eighth of the labels is taken away."""
+    sensors = dict(np.load(shared / "sets" / "occupancy.npz"))
+    x = np.concatenate([sensors[m] for m in ("temperature", "light", "sound", "co2")], 1)
+    use = np.isfinite(x).all(1) & np.isfinite(sensors["motion"]).all(1)
+    people, test = sensors["y"][use], sensors["fold"][use] == 0
+    labels = np.stack([people > 0, people > 1, sensors["motion"][use].max(1) > 0], 1).astype(float)
+    x = StandardScaler().fit(x[use][~test]).transform(x[use])
+    fits = [LogisticRegression(C=0.1).fit(x[~test], labels[~test, c]) for c in range(3)]
+    said, true = np.stack([fit.predict_proba(x[test])[:, 1] for fit in fits], 1), labels[test]
+    true[np.random.default_rng(0).random(true.shape) < 0.125] = np.nan
+    known = ~np.isnan(true)
+    columns = [(true[k, c], said[k, c]) for c, k in enumerate(known.T)]
+    found, table = compute_metrics(TAGS, np.log(said), true), per_label(np.log(said), true)
+    assert found["map"] == pytest.approx(np.mean([metrics.average_precision_score(*column) for column in columns]))
+    assert found["micro_f1"] == pytest.approx(metrics.f1_score(true[known], said[known] > 0.5))
+    assert found["macro_f1"] == pytest.approx(np.mean([metrics.f1_score(t, s > 0.5) for t, s in columns]))
+    assert found["nll"] == pytest.approx(metrics.log_loss(true[known], said[known]))
+    assert found["brier"] == pytest.approx(metrics.brier_score_loss(true[known], said[known]))
+    assert table["ap"] == pytest.approx([metrics.average_precision_score(*column) for column in columns])
+    assert table["auc"] == pytest.approx([metrics.roc_auc_score(*column) for column in columns])
+    assert table["f1"] == pytest.approx([metrics.f1_score(t, s > 0.5) for t, s in columns])
+    assert table["support"].tolist() == [int(t.sum()) for t, _ in columns]
+    curve = label_calibration(said, true)
+    holds, given = calibration_curve(true[known], said[known], n_bins=15)
+    filled = curve.count > 0
+    assert curve.accuracy[filled] == pytest.approx(holds)
+    assert curve.confidence[filled] == pytest.approx(given)
+    assert found["ece"] == pytest.approx(curve.count[filled] / known.sum() @ np.abs(holds - given))
 
 
 def test_weights_repeat_samples() -> None:
@@ -81,6 +118,7 @@ def test_a_label_that_never_holds_is_left_out_of_means_and_has_no_average_precis
     assert found["map"] == pytest.approx(metrics.average_precision_score(true[:, :2], said[:, :2]))
     table = per_label(np.log(said), true)
     assert np.isnan(table["ap"][2])
+    assert np.isnan(table["auc"][2])
     assert table["support"][2] == 0
     assert np.isnan(compute_metrics(TAGS, np.log(said), true * 0)["map"])
 

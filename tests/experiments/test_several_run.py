@@ -65,7 +65,7 @@ def test_labels_are_evaluated_one_by_one_and_their_probabilities_drawn(labels: m
     assert found["metrics"]["map"]["mean"] == pytest.approx(np.mean([row["ap"] for row in found["classes"]]))
     assert found["information"] is None
     (table,) = [table for table in evaluation_tables(found) if table.name == "classes"]
-    assert table.head == ["Label", "Precision", "Recall", "F1", "Average precision", "Samples"]
+    assert table.head == ["Label", "Precision", "Recall", "F1", "Average precision", "AUC", "Samples"]
     assert "reliability" in [drawn.name for drawn in evaluation_figures(found)]
     page = modalign.report(labels.folder, Path(labels.folder) / "page.html").read_text()
     assert "Can the probabilities of labels be trusted?" in page

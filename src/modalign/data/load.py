@@ -36,8 +36,8 @@ def available() -> list[str]:
 def load_data(
     source: Any,
     *,
-    target: str | None = None,
-    label: str | None = None,
+    target: str | Sequence[str] | None = None,
+    label: str | Sequence[str] | None = None,
     modalities: Sequence[str] | Mapping[str, str | Sequence[str] | Mapping[str, Any]] | None = None,
     split: str | None = None,
     group: str | None = None,
@@ -62,7 +62,8 @@ def load_data(
             of such (``valid`` may be left out).
             A row of a modality that is NaN throughout, None, an empty text, or not among the keys of a sample, is
             absent there. See ``modalign.data.objects`` for what is read when.
-        target: what is predicted, ``TIME,EVENT`` for survival; by default ``y``, ``target`` or ``label``.
+        target: what is predicted: a column, or several as a list or as ``A,B`` (``TIME,EVENT`` for survival); by
+            default ``y``, ``target`` or ``label``.
         label: the same.
         modalities: names, or name to the column or columns it is made of (``{"table": ["age", "sex"]}``); a name that
             is no column stands for the columns ``<name>_*`` side by side. Numbers and texts of several columns become

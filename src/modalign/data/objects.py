@@ -362,11 +362,11 @@ def load_object(
         tables = {key: columns_of(part) for key, part in parts.items()}
         lengths = [_length(table) for table in tables.values()]
         first, columns = {}, _concatenated(tables, name)
-        label = settings.label or next((key for key in TARGETS if key in columns), "y")
+        label = str(settings.label or next((key for key in TARGETS if key in columns), "y"))
     else:
         lengths, first = np.diff(samples.starts).tolist(), samples.items(np.arange(1))
         known = [*first, *(key for key in TARGETS if samples.attribute(key) is not None)]
-        label = settings.label or next((key for key in TARGETS if key in known), "y")
+        label = str(settings.label or next((key for key in TARGETS if key in known), "y"))
         roles = [*label.split(","), *settings.columns, *([settings.group] if settings.group else [])]
         roles += condition_columns(settings)
         roles += [settings.split] if settings.split and settings.split.isidentifier() else []

@@ -451,9 +451,9 @@ def confusion_matrix(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def per_label(log_probability: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """Return ``precision``, ``recall``, ``f1``, ``ap`` (average precision) and ``support`` of each label, (C,) each.
+    """Return ``precision``, ``recall``, ``f1``, ``ap`` (average precision), ``auc`` (of the ROC curve) and ``support``.
 
-    Over the samples of which it is known; NaN where undefined.
+    One of each label (C,), over the samples of which it is known; NaN where undefined.
 
     >>> found = per_label(np.log([[0.9, 0.2], [0.6, 0.4]]), np.array([[1.0, 0.0], [0.0, np.nan]]))
     >>> found["precision"], found["support"]
@@ -462,14 +462,20 @@ def per_label(log_probability: np.ndarray, target: np.ndarray) -> dict[str, np.n
     known = ~np.isnan(target)
     true, said = known & (target == 1), known & (log_probability > np.log(0.5))
     hits, real, predicted = (true & said).sum(0), true.sum(0), said.sum(0)
-    precision = [label_precision(own, score)[0] for own, score in zip(target.T, log_probability.T, strict=True)]
+    ap, auc = np.full((2, target.shape[1]), np.nan)
+    for c, (own, score) in enumerate(zip(target.T, log_probability.T, strict=True)):
+        ap[c] = label_precision(own, score)[0]
+        if len(np.unique(own[known[:, c]])) == 2:
+            at = known[:, c]
+            auc[c] = _micro_area(own[at, None], score[at, None], np.ones((1, at.sum())))[0]
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (real + predicted)
         return {
             "precision": hits / predicted,
             "recall": hits / real,
             "f1": f1,
-            "ap": np.array(precision),
+            "ap": ap,
+            "auc": auc,
             "support": real,
         }
 

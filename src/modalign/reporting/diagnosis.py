@@ -29,6 +29,7 @@ from modalign.reporting.tables import MetricFormat, Table, show
 
 KINDS = ("sequence", "image", "clip", "vector", "text")
 WORST = 3
+_AREAS = {"ap": "Average precision", "auc": "AUC"}
 # Contexts in the figure of confidence: those with the largest differences.
 MOST_CONTEXTS = 30
 # Frames of a clip in a line, and most lines.
@@ -112,11 +113,13 @@ def evaluation_tables(found: dict[str, Any]) -> list[Table]:
         tables += _information_tables(found["information"])
     if "classes" in found:
         labels = "ap" in found["classes"][0]
-        shown = ["precision", "recall", "f1", *["ap"] * labels]
+        # An evaluation of an earlier version has no areas.
+        areas = {key: head for key, head in _AREAS.items() if key in found["classes"][0]}
+        shown = ["precision", "recall", "f1", *areas]
         classes = pd.DataFrame(found["classes"])[["name", *shown, "support"]]
         classes[shown] = classes[shown].astype(float).map(MetricFormat("accuracy"))
         one = "Label" if labels else "Class"
-        heads = [one, "Precision", "Recall", "F1", *["Average precision"] * labels, "Samples"]
+        heads = [one, "Precision", "Recall", "F1", *areas.values(), "Samples"]
         tables.append(Table("classes", f"Each {one.lower()} (%)", classes.set_axis(heads, axis=1)))
     return tables
 

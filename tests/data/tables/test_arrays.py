@@ -16,6 +16,7 @@ from modalign.data.tables.array_split import FeatureSplit
 from modalign.data.tables.arrays import ArraySplit, from_arrays
 from modalign.data.tables.modalities import Preparation, arrange
 from modalign.errors import InputError
+from modalign.evaluation.metrics import compute_metrics
 from modalign.settings import DataSettings
 
 
@@ -242,6 +243,20 @@ def test_regression_and_survival() -> None:
     data = from_arrays(arrays, ["a", "b"], "time,event", task="survival")
     row = int(data.test.ids[4])
     assert data.test.__getitems__([4]).target.tolist() == [[float(row), float(row % 2)]]
+    everyone = from_arrays(arrays | {"event": np.ones(80)}, ["a", "b"], "time,event", task="survival")
+    assert (everyone.train.target[:, 1] == 1).all()
+
+
+def test_a_time_of_zero_is_the_first_of_all() -> None:
+    """Cox's partial likelihood and concordance know the order of times alone."""
+    arrays = made(time=np.arange(80.0), event=np.arange(80) % 2)
+    data = from_arrays(arrays, ["a", "b"], "time,event", task="survival")
+    risk = torch.linspace(1, -1, 80)[:, None]
+    target = torch.from_numpy(np.stack([arrays["time"], arrays["event"]], 1)).float()
+    assert (target[:, 0] == 0).any()
+    later = target + torch.tensor([1.0, 0.0])
+    assert torch.equal(data.task.loss(risk, target), data.task.loss(risk, later))
+    assert compute_metrics(data.task, risk.numpy(), target.numpy(), ["c_index"]) == {"c_index": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from modalign.data.load import load_data
 from modalign.data.tables.manifest import Manifest
 from modalign.errors import InputError
+from modalign.recipes import load_recipe, recipe_from_plain
 from modalign.settings import DataSettings
 
 N = 40
@@ -151,6 +153,22 @@ def test_files_have_to_be_prepared_first(tmp_path: Path) -> None:
 def test_yaml_that_names_what_does_not_exist(tmp_path: Path, about: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Manifest.read(write(tmp_path, rows(), about))
+
+
+def test_several_labels_are_a_list_in_a_manifest_a_recipe_and_python(tmp_path: Path) -> None:
+    frame = rows().assign(cough=np.arange(N) // 4 % 2, fever=np.arange(N) // 5 % 2)
+    about = "task: multilabel\nmodalities: {note: text, labs: numbers}\nlabel: "
+    path = write(tmp_path, frame, about + "[cough, fever]\n")
+    (tmp_path / "recipe.yaml").write_text("data: {path: my.csv, label: [fever, cough]}")
+    assert load_data(str(path)).task.classes == ("cough", "fever")
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"))
+    assert recipe.data.label == "fever,cough"
+    assert load_data(replace(recipe.data, path=str(path))).task.classes == ("fever", "cough")
+    assert load_data(frame, target=["fever", "cough"], modalities=["labs"], task="multilabel").task.several
+    with pytest.raises(InputError, match=r"unknown label 'fver'; did you mean 'fever'"):
+        Manifest.read(write(tmp_path, frame, about + "[cough, fver]\n"))
+    with pytest.raises(InputError, match=r"data.label is \['cough', 3\]; expected a text, or a list"):
+        recipe_from_plain({"data": {"label": ["cough", 3]}})
 
 
 def test_missing_files_of_the_manifest(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ one column a modality: a path relative to the table, a text, a category or a num
 the modality is absent in that sample. ``my.yaml`` beside it:
 
     name: clinic                # in tables; the file's name by default
-    task: classification        # or regression, multilabel with label: A,B,C, survival with label: TIME,EVENT
+    task: classification        # or regression, multilabel with label: [A, B, C], survival with [TIME, EVENT]
     label: label                # the default
     modalities:
       cough: {kind: audio}      # further keys are options of the decoder
@@ -124,11 +124,11 @@ class Manifest:
         if not isinstance(conditions, dict):
             problems.append(f"conditions are {conditions!r}; expected conditions: {{MODALITY: [COLUMN, ...]}}")
             conditions = {}
-        further = says.get("columns") or []
+        further, label = says.get("columns") or [], says.get("label", "label")
         settings = DataSettings(
             name=str(says.get("name", path.stem)),
             modalities=list(modalities),
-            label=str(says.get("label", "label")),
+            label=[*map(str, label)] if isinstance(label, list) else str(label),
             split=says.get("split"),
             group=says.get("group", "group" if "group" in columns else None),
             columns=[str(column) for column in further] if isinstance(further, list) else further,

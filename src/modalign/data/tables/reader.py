@@ -104,7 +104,7 @@ def label_columns(settings: DataSettings) -> list[str]:
     >>> label_columns(DataSettings(label="time,event"))
     ['time', 'event']
     """
-    return [part.strip() for part in (settings.label or "y").split(",")]
+    return [part.strip() for part in str(settings.label or "y").split(",")]
 
 
 def condition_columns(settings: DataSettings) -> list[str]:
@@ -295,15 +295,16 @@ def check_table(source: Source, settings: DataSettings, options: RowOptions, pro
         else:
             found = problems.trying(source.present, m, columns, options.impute is not None)
             present |= {} if found is None else {m: found}
-    targets = [columns[column] for column in label_columns(settings)]
-    labels = problems.trying(read_labels, settings.label or "y", targets, options.task, options.classes)
+    label = ",".join(label_columns(settings))
+    targets = [columns[column] for column in label.split(",")]
+    labels = problems.trying(read_labels, label, targets, options.task, options.classes)
     groups = problems.trying(read_groups, columns, settings, options)
     ids = problems.trying(read_ids, columns, kept)
     contexts = {c: problems.trying(read_column, c, columns[c]) for c in settings.columns}
     if groups is not None and settings.group and len(np.unique(groups)) <= MOST_CODES:
         contexts.setdefault(settings.group, read_column(settings.group, groups))
     if labels is not None:
-        problems += check_label_names(settings.label or "y", targets[0], labels, options.classes)
+        problems += check_label_names(label, targets[0], labels, options.classes)
         held = [(m, columns[m]) for m in names if m in columns and m not in source.stored]
         for m, values in held:
             problems += check_values(
