@@ -18,7 +18,8 @@ from modalign.errors import SettingsError
 from modalign.models.encoders import build_encoder
 from modalign.models.multimodal import MultimodalModel
 from modalign.recipes import load_recipe, recipe_names
-from modalign.strategies import load_strategy, make_options
+from modalign.strategies import load_strategy, make_options, strategy_names
+from modalign.training.build import method_spec
 
 # What prepare gives by default; vocabularies are those of the published tokenizers.
 PREPARED = {
@@ -42,6 +43,12 @@ def test_every_recipe_names_only_what_exists(name):
     for strategy, options in recipe.strategies.items():
         make_options(load_strategy(strategy), {k: v for k, v in options.items() if k != "training"})
     assert set(recipe.training.encoder_lr) <= set(recipe.model.encoders)
+
+
+def test_food101_is_balanced_only_for_the_method_that_contrasts_classes():
+    recipe = load_recipe("food101")
+    samplers = {name: method_spec(recipe, name, 0).recipe.training.sampler for name in strategy_names()}
+    assert {name for name, sampler in samplers.items() if sampler != "shuffle"} == {"modalign"}
 
 
 @pytest.mark.parametrize("name", DATASETS)

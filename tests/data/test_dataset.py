@@ -61,6 +61,26 @@ def test_numbers_are_averaged_as_they_are():
     torch.testing.assert_close(units.scores(classification("ab"), far)[:, 0], torch.full((len(units.names),), -200.0))
 
 
+def test_a_unit_of_its_own_is_told_by_the_ids():
+    data = patches()
+    data.units = {"region": r"(.+)_\d+"}
+    ids = [f"{patient}-r{i % 2}_{i}" for i, patient in enumerate(data.train.groups)]
+    data.train.ids = ids
+    regions = data.sample_groups(data.train, "region")
+    assert list(regions.names) == list(dict.fromkeys(name.rsplit("_", 1)[0] for name in ids))
+    assert [regions.names[k] for k in regions.member] == [name.rsplit("_", 1)[0] for name in ids]
+    assert len(data.sample_groups(data.train).names) < len(regions.names) < len(ids)
+    assert replace(data, scored="region").sample_groups(data.train).names == regions.names
+    data.train.ids = [*ids[:-1], "strange"]
+    with pytest.raises(InputError, match="scored by region, which the id 'strange' does not tell"):
+        data.sample_groups(data.train, "region")
+    data.train.ids, data.train.target = ids, torch.arange(len(ids))
+    with pytest.raises(
+        InputError, match=r"samples of region '.*' have different targets; expected one target a region"
+    ):
+        data.sample_groups(data.train, "region")
+
+
 def test_a_group_has_one_target():
     data = patches(np.arange(36) % 2)
     with pytest.raises(InputError, match=r"scored by group, but samples of group '\d+' have different targets"):

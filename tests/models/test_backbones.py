@@ -62,6 +62,8 @@ def test_full_size(name: str, millions: float) -> None:
 def test_resnet_starts_kaiming_normal() -> None:
     config = {"embedding_size": 64, "hidden_sizes": [64], "depths": [1]}
     encoder = build_backbone(Modality("x", "image", (1, 32, 32)), "resnet18", config=config)
+    first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+    assert first.weight.shape == (64, 1, 7, 7), "of spectrograms, as published"
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * math.prod(module.kernel_size)
@@ -76,6 +78,10 @@ def test_clip_is_the_mean_over_frames(modalities: dict[str, Modality], draw: Cal
     x = draw(modalities["clip"], 2)
     frames = torch.stack([encoder.net(x[:, t]).last_hidden_state.mean((2, 3)) for t in range(4)])
     torch.testing.assert_close(encoder(x), frames.mean(0), rtol=1e-4, atol=1e-5)
+    # The published loaders pool the maps of all frames at once, over time, height and width: the same mean.
+    maps = encoder.net(x.flatten(0, 1)).last_hidden_state.unflatten(0, (2, 4)).transpose(1, 2)
+    pooled = nn.functional.adaptive_avg_pool3d(maps, 1).flatten(1)
+    torch.testing.assert_close(encoder(x), pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_projection(modalities: dict[str, Modality], draw: Callable[..., Tensor]) -> None:

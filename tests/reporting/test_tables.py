@@ -18,7 +18,17 @@ import modalign
 from modalign.errors import InputError
 from modalign.evaluation.statistics import mean_interval, split_interval
 from modalign.experiments.bench import ABLATION
-from modalign.reporting.runs import ORDER, Row, across, compare, order_key, read_run, read_runs
+from modalign.reporting.findings import warnings
+from modalign.reporting.runs import (
+    ORDER,
+    Row,
+    across,
+    compare,
+    missing_folds,
+    order_key,
+    read_run,
+    read_runs,
+)
 from modalign.reporting.tables import data_card, markdown, show_tables, write_tables
 from modalign.strategies import strategy_names
 
@@ -116,6 +126,55 @@ def test_splits_of_one_data_set_are_merged_and_paired(tmp_path: Path, make_run: 
     text = markdown([joint, ours])
     assert "| Splits | Seeds |" in text
     assert "over splits" in text
+
+
+def fold_runs(folder: Path, make_run: MakeRun, folds: range, scored: str = "patient", strategy: str = "joint") -> None:
+    """Runs on published folds, of which fold k is right .5 + k/100 of the time by patch and .1 more by patient."""
+    for k in folds:
+        by_patch = {"accuracy": 0.5 + k / 100, "f1_IV": 0.9}
+        by_patient = {"accuracy": 0.6 + k / 100, "f1_IV": 0.8}
+        metrics = {"test": by_patient, "test_patch": by_patch, "test_patient": by_patient, "valid": by_patient}
+        about = {"metrics": metrics, "fingerprint": f"f{k}", "fold": [k, 15], "scored": scored}
+        sizes = {"train": 60, "valid": 20, "test": 20}
+        run = make_run(folder / strategy / f"{scored}{k}", strategy, 0, "glioma", **about, sizes=sizes)
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        recipe["recipe"]["data"]["fold"] = k - 1
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_published_folds_are_one_row_by_each_way_to_count(tmp_path: Path, make_run: MakeRun) -> None:
+    fold_runs(tmp_path, make_run, range(1, 16))
+    (row,) = compare(read_runs(tmp_path))
+    values = 0.6 + np.arange(1, 16) / 100
+    assert (row.splits, row.mean, row.sd) == (15, pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
+    found, sd = row.units["patch"]["accuracy"]
+    expected = split_interval(values - 0.1, 0.25)
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert sd == pytest.approx(values.std(ddof=1))
+    assert row.plain()["test_patch_accuracy"] == pytest.approx(values.mean() - 0.1)
+    text = markdown([row])
+    assert "| Method | Counted by | accuracy (%) | F1 of IV (%) |" in text
+    assert (
+        f"| Joint-Train | patch | 58.0 ± 4.5 [{100 * expected.low:.1f}, {100 * expected.high:.1f}] | 90.0 ± 0.0" in text
+    )
+    assert missing_folds(read_runs(tmp_path)) == []
+
+
+def test_missing_folds_are_named_and_counted(tmp_path: Path, make_run: MakeRun) -> None:
+    fold_runs(tmp_path, make_run, range(1, 13))
+    fold_runs(tmp_path, make_run, range(2, 16), strategy="modalign")
+    runs = read_runs(tmp_path)
+    told = missing_folds(runs)
+    assert told[0].startswith("glioma: Joint-Train has 12 of 15 published folds; missing are 13, 14 and 15: run them")
+    assert told[1].startswith("glioma: ModAlign has 14 of 15 published folds; missing is 1:")
+    assert set(told) <= set(warnings(runs, compare(runs)))
+
+
+def test_runs_that_count_otherwise_are_not_merged(tmp_path: Path, make_run: MakeRun) -> None:
+    fold_runs(tmp_path, make_run, range(1, 4))
+    fold_runs(tmp_path, make_run, range(4, 6), scored="patch")
+    with pytest.raises(InputError, match="'glioma' are of 2 units that metrics count"):
+        compare(read_runs(tmp_path))
 
 
 def test_one_split_counts_its_test_units_too(tmp_path: Path, make_run: MakeRun) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -121,7 +122,11 @@ class MultimodalData:
         contents: hash of the inputs alone, where the reader knows it, whatever the splits.
         notes: what the reader should know (rows dropped, modalities missing), printed once and kept in the run.
         group: name of the column whose values no split divides, if there is one.
-        scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first.
+        scored: what metrics count: ``samples``, or ``groups``, whose samples' probabilities are averaged first, or a
+            name of ``units``.
+        units: further ways to count, by which a finished run is reported too: name to a pattern, whose first group in
+            the id of a sample is the unit that it belongs to.
+        fold: number of the published fold, from 1, and how many there are, where the data set has such.
 
     >>> from modalign.data.load import load_data
     >>> data = load_data("digits")
@@ -137,31 +142,43 @@ class MultimodalData:
     test: Split
     fingerprint: str
     notes: list[str] = field(default_factory=list)
-    scored: Literal["samples", "groups"] = "samples"
+    scored: str = "samples"
+    units: Mapping[str, str] = field(default_factory=dict)
+    fold: tuple[int, int] | None = None
     contents: str = ""
     group: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
 
-    def sample_groups(self, split: Split) -> SampleGroups:
-        """What metrics of ``split`` count.
+    def sample_groups(self, split: Split, by: str | None = None) -> SampleGroups:
+        """What metrics of ``split`` count; ``by`` counts otherwise than ``scored`` says.
 
         Raises:
-            InputError: groups are scored but there are none, or one has samples of different targets.
+            InputError: groups are scored but there are none, an id tells no unit, or one has samples of different
+                targets.
         """
-        if self.scored == "samples":
+        by = by or self.scored
+        if by == "samples":
             every = torch.arange(len(split))
             return SampleGroups(every, every, split.ids)
-        if split.groups is None:
+        if by in self.units:
+            found = [re.fullmatch(self.units[by], name) for name in split.ids]
+            if None in found:
+                name = split.ids[found.index(None)]
+                raise DataError(f"{self.name} is scored by {by}, which the id {name!r} does not tell; prepare it anew")
+            belonging = np.array([match[1] for match in found if match])
+        elif split.groups is None:
             raise DataError(f"{self.name} is scored by group but has no groups; name them with {option('group')}")
-        names, first, member = np.unique(split.groups, return_index=True, return_inverse=True)
+        else:
+            belonging = np.asarray(split.groups)
+        names, first, member = np.unique(belonging, return_index=True, return_inverse=True)
         order = np.argsort(first)
         units = torch.from_numpy(np.argsort(order)[member]), torch.from_numpy(first[order])
         known = split.target.nan_to_num(-1.0) if split.target.is_floating_point() else split.target
         differs = (known != known[units[1]][units[0]]).view(len(split), -1).any(1).numpy()
         if differs.any():
-            group = str(split.groups[differs][0])
+            what, group = "group" if by == "groups" else by, str(belonging[differs][0])
             raise DataError(
-                f"{self.name} is scored by group, but samples of group {group!r} have different targets; expected "
-                "one target a group"
+                f"{self.name} is scored by {what}, but samples of {what} {group!r} have different targets; expected "
+                f"one target a {what}"
             )
         return SampleGroups(*units, [str(name) for name in names[order]])

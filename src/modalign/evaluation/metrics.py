@@ -29,6 +29,7 @@ LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae", "rmse", "ibs"})
 SHARES = frozenset(
     {"accuracy", "macro_f1", "micro_f1", "map", "ece", "auc_micro", "average_precision", "c_index", "c_uno"}
 )
+F1 = "f1_"  # before the name of a class
 BOUNDS = {"pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ibs": (0.0, 1.0)}
 BINS = 15
 # A probability below the smallest normal fp32 number counts as that number, so that NLL stays finite.
@@ -66,7 +67,16 @@ def bounds(metric: str) -> tuple[float, float]:
     >>> bounds("accuracy"), bounds("r2"), bounds("nll")
     ((0.0, 1.0), (-inf, 1.0), (0.0, inf))
     """
-    return BOUNDS.get(metric, (0.0, 1.0 if metric in SHARES else np.inf))
+    return BOUNDS.get(metric, (0.0, 1.0 if is_share(metric) else np.inf))
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric, or the F1 of a class, lies in 0..1 and is shown in percent.
+
+    >>> is_share("accuracy"), is_share("f1_IV"), is_share("nll")
+    (True, True, False)
+    """
+    return metric in SHARES or metric.startswith(F1)
 
 
 Curves = Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -216,9 +226,8 @@ def _of_classes(name: str, log_probability: np.ndarray, target: np.ndarray, weig
         return error
     true, said = ((index[:, None] == np.arange(classes)).astype(np.float64) for index in (target, predicted))
     if name == "macro_f1":
-        hits, total = weights @ (true * said), weights @ (true + said)
-        f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
-        mean: np.ndarray = f1.sum(1) / (total > 0).sum(1)
+        f1 = _f1(true, said, weights)
+        mean: np.ndarray = np.nansum(f1, 1) / (~np.isnan(f1)).sum(1)
         return mean
     if name == "auc_micro" and classes < 2:
         return np.full(len(weights), np.nan)
@@ -228,6 +237,26 @@ def _of_classes(name: str, log_probability: np.ndarray, target: np.ndarray, weig
     if name == "auc_micro":
         return np.concatenate([_micro_area(true, log_probability, rows) for rows in blocks])
     return np.concatenate([_mean_precision(true, log_probability, rows) for rows in blocks])
+
+
+def _f1(true: np.ndarray, said: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the F1 of each class (R, C); NaN of those that occur neither in target nor in prediction."""
+    hits, total = weights @ (true * said), weights @ (true + said)
+    return np.divide(2 * hits, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def class_f1(scores: np.ndarray, target: np.ndarray) -> list[float]:
+    """Compute the F1 of each class; NaN of one that occurs neither in target nor in prediction.
+
+    Args:
+        scores: (N, C) any that rise with the probability of a class.
+        target: (N,) class indices.
+
+    >>> class_f1(np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0]]), np.array([0, 1]))
+    [0.6666666666666666, 0.0, nan]
+    """
+    true, said = (np.eye(scores.shape[1])[index] for index in (target, scores.argmax(1)))
+    return [float(value) for value in _f1(true, said, np.ones((1, len(target))))[0]]
 
 
 def _micro_area(true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from modalign.evaluation.metrics import SHARES, higher_is_better
 from modalign.evaluation.statistics import LEVEL, MINIMUM_PAIRS
-from modalign.reporting.runs import Row, RunRecord, best, by_dataset, read_mapping, unrepeated
+from modalign.reporting.runs import Row, RunRecord, best, by_dataset, missing_folds, read_mapping, unrepeated
 from modalign.reporting.tables import MetricFormat, across_words, averaged, plural
 
 LARGE_GAP = 0.05
@@ -114,6 +114,7 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
     untested = sum(run.state == "untested" for run in runs)
     if untested:
         found.append(f"{untested} runs without a test score (of a search on validation) are left out")
+    found += missing_folds(runs)
     for dataset, own in by_dataset(rows).items():
         done = [run for run in runs if run.dataset == dataset and run.state == "done"]
         counts = {row.title: row.seeds * row.splits for row in own}

@@ -117,7 +117,8 @@ def run_html(run: RunRecord | str | Path) -> str:
     """
     record = run if isinstance(run, RunRecord) else read_run(run)
     known: dict[str, dict[str, float]] = {} if record.state == "broken" else record.result.get("metrics") or {}
-    splits = {name: known[name] for name in sorted(known, key="valid test test_last".find)}
+    first = ("valid", "test", "test_last")
+    splits = {name: known[name] for name in dict.fromkeys((*first, *known)) if name in known}
     metrics = list(dict.fromkeys(name for values in splits.values() for name in values))
     titles = {"valid": "Validation", "test": "Test", "test_last": "Test, last epoch"}
     training = record.settings.get("training") or {}
@@ -128,7 +129,7 @@ def run_html(run: RunRecord | str | Path) -> str:
         shown.append(f"{record.number('seconds'):.1f} s")
     return _PAGES.get_template("run.html").render(
         run=record,
-        head=[titles.get(name, name) for name in splits],
+        head=[titles.get(name, name.replace("test_", "Test, by ")) for name in splits],
         body=[
             (MetricFormat(name).label, [MetricFormat(name)(values.get(name)) for values in splits.values()])
             for name in metrics

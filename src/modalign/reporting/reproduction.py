@@ -12,7 +12,7 @@ from modalign.files import write_csv, write_whole
 from modalign.reporting.diagnosis import diagnose
 from modalign.reporting.figures import tradeoff_figures
 from modalign.reporting.page import write_report
-from modalign.reporting.runs import compare, read_runs
+from modalign.reporting.runs import compare, missing_folds, read_runs
 from modalign.reporting.style import save
 
 NOTES = {
@@ -71,6 +71,7 @@ def write_reproduction(plan: Plan, folders: Sequence[Path]) -> tuple[str, list[P
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     absent = [f"Left out: {text}." for text in plan.absent]
+    absent += [f"{text}." for folder in folders for text in missing_folds(read_runs(folder / "runs"))]
     text = "\n".join([*lines, "", NOTES[plan.scale], *absent]) + "\n"
     base = plan.out / plan.what
     write_whole(base.with_suffix(".md"), text)

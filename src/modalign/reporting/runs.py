@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -244,6 +245,7 @@ def _strange(record: RunRecord) -> list[str]:
         ("strategy", "variant", "title", "dataset", "metric", "task", "fingerprint", "contents"), texts
     )
     forms |= {"seed": int, "selected_epoch": int, "options": (dict, type(None)), "warnings": (list, type(None))}
+    forms |= {"fold": (list, type(None))}
     forms |= {"sizes": (dict, type(None)), "metrics": dict, "recipe": dict, "packages": (dict, type(None))}
     parts = {"result.json": record.result, "recipe.yaml": record.recipe, "environment.json": record.environment}
     for file, values in parts.items():
@@ -257,6 +259,9 @@ def _strange(record: RunRecord) -> list[str]:
         found.append(f"result.json has task {record.result.pop('task')!r:.40}")
     if record.result.get("metric") not in {None, *(metric for known in METRICS.values() for metric in known)}:
         found.append(f"result.json has metric {record.result.pop('metric')!r:.40}")
+    fold = record.result.get("fold")
+    if fold is not None and not (len(fold) == 2 and all(isinstance(k, int) and 0 < k <= 1000 for k in fold)):
+        found.append(f"result.json has fold {record.result.pop('fold')!r:.40}")
     scores = record.result.get("metrics") or {}
     for split in [split for split, values in scores.items() if not _are_numbers(values)]:
         found.append(f"result.json has no numbers for {split!r}")
@@ -329,7 +334,8 @@ class Row:
         mean, ci_low, ci_high: test metric over splits and seeds, with its 95 % interval; of what, ``interval`` says:
             ``splits`` (corrected resampled t-interval), ``seeds and test units`` (one split, crossed), ``test units``
             (one seed) or ``seeds`` (Student's, where no predictions are kept).
-        seeds, splits: how many of each.
+        seeds, splits: how many of each; sd: standard deviation over splits (of means over seeds), or over the seeds of
+            a single split.
         rank: rank among the methods of the data set, by mean.
         reference: the method that all are compared with.
         difference: mean of this method minus the reference over common splits and seeds, with an interval of the same
@@ -343,6 +349,8 @@ class Row:
             direction in which more is better.
         seconds: mean time of a whole run.
         others: the other test metrics of all runs, each as its mean with its 95 % interval over splits or seeds.
+        units: the same of all test metrics by each way to count that the data set has (patch, region, patient), with
+            the standard deviation after it.
     """
 
     dataset: str
@@ -354,6 +362,7 @@ class Row:
     ci_high: float
     seeds: int
     splits: int = 1
+    sd: float = _NAN
     interval: str = ""
     rank: float = _NAN
     seconds: float = _NAN
@@ -373,17 +382,20 @@ class Row:
     last_epoch: float = _NAN
     selection_gap: float = _NAN
     others: dict[str, Interval] = field(default_factory=dict)
+    units: dict[str, dict[str, tuple[Interval, float]]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return the row for a data frame, the mean of another metric as ``test_<metric>``.
+        """Return the row for a data frame: means of other metrics as ``test_<metric>``, ``test_<unit>_<metric>``.
 
         >>> row = Row("toy", "joint", "Joint-Train", "c_index", 0.8, 0.7, 0.9, 5, others={"ibs": mean_interval([0.1])})
         >>> row.plain()["test_ibs"]
         0.1
         """
         found = dict(vars(self))
-        others = found.pop("others")
-        return found | {f"test_{name}": interval.mean for name, interval in others.items()}
+        others = {f"test_{name}": interval.mean for name, interval in found.pop("others").items()}
+        for unit, own in found.pop("units").items():
+            others |= {f"test_{unit}_{name}": interval.mean for name, (interval, _) in own.items()}
+        return found | others
 
 
 @dataclass
@@ -470,6 +482,7 @@ def check_alike(dataset: str, runs: Sequence[RunRecord]) -> None:
     keys: dict[str, Callable[[RunRecord], Any]] = {
         "versions of modalign": lambda run: (run.environment.get("packages") or {}).get("modalign"),
         "versions of the data": lambda run: run.result.get("contents") or settings(run, _SPLITTING),
+        "units that metrics count": lambda run: run.result.get("scored", "samples"),
     }
     one_split: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
@@ -509,14 +522,24 @@ class _Scores:
         both = {k: v - other.resampled[k] for k, v in self.resampled.items() if k in other.resampled and k in values}
         return _Scores(values, both, self.units, self.ratio)
 
+    def by_split(self) -> list[float]:
+        """Return the mean over seeds of each split; of a single split the score of each seed."""
+        splits: dict[str, list[float]] = defaultdict(list)
+        for (split, _), value in self.values.items():
+            if not np.isnan(value):
+                splits[split].append(value)
+        return [float(np.mean(own)) for own in splits.values()] if len(splits) > 1 else [*chain(*splits.values())]
+
+    def sd(self) -> float:
+        """Return the standard deviation of ``by_split``, NaN of one."""
+        found = self.by_split()
+        return float(np.std(found, ddof=1)) if len(found) > 1 else _NAN
+
     def interval(self) -> tuple[Interval, str]:
         """Return the mean with its interval, and what the interval is over."""
         known = {key: value for key, value in self.values.items() if not np.isnan(value)}
-        splits: dict[str, list[float]] = defaultdict(list)
-        for (split, _), value in known.items():
-            splits[split].append(value)
-        if len(splits) > 1:
-            return split_interval([float(np.mean(own)) for own in splits.values()], self.ratio), "splits"
+        if len({split for split, _ in known}) > 1:
+            return split_interval(self.by_split(), self.ratio), "splits"
         if known and known.keys() <= self.resampled.keys():
             found = crossed_interval([*known.values()], np.stack([self.resampled[k] for k in known]), self.units)
             return found, "seeds and test units" if len(known) > 1 else "test units"
@@ -524,13 +547,17 @@ class _Scores:
 
 
 def _scores(
-    runs: Sequence[RunRecord], metric: str, weights: dict[tuple[int, bytes], np.ndarray] | None = None
+    runs: Sequence[RunRecord],
+    metric: str,
+    weights: dict[tuple[int, bytes], np.ndarray] | None = None,
+    part: str = "test",
 ) -> _Scores:
     """Return the scores of a method; of one split with bootstrap replicates, from the predictions that runs keep.
 
-    Resamples are drawn once for all methods and stand in ``weights``; without it there are none.
+    Resamples are drawn once for all methods and stand in ``weights``; without it there are none. ``part`` is that of
+    ``metrics`` in ``result.json``.
     """
-    values = {run.key: run.metric("test", metric) for run in runs}
+    values = {run.key: run.metric(part, metric) for run in runs}
     resampled: dict[tuple[str, int], np.ndarray] = {}
     units = 0
     if weights is not None and len({run.key[0] for run in runs}) == 1:
@@ -553,12 +580,13 @@ def _resampled(
         if kept is None:
             return None
         scores, target, groups = kept["scores"], kept["target"], kept["groups"]
-        if run.result.get("scored") == "groups":
-            names, first, member = np.unique(groups, return_index=True, return_inverse=True)
+        if run.result.get("scored", "samples") != "samples":
+            units = kept.get("units", groups)  # version 0.1 scored samples and groups alone
+            names, first, member = np.unique(units, return_index=True, return_inverse=True)
             share = (member == np.arange(len(names))[:, None]) / np.bincount(member)[:, None]
             of_classes = run.task in ("classification", "multilabel")
             scores = np.log(share @ np.exp(scores)) if of_classes else share @ scores
-            target, groups = target[first], names
+            target, groups = target[first], groups[first] if len(groups) else groups
         drawn = weights.get(at := (len(target), groups.tobytes()))
         if drawn is None:
             drawn = weights[at] = bootstrap_weights(len(target), groups, REPEATS)
@@ -587,7 +615,7 @@ def _compare(runs: Sequence[RunRecord], reference: str | None) -> list[Row]:
     for name in names:
         interval, over = scores[name].interval()
         row = _row(own[name], metric, interval.within(low, high))
-        row.interval, row.reference = over, compared if compared in own else ""
+        row.interval, row.reference, row.sd = over, compared if compared in own else "", scores[name].sd()
         found.append(row)
     for row, rank in zip(found, ranks([row.mean for row in found], higher_is_better(metric)), strict=True):
         row.rank = float(rank)
@@ -636,8 +664,46 @@ def _row(runs: Sequence[RunRecord], metric: str, interval: Interval) -> Row:
             [sign * (run.metric("valid", metric) - run.metric("test", metric)) for run in runs]
         ).mean,
         others={name: _scores(runs, name).interval()[0].within(*bounds(name)) for name in others},
+        units=_units(runs),
         **numbers,
     )  # fmt: skip
+
+
+def _units(runs: Sequence[RunRecord]) -> dict[str, dict[str, tuple[Interval, float]]]:
+    """Return the test metrics by each way to count that all runs have (see ``Row.units``)."""
+    parts = [{*(run.result.get("metrics") or {})} for run in runs]
+    counted = [part for part in runs[0].result.get("metrics") or {} if all(part in own for own in parts)]
+    found: dict[str, dict[str, tuple[Interval, float]]] = {}
+    for part in counted:
+        if part.startswith("test_") and part != "test_last":
+            scores = {name: _scores(runs, name, part=part) for name in runs[0].result["metrics"][part]}
+            found[part.removeprefix("test_")] = {
+                name: (own.interval()[0].within(*bounds(name)), own.sd()) for name, own in scores.items()
+            }
+    return found
+
+
+def missing_folds(runs: Iterable[RunRecord]) -> list[str]:
+    """Return which published folds runs of a data set lack, by method.
+
+    >>> about = {"dataset": "glioma", "strategy": "joint"}
+    >>> missing_folds([RunRecord(Path(str(k)), result={**about, "fold": [k, 4]}) for k in (1, 3)])
+    ['glioma: joint has 2 of 4 published folds; missing are 2 and 4: run them before the mean is compared']
+    """
+    found: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
+    for run in runs:
+        if run.state == "done" and (fold := run.result.get("fold")):
+            found[run.dataset, run.title][fold[0]] = fold[1]
+    told = []
+    for (dataset, title), folds in found.items():
+        number = max(folds.values())
+        if missing := [str(k) for k in range(1, number + 1) if k not in folds]:
+            listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+            told.append(
+                f"{dataset}: {title} has {len(folds)} of {number} published folds; missing "
+                f"{'is' if len(missing) == 1 else 'are'} {listed}: run them before the mean is compared"
+            )
+    return told
 
 
 def across(rows: Sequence[Row]) -> list[RankRow]:

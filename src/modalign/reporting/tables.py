@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from modalign.evaluation.metrics import SHARES
-from modalign.evaluation.statistics import LEVEL, critical_difference, friedman
+from modalign.evaluation.metrics import F1, is_share
+from modalign.evaluation.statistics import LEVEL, Interval, critical_difference, friedman
 from modalign.files import write_csv, write_whole
 from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_dataset, compare, rank_matrix
 
@@ -83,8 +83,8 @@ class MetricFormat:
     """
 
     def __init__(self, metric: str) -> None:
-        self.name = _READABLE.get(metric, metric)
-        self.factor, self.decimals, self.unit = (100.0, 1, " (%)") if metric in SHARES else (1.0, 3, "")
+        self.name = f"F1 of {metric[len(F1) :]}" if metric.startswith(F1) else _READABLE.get(metric, metric)
+        self.factor, self.decimals, self.unit = (100.0, 1, " (%)") if is_share(metric) else (1.0, 3, "")
         if metric == "nll":
             self.unit = " (nats)"
         self.label = self.name + self.unit
@@ -235,6 +235,7 @@ def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
             "Method": row.title,
             f"Test {form.label}": form(row.mean),
             "95 % interval": form.interval(row.ci_low, row.ci_high),
+            "SD": form(row.sd),
             **({"Splits": row.splits} if several else {}),
             "Seeds": row.seeds,
             "Rank": f"{row.rank:g}",
@@ -284,7 +285,23 @@ def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
     caption = (
         f"Other metrics of the test split of {dataset}: means over runs with 95 % intervals, without resampled units"
     )
-    return [*tables, Table("others", caption, pd.DataFrame(others))] if names else tables
+    tables += [Table("others", caption, pd.DataFrame(others))] if names else []
+    units = [
+        {"Method": row.title, "Counted by": unit}
+        | {MetricFormat(name).label: _spread(name, *found) for name, found in own.items()}
+        for row in rows
+        for unit, own in row.units.items()
+    ]
+    caption = (
+        f"Test metrics of {dataset} by what is counted: means over runs, standard deviations, and 95 % intervals, over "
+        "several splits corrected for shared samples"
+    )
+    return [*tables, Table("units", caption, pd.DataFrame(units).fillna("–"))] if units else tables
+
+
+def _spread(metric: str, found: Interval, sd: float) -> str:
+    form = MetricFormat(metric)
+    return f"{form(found.mean)} ± {form(sd)} {form.interval(found.low, found.high)}"
 
 
 def ranks_table(rows: Sequence[Row]) -> Table:
@@ -384,7 +401,7 @@ def write_tables(
     """
     folder, runs = Path(folder), list(runs)
     rows = compare(runs, reference)
-    columns = [name for name in Row.__dataclass_fields__ if name != "others"]
+    columns = [name for name in Row.__dataclass_fields__ if name not in ("others", "units")]
     plain = [row.plain() for row in rows]
     columns += dict.fromkeys(name for row in plain for name in row if name not in columns)
     frames = {"table": pd.DataFrame(plain, columns=columns)}

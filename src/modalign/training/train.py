@@ -191,6 +191,8 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     for name, split in [("valid", data.valid), ("test", data.test)][: 2 if test else 1]:
         output, target = trainer.outputs(split)
         metrics[name] = trainer.metrics(split, output, curves=curves)
+        for unit in data.units if name == "test" else ():
+            metrics[f"test_{unit}"] = trainer.metrics(split, output, curves=curves, by=unit)
         if first:
             run.write_predictions(name, _predictions(data, split, strategy, output, target))
         if name == "valid" and data.task.kind == "survival":
@@ -236,6 +238,7 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         "contents": _whole(data),
         "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
         "scored": data.scored,
+        "fold": data.fold,
         "options": spec.options,
         "lr": spec.recipe.training.lr,
         "warnings": warnings,
@@ -280,6 +283,7 @@ def _predictions(
     """Return the content of ``predictions_<split>.npz``."""
     task = data.task
     unimodal = [task.log_probability(output.unimodal[m]) for m in data.modalities if m in output.unimodal]
+    units = data.sample_groups(split)
     return {
         "ids": np.asarray([str(name) for name in split.ids]),
         "target": target.cpu().numpy(),
@@ -288,6 +292,7 @@ def _predictions(
         "unimodal": torch.stack(unimodal).cpu().numpy() if unimodal else np.zeros((0, len(split), task.outputs)),
         "present": output.present.cpu().numpy(),
         "groups": np.asarray([] if split.groups is None else split.groups).astype(str),
+        "units": np.asarray([str(name) for name in units.names])[units.member.numpy()],
         "classes": np.asarray(task.classes, dtype=str),
         "scale": np.asarray(task.scale),
         "modalities": np.asarray(list(data.modalities)),

@@ -20,7 +20,7 @@ from modalign.data.dataset import MultimodalData, Split
 from modalign.data.info import DataInfo
 from modalign.data.samplers import BalancedBatchSampler, ShuffledBatchSampler
 from modalign.errors import Diverged, Interrupted, RunError, RunFolderError, SettingsError, option, unknown
-from modalign.evaluation.metrics import Curves, compute_metrics, higher_is_better, primary_metric
+from modalign.evaluation.metrics import F1, Curves, class_f1, compute_metrics, higher_is_better, primary_metric
 from modalign.files import reading
 from modalign.strategies.base import Strategy
 from modalign.training.distributed import Devices
@@ -252,13 +252,14 @@ class Trainer:
         return whole, split.target.to(self.devices.device)
 
     def metrics(
-        self, split: Split, output: Output, quick: bool = False, curves: Curves | None = None
+        self, split: Split, output: Output, quick: bool = False, curves: Curves | None = None, by: str | None = None
     ) -> dict[str, float]:
         """Return all metrics of the task, or only those that select (``quick``, each epoch).
 
-        Those of validation are of the samples that select; ``curves`` is as in ``compute_metrics``.
+        Those of validation are of the samples that select; ``curves`` is as in ``compute_metrics``. Counted ``by``
+        units in place of what the data is scored by, they have the F1 of each class too.
         """
-        task, groups = self.data.task, self.data.sample_groups(split)
+        task, groups = self.data.task, self.data.sample_groups(split, by)
         scores = groups.scores(task, self.strategy.log_probability(output).cpu())
         if torch.isnan(scores).any():
             raise self._diverged(f"the predictions are no numbers after epoch {self.state.epoch + 1}")
@@ -267,7 +268,11 @@ class Trainer:
         if split is self.data.valid:
             selects = torch.isin(groups.first, self.valid_parts.select)
             scores, target = scores[selects], target[selects]
-        return compute_metrics(task, scores.numpy(), target.numpy(), names, curves)
+        found = compute_metrics(task, scores.numpy(), target.numpy(), names, curves)
+        if by and task.kind == "classification":
+            each = class_f1(scores.numpy(), target.numpy())
+            found |= {f"{F1}{name}": f1 for name, f1 in zip(task.classes, each, strict=True)}
+        return found
 
     # Saving and going on -------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from modalign.cli import main
-from modalign.data.datasets.gbmlgg import FOLDS, DataUnpickler, Inert, read_splits, read_tables
+from modalign.data.datasets.gbmlgg import FOLDS, UNITS, DataUnpickler, Inert, read_splits, read_tables
 from modalign.data.load import load_data
 from modalign.data.media.prepare import prepare
 from modalign.errors import InputError
@@ -139,6 +140,15 @@ def test_tables_say_what_the_published_preparation_says(raw):
     assert not [entry for entry in lost if entry["reason"] == "no mRNA"]
 
 
+def test_a_table_of_five_splits_is_another_release(raw, tmp_path):
+    for name in ("all_dataset.csv", "grade_data.csv"):
+        os.symlink(raw / name, tmp_path / name)
+    folds = tables()[2].iloc[:, :6]
+    folds.to_csv(tmp_path / "pnas_splits.csv", index=False)
+    with pytest.raises(InputError, match=r"splits.csv has 5 columns beside the id, of test, train; expected 15 .*Sou"):
+        read_tables(tmp_path, rnaseq=False)
+
+
 def test_the_split_file_gives_the_same_up_to_a_scale(raw, tmp_path):
     from_tables, _ = read_tables(raw, rnaseq=False)
     from_pickle, _ = read_splits(raw / "splits" / "gbmlgg15cv_all_st_1_1_0.pkl")
@@ -203,6 +213,12 @@ def test_a_pickle_of_another_form_is_refused(tmp_path):
         read_splits(path)
 
 
+def test_a_name_tells_patch_region_and_patient():
+    name = "TCGA-02-0001-01Z-00-DX1.AB-12_1_0_512"
+    told = {unit: re.fullmatch(pattern, name)[1] for unit, pattern in UNITS.items()}
+    assert told == {"patch": name, "region": "TCGA-02-0001-01Z-00-DX1.AB-12_1", "patient": "TCGA-02-0001"}
+
+
 @pytest.mark.parametrize("fold", [1, 4, 15])
 def test_no_patient_stands_in_two_parts_of_any_fold(prepared, fold):
     out, _ = prepared
@@ -262,7 +278,14 @@ def test_metrics_count_patients(raw, prepared, tmp_path, by_command):
     assert (len(found["ids"]), len(patients)) == (27, 3)
     assert result["metrics"]["test"]["nll"] == pytest.approx(-np.log(mean[np.arange(3), target]).mean(), rel=1e-5)
     assert result["metrics"]["test"]["accuracy"] == pytest.approx((mean.argmax(1) == target).mean())
+    assert found["units"].tolist() == found["groups"].tolist()
+    for name, value in result["metrics"]["test"].items():
+        assert result["metrics"]["test_patient"][name] == value
+    assert result["fold"] == [4, 15]
+    each = result["metrics"]["test_patient"]
+    assert np.nanmean([each[f"f1_{grade}"] for grade in ("II", "III", "IV")]) == pytest.approx(each["macro_f1"])
     again = by_command("gbmlgg", prepared[0], tmp_path / "patch", "joint", *fold, "--data.options.score", "patch")
+    assert again["metrics"]["test_patch"]["nll"] == again["metrics"]["test"]["nll"]
     assert again["fingerprint"] != result["fingerprint"]
     rows = again["predictions"]["scores"][np.arange(27), again["predictions"]["target"]]
     assert again["metrics"]["test"]["nll"] == pytest.approx(-rows.mean(), rel=1e-5)

@@ -204,6 +204,56 @@ def test_counts_are_checked_as_strictly_as_asked():
         Run(strict=True).expect({"clips": (3, 5)})
 
 
+def test_a_partial_download_is_counted_and_completed(tmp_path):
+    samples = make_samples(40)
+    there = set(range(0, 40, 2))
+
+    def fetched(values):
+        if int(values[0]) not in there:
+            raise Unreadable(f"no such file: s{int(values[0])}.flv")
+        return values, ""
+
+    report = run(tmp_path / "lax", samples, fetched)
+    said = "20 of 40 samples cannot be read (20 no such file): the download is not whole"
+    assert report.warnings == [f"{said}; complete it, and run again with --fresh"]
+    lines = str(report).splitlines()
+    assert (sum(line.startswith("  s") for line in lines), "20 unreadable and left out" in str(report)) == (20, True)
+    with pytest.raises(InputError, match=r"toy: 20 of 40 .* such as s1, no such file: s1.flv. Complete it and run the"):
+        run(tmp_path / "strict", samples, fetched, strict=True)
+    assert not (tmp_path / "strict" / "meta.yaml").exists()
+    there |= set(range(40)) - {39}
+    completed = run(tmp_path / "strict", samples, fetched, strict=True)
+    assert (completed.samples, completed.resumed, completed.warnings) == (39, 20, [])
+    assert "39 samples (30 train, 9 test)" in str(completed)
+    assert "20 of them decoded by an earlier run" in str(completed)
+
+
+def test_a_long_list_is_printed_in_part(tmp_path):
+    report = run(tmp_path, make_samples(200), picky)
+    assert len(report.unreadable) == 41
+    assert "  and 21 more" in str(report)
+    assert str(report).count("[x] file") == 19  # and one that divides by zero
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "told"),
+    [
+        # Food-101 of Bossard et al. 2014: pictures without titles.
+        ("food101", ("images/apple_pie", "meta"), r"lacks .*train_titles.csv .list of 67,972.*there: images, meta"),
+        ("cremad", ("AudioWAV", "AudioMP3", "VideoFlash"), r"lacks .*train.csv.*6,698.*there: AudioMP3, AudioWAV"),
+        ("ave", ("AVE", "Annotations.txt"), r"lacks .*testSet.txt .list of 402.*Found there: AVE, Annotations.txt"),
+        # PathomicFusion's other cohort.
+        ("gbmlgg", ("KIRC", "splits"), r"lacks .*pnas_splits.csv .the 15 splits.*Found there: KIRC, splits"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_another_release_is_told_from_the_right_one(tmp_path, name, inside, told):
+    for place in inside:
+        (tmp_path / "raw" / place).mkdir(parents=True)
+    with pytest.raises(InputError, match=told + r".*Put what is missing there.*Source: "):
+        prepare(name, tmp_path / "raw", tmp_path / "out")
+    assert not (tmp_path / "out" / "meta.yaml").exists()
+
+
 def test_a_wrong_root_says_what_should_lie_where(tmp_path):
     wanted = {"AudioWAV": "WAV files", "train.csv": "list"}
     with pytest.raises(InputError, match=r"no folder at .*nowhere; expected .*AudioWAV"):

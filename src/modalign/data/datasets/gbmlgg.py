@@ -7,8 +7,9 @@ of each region of interest) or ``gbmlgg/all_st/*.png`` (1,505 regions of 1024 x 
 are cut).
 
 A sample is a patch with its patient's genomic features; the patient (first 12 characters of every name) is
-the group, in one split only, and what is scored: the mean probability of all patches. Patients without grade or
-molecular subtype are left out, as in the published grading.
+the group, in one split only. Metrics count patients, regions or patches, over whose patches probabilities are
+averaged; published ones are per patch. Patients without grade or molecular subtype are left out, as in the published
+grading.
 
 Handled: the two names of the main table; paths in the split files that fit no documented tree (names are
 looked for among the images); split files, which are pickles, are read without running what is in them (see
@@ -34,6 +35,7 @@ from modalign.data.dataset import MultimodalData
 from modalign.data.media.decoders import Decoder, check, decode_image, make_decoder
 from modalign.data.media.folder import load_split
 from modalign.data.media.prepare import Entry, PrepareReport, Run, Sample, decode, locate
+from modalign.data.tables.modalities import show
 from modalign.data.task import classification
 from modalign.domains import Range
 from modalign.errors import DataError, InputError, unknown
@@ -42,6 +44,8 @@ from modalign.settings import DataSettings
 
 GRADES = ("II", "III", "IV")
 FOLDS = 15
+UNITS = {"patch": "(.+)", "region": r"(.+)_\d+_\d+", "patient": "(.{12}).*"}
+"""What metrics count, and where an id says it: ``TCGA-02-0001-01Z-00-DX1.AB-12_1_<row>_<column>``."""
 OFFICIAL = {"patients in the tables": 769, "regions": 1505, "patches": 13_545}
 PATCHES, REGIONS = "all_st_patches_512", "all_st"
 PATCH, OFFSETS = 512, (0, 256, 512)
@@ -198,8 +202,10 @@ def read_tables(root: Path, rnaseq: bool) -> tuple[dict[str, Patient], list[Entr
     folds = pd.read_csv(root / "pnas_splits.csv", index_col=0)
     folds = folds.apply(lambda column: column.astype(str).str.strip().str.lower())
     if folds.shape[1] != FOLDS or not folds.isin(["train", "test"]).all(axis=None):
+        said = show(sorted({*folds.to_numpy().ravel().tolist()}), most=4)
         raise DataError(
-            f"{root / 'pnas_splits.csv'}: expected an id and {FOLDS} columns of Train or Test in each line."
+            f"{root / 'pnas_splits.csv'} has {folds.shape[1]} columns beside the id, of {said}; expected "
+            f"{FOLDS} columns of Train or Test: take the file of the published 15 splits. Source: {SOURCE}."
         )
     reasons = {
         "no grade": grades["Grade"].reindex(main.index).isna(),
@@ -350,7 +356,7 @@ def load(
     target: Literal["grade", "survival"] = "grade",
     fold: Annotated[int, Range(least=1, most=FOLDS)] = 1,
     augment: Sequence[str] = ("image",),
-    score: Literal["patient", "patch"] = "patient",
+    score: Literal["patient", "region", "patch"] = "patient",
 ) -> MultimodalData:
     """GBMLGG as prepared in ``settings.path``; validation patients are held out of the fold's training
     patients.
@@ -360,14 +366,14 @@ def load(
         target: ``grade`` (II, III, IV) or ``survival`` (time and event).
         fold: 1 to 15.
         augment: modalities that are cropped and flipped at random in training.
-        score: what metrics count: the ``patient``, over whose patches probabilities (or log risks) are averaged, or
-            the ``patch``.
+        score: what metrics count, by which epochs are selected too: the ``patient`` or the ``region``, over whose
+            patches probabilities (or log risks) are averaged, or the ``patch``. A run says the others beside it.
 
     Raises:
         InputError: no such target, fold or score.
     """
-    if score not in ("patient", "patch"):
-        raise unknown("score", score, ["patient", "patch"])
+    if score not in UNITS:
+        raise unknown("score", score, UNITS)
     if target not in ("grade", "survival"):
         raise unknown("target", target, ["grade", "survival"])
     if settings.fold is not None and settings.folds is None and settings.split in (None, "official"):
@@ -375,11 +381,14 @@ def load(
     if fold not in range(1, FOLDS + 1):
         raise DataError(f"fold {fold} does not exist; expected 1 to {FOLDS}.")
     if settings.split in (None, "official"):
-        settings = replace(settings, split=f"fold_{fold}")
+        settings, published = replace(settings, split=f"fold_{fold}"), (fold, FOLDS)
+    else:
+        published = None
     if target == "survival":
         settings = replace(settings, label="time,event")
     data = load_split(settings, augment, task="survival" if target == "survival" else None)
+    data = replace(data, scored=score, units=UNITS, fold=published)
     if score == "patch":
         return data
-    note = "metrics count patients: the scores of a patient's patches are averaged"
-    return replace(data, scored="groups", fingerprint=f"{data.fingerprint}-patient", notes=[*data.notes, note])
+    note = f"metrics count {score}s: the scores of a {score}'s patches are averaged"
+    return replace(data, fingerprint=f"{data.fingerprint}-{score}", notes=[*data.notes, note])

@@ -15,6 +15,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ from modalign.protocols import OURS, protocol_of
 
 CHUNK = 16  # samples between two lines of the journal
 Entry = dict[str, str]
+PARTIAL = 0.05  # share of samples that cannot be read from which on the download is taken for a partial one
+SHOWN = 20  # entries of a list that are printed
 VERSION = 1  # of what is decoded; a change makes earlier unfinished work unusable
 DATASETS = tuple(name for name in load.DATASETS if name not in ("digits", "synthetic"))  # those with a download
 
@@ -100,14 +103,16 @@ class PrepareReport:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        lines = [f"{self.name}: {self.samples} samples ({parts}) in {self.out}"]
+        before = f", {self.resumed} of them decoded by an earlier run" if self.resumed else ""
+        lines = [f"{self.name}: {self.samples} samples ({parts}) in {self.out}{before}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         for title, entries, file in (
             ("unreadable and left out", self.unreadable, "unreadable.csv"),
             ("odd but kept", self.remarks, "remarks.csv"),
         ):
             lines += [f"{len(entries)} {title} (also in {self.out / file}):"] if entries else []
-            lines += [f"  {entry['id']} [{entry['modality']}] {entry['reason']}" for entry in entries]
+            lines += [f"  {entry['id']} [{entry['modality']}] {entry['reason']}" for entry in entries[:SHOWN]]
+            lines += [f"  and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
             lines += ["once repaired, run again with --fresh"] if entries is self.unreadable and entries else []
         return "\n".join(lines)
 
@@ -119,7 +124,7 @@ class Run:
     Attributes:
         workers: processes that decode; 0 for one a core.
         resume: go on where an interrupted run with the same settings stopped; otherwise start again.
-        strict: counts that differ from the official ones are an error, not a warning.
+        strict: counts that differ from the official ones, and a partial download, are an error, not a warning.
 
     >>> Run().expect({"recordings": (2998, 3000)})
     ['2998 recordings; officially 3000']
@@ -142,6 +147,22 @@ class Run:
                 "off to prepare what is there."
             )
         return differing
+
+
+def partial_download(failed: Sequence[Entry], samples: int) -> str:
+    """Say how many samples cannot be read, and why, where these are too many for a whole download; else nothing.
+
+    >>> gone = [{"id": "a", "modality": "video", "reason": "no such file: a.flv"}] * 3
+    >>> partial_download(gone, 10)
+    '3 of 10 samples cannot be read (3 no such file): the download is not whole'
+    >>> partial_download(gone, 1000)
+    ''
+    """
+    if len(failed) <= PARTIAL * samples:
+        return ""
+    reasons = Counter(re.split(r"[:(]", entry["reason"])[0].strip() for entry in failed)
+    said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return f"{len(failed)} of {samples} samples cannot be read ({said}): the download is not whole"
 
 
 def prepare(
@@ -341,6 +362,13 @@ def decode(
     )
     if not pool.done.any():
         raise DataError(f"{name}: none of {len(samples)} samples can be read; the first: {failed[0]['reason']}.")
+    if partial := partial_download(failed, len(samples)):
+        if run.strict:
+            raise DataError(
+                f"{name}: {partial}, such as {failed[0]['id']}, {failed[0]['reason']}. Complete it and run the same "
+                "command again, which goes on with what is missing; or leave strict off to prepare what is there."
+            )
+        warnings = [*warnings, f"{partial}; complete it, and run again with --fresh"]
     pool.seal()
     kept = [sample for sample, done in zip(samples, pool.done, strict=True) if done]
     found = Counter(sample.split for sample in kept)
