@@ -199,10 +199,11 @@ class Breaks(Strategy):
 
 def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_good_checkpoint(small_data, small_recipe, tmp_path):
     (tmp_path / "breaks.py").write_text(NAN)
+    recipe = small_recipe(checkpoint_minutes=1e-9)
     with pytest.raises(
         Diverged, match=r"'penalty' became nan in epoch 2, step 3, on the batch of samples \d+"
     ) as error:
-        train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
+        train(recipe, str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
     assert "Lower lr, or set clip=1" in str(error.value)
     state = RunFolder(tmp_path / "run").load("last")
     assert state["state"]["epoch"] == 1
@@ -218,8 +219,9 @@ def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, 
             self.model.head.weight.data.fill_(float("inf"))
 """
     (tmp_path / "breaks.py").write_text(code)
+    recipe = small_recipe(checkpoint_minutes=1e-9)
     with pytest.raises(Diverged, match="outputs on validation are no longer finite after epoch 2"):
-        train(small_recipe(), str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
+        train(recipe, str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
     assert RunFolder(tmp_path / "run").load("last")["state"]["epoch"] == 1
 
 

@@ -44,22 +44,24 @@ def make_optimizers(strategy: Strategy, settings: TrainingSettings) -> dict[str,
     ]
     if not main:
         raise InputError("nothing to train: every encoder is frozen and the strategy has no parameters")
-    optimizers: dict[str, Optimizer] = {"main": _main(main, settings)}
+    # Where tensors are many and small one kernel for all spares most of the time.
+    fused = next(strategy.parameters()).device.type in ("cpu", "cuda")
+    optimizers: dict[str, Optimizer] = {"main": _main(main, settings, fused)}
     for name, params in groups.items():
         if name != "main" and params:
-            # Many small tensors: one fused kernel spares most of the step's time.
-            optimizers[name] = AdamW(params, lr=CRITIC_LR, fused=params[0].device.type in ("cpu", "cuda"))
+            optimizers[name] = AdamW(params, lr=CRITIC_LR, fused=fused)
     return optimizers
 
 
-def _main(groups: list[dict[str, object]], settings: TrainingSettings) -> Optimizer:
+def _main(groups: list[dict[str, object]], settings: TrainingSettings, fused: bool) -> Optimizer:
     match settings.optimizer:
         case "sgd":
+            # Not fused: that takes no parameter whose first gradient comes later than its neighbors' (ReconBoost, MLA).
             return SGD(groups, lr=settings.lr, momentum=settings.momentum)
         case "adamw":
-            return AdamW(groups, lr=settings.lr)
+            return AdamW(groups, lr=settings.lr, fused=fused)
         case "adam":
-            return Adam(groups, lr=settings.lr)
+            return Adam(groups, lr=settings.lr, fused=fused)
     raise unknown("optimizer", settings.optimizer, ("sgd", "adamw", "adam"))
 
 

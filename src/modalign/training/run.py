@@ -203,7 +203,9 @@ class RunFolder:
         """Read a checkpoint (tensors and plain values only: no code of the file is run)."""
         path = self._checkpoint(name)
         if not path.exists():
-            raise RunFolderError(f"{self.folder} has no checkpoint {name!r}; expected {path}")
+            unfinished = f": its training has not ended, go on with it by {option('resume', True)}"
+            told = unfinished if self.resumable and not self.done else f"; expected {path}"
+            raise RunFolderError(f"{self.folder} has no checkpoint {name!r}{told}")
         whole = "a whole file of tensors and plain values, as training wrote it"
         with reading(path, whole, RunFolderError, "restore it, or train again into another folder"):
             with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it wrote

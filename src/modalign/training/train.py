@@ -184,7 +184,8 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
     metrics: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
     curves = None
-    if test:
+    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if test and selection != "last":
         metrics["test_last"] = trainer.metrics(data.test, trainer.outputs(data.test)[0])
     best = trainer.devices.broadcast(run.load("best") if first else None)
     strategy.load_state_dict(best["strategy"])
@@ -205,7 +206,8 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
                 write_whole(run.folder / "survival.json", json.dumps(fitted.to_dict()))
     if text := _constant(trainer, output):
         warnings.append(text)
-    selection, epochs = spec.recipe.training.selection, spec.recipe.training.epochs
+    if test and selection == "last":
+        metrics["test_last"] = metrics["test"]
     if selection == "best" and best["epoch"] == epochs - 1 and epochs > 1:
         warnings.append("the last epoch is the best on validation: more epochs may give more")
     if selection == "last" and state.stale and state.stale == spec.recipe.training.patience:

@@ -32,6 +32,7 @@ from modalign.training.stepper import EngineStepper, State
 from modalign.training.trackers import Tracker
 
 _CHECK_EVERY = 16  # on a GPU, losses are looked at this many steps late, so that the queue never drains
+_SAVING = 0.05  # share of the time that checkpoints at the ends of epochs may take
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Trainer:
         self._pending: list[tuple[dict[str, Tensor], Tensor]] = []  # losses not looked at yet, and their samples
         self._stop = False
         self._saved_at = self._resumed_at = time.monotonic()
+        self._saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint
+        self._saving = 0.0  # seconds that the last checkpoint took
 
     def fit(self) -> None:
         """Train to the end of the budget, or until validation has stopped improving."""
@@ -108,6 +111,11 @@ class Trainer:
                 self._train_epoch()
                 if self._validate():
                     break
+        if self._saved != (self.state.epoch, self.state.step):
+            self._save()
+        if self.settings.selection != "best":
+            with self._selected():
+                self._keep()
 
     def _train_epoch(self) -> None:
         state, settings, stepper = self.state, self.settings, self.stepper
@@ -183,17 +191,30 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Compute metrics on validation, select, log and save: what ends an epoch. Return whether to stop here."""
-        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+        with self._selected():
             record, improved = self._score()
-        self._save()
+        # Where epochs take milliseconds checkpoints would take longer; what others are told of is in one.
+        told_of = self.tracker is not None or self.hooks.on_epoch is not None
+        if self.devices.any(told_of or self._saving < _SAVING * (time.monotonic() - self._saved_at)):
+            self._save()
         self.display.epoch(record, self.metric, improved)
         if self.tracker is not None:
             self.tracker.epoch(record)
         told = self.hooks.on_epoch if self.devices.rank == 0 else None
         return self.devices.any(told is not None and told(record) is True)
 
+    def _selected(self) -> contextlib.AbstractContextManager[None]:
+        """Put the averaged weights in place, where those are scored."""
+        return self.average.applied() if self.average is not None else contextlib.nullcontext()
+
+    def _keep(self) -> None:
+        """Write the weights that are scored."""
+        assert self.state.best is not None
+        if self.devices.rank == 0:
+            self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": self.state.best["epoch"]})
+
     def _score(self) -> tuple[dict[str, Any], bool]:
-        """Score the weights on validation and keep them if they are selected; return the record, and whether."""
+        """Score the weights on validation and keep them if validation selects; return the record, and whether best."""
         state, device = self.state, self.devices.device
         names = sorted(state.sums)
         precise = torch.float32 if device.type == "mps" else torch.float64
@@ -214,14 +235,14 @@ class Trainer:
         }
         better = state.top is None or _better(metrics, state.top, self.metric)
         state.top, state.stale = (metrics, 0) if better else (state.top, state.stale + 1)
-        improved = better or self.settings.selection != "best"
-        if improved:
+        selects = self.settings.selection == "best"
+        if better or not selects:
             state.best = {"epoch": state.epoch, "metrics": metrics}
         state.epoch, state.window, state.sums, state.samples = state.epoch + 1, 0, {}, 0
         if self.devices.rank == 0:
             self.run.log(record)
-            if improved:
-                self.run.save("best", {"strategy": self.strategy.state_dict(), "epoch": state.epoch - 1})
+        if better and selects:
+            self._keep()
         return record, better
 
     def calibrate(self, output: Output, target: Tensor) -> None:
@@ -288,8 +309,9 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        begun = time.monotonic()
         self.state.seconds = self.seconds
-        self._saved_at = self._resumed_at = time.monotonic()
+        self._resumed_at = begun
         device = self.devices.device
         state = {
             "strategy": self.strategy.state_dict(),
@@ -301,11 +323,14 @@ class Trainer:
         }
         if self.devices.rank == 0:
             self.run.save("last", state)
+        self._saved_at = time.monotonic()
+        self._saving, self._saved = self._saved_at - begun, (self.state.epoch, self.state.step)
 
     def _restore(self) -> None:
         saved = self.devices.broadcast(self.run.load("last") if self.devices.rank == 0 else None)
         with reading(self.run.folder / "checkpoints" / "last.pt", "a checkpoint of this run", RunFolderError):
             self._set(saved)
+        self._saved = self.state.epoch, self.state.step
         self._resumed_at = time.monotonic()
         if self.devices.rank == 0:
             self.run.forget_after(self.state.epoch)
