@@ -23,6 +23,7 @@ from PIL import Image
 import modalign
 from modalign import MultimodalClassifier, MultimodalSurvival
 from modalign.cli import main
+from modalign.data.media.manifest_media import prepare_manifest
 from modalign.errors import InputError, option, speaking
 
 N = 60
@@ -79,6 +80,12 @@ def pictures(yaml: str, command: str) -> Callable[[], object]:
         manifest(yaml, command)()
 
     return draw
+
+
+def prepared(size: int, **how: Any) -> Callable[[], object]:
+    """What prepares pictures of a size from Python."""
+    made = pictures(f"label: y\nmodalities: {{face: {{kind: image, size: {size}}}}}\n", "datasets")
+    return in_turn(made, lambda: prepare_manifest("my.csv", "folder", workers=1, **how))
 
 
 def in_turn(*steps: Callable[[], object] | str) -> Callable[[], object]:
@@ -213,6 +220,11 @@ YAML: dict[str, Case] = {
         r"describe the table in a \.yaml of its name beside it \(modalities: \{face: image\}\) and run modalign prep",
         pictures("label: y\nmodalities: {face: image}\n", "prepare my.csv --out folder --workers 1"),
     ),
+    "prepared in another size before": (
+        in_turn(prepared(8), pictures("label: y\nmodalities: {face: image}\n", "prepare my.csv --out folder")),
+        r"prepared with another modalities\. Choose another --out, or add --fresh to prepare anew in its place",
+        "prepare my.csv --out folder --workers 1 --fresh",
+    ),
 }  # fmt: skip
 
 PYTHON: dict[str, Case] = {
@@ -248,6 +260,11 @@ PYTHON: dict[str, Case] = {
         lambda: modalign.load_run(train().folder).evaluate(information=False),
         r"was trained on data in memory; give the same data again \(data=\.\.\.\)",
         lambda: modalign.load_run("runs/new", data=modalign.load_data(ARRAYS)).evaluate(information=False),
+    ),
+    "prepared in another size before": (
+        in_turn(prepared(8), prepared(6)),
+        r"prepared with another modalities\. Choose another out, or add resume=False to prepare anew in its place",
+        prepared(6, resume=False),
     ),
 }  # fmt: skip
 

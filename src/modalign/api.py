@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -21,6 +21,8 @@ from modalign.data.tables.omics import OmicsOptions
 from modalign.errors import RunFolderError, SettingsError, unknown
 from modalign.files import folder_name
 from modalign.recipes import load_recipe, recipe_from_plain, recipe_names
+from modalign.reporting.artifacts import draw_run
+from modalign.reporting.notebook import live_curves
 from modalign.settings import DataSettings, ModelSettings, Recipe, TrainingSettings
 from modalign.strategies import Strategy, short_name, strategy_name, strategy_names
 from modalign.training.build import load_trained, load_with_data, method_spec
@@ -100,8 +102,17 @@ def train(
     own = asdict(strategy.options) if isinstance(strategy, Strategy) else {}
     spec = method_spec(recipe, name, seed, {**own, **recipe.strategies.get(name, {}), **(options or {})})
     folder = Path(out) if out is not None else _free(f"{recipe.data.shown}-{short_name(name)}-seed{seed}")
-    hooks = Hooks(on_epoch, on_step)
+    draw = None if quiet or recipe.training.devices != 1 else live_curves(folder)
+
+    def told(record: dict[str, Any]) -> object:
+        if draw is not None:
+            draw()
+        return None if on_epoch is None else on_epoch(record)
+
+    hooks = Hooks(on_epoch if draw is None else told, on_step, draw_run)
     train_spec(spec, folder, resume=resume, data=memory, objects=objects, test=test, quiet=quiet, hooks=hooks)
+    if draw is not None:
+        draw(last=True)
     # A recipe at hand was written by the caller; what it names has just run.
     trusted = trust_code or (isinstance(source, Recipe) and not resume)
     return Run(folder, data=memory, objects=resolve(spec, objects), trust_code=trusted)
@@ -122,6 +133,7 @@ def bench(
     tune_seeds: int = 2,
     storage: str | None = None,
     jobs: int | None = None,
+    backend: Literal["local", "ray"] = "local",
     reference: str | None = None,
     quiet: bool = False,
     trust_code: bool = False,
@@ -144,6 +156,7 @@ def bench(
         tune_seeds: runs of each trial, each with its own validation part and seed.
         storage: database of the search; a journal in the bench folder by default.
         jobs: trainings at a time; one a core by default.
+        backend: ``local`` (processes of this machine), or ``ray``: a Ray cluster whose machines share the folder.
         reference: name of the method that others are compared with; ModAlign where it is compared, else the first.
         quiet: print nothing.
 
@@ -178,7 +191,8 @@ def bench(
     rows = entries(chosen, options, objects)
     run_bench(
         recipes, rows, seeds, out, splits=splits, tune=12 if tune is True else int(tune), tune_seeds=tune_seeds,
-        storage=storage, jobs=jobs, data=memory, reference=reference, skip=strategies == "all", quiet=quiet,
+        storage=storage, jobs=jobs, backend=backend, data=memory, reference=reference, skip=strategies == "all",
+        quiet=quiet, draw=draw_run,
     )  # fmt: skip
     return Bench(out)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
@@ -56,11 +56,13 @@ def train(
         options: Options of the method, as --options.NAME VALUE (see `modalign strategies NAME`).
     """
     from modalign.files import folder_name
+    from modalign.reporting.artifacts import draw_run
     from modalign.strategies import short_name
     from modalign.training.train import train as run
+    from modalign.training.trainer import Hooks
 
     where = out or f"runs/{folder_name(f'{recipe.data.shown}-{short_name(strategy)}-seed{seed}')}"
-    run(recipe, strategy, out=where, seed=seed, options=options, resume=resume)
+    run(recipe, strategy, out=where, seed=seed, options=options, resume=resume, hooks=Hooks(draw=draw_run))
 
 
 def bench(
@@ -74,6 +76,7 @@ def bench(
     tune_seeds: Count = 2,
     storage: str | None = None,
     jobs: Count | None = None,
+    backend: Literal["local", "ray"] = "local",
     reference: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> None:
@@ -93,6 +96,8 @@ def bench(
         tune_seeds: Runs of each trial, each with its own validation part and seed.
         storage: Database of the search (sqlite:///FILE, postgresql://...); a journal in the bench folder by default.
         jobs: Trainings at a time; one a core by default.
+        backend: local (processes of this machine), or ray: a Ray cluster whose machines share the folder (pip install
+            'modalign[ray]').
         reference: Name of the method that others are compared with; ModAlign where it is compared, else the first.
         options: Options of methods, as --options.STRATEGY '{NAME: VALUE}'.
     """
@@ -103,7 +108,7 @@ def bench(
     rows = entries(strategy_names() if every else _names(strategies), options)
     _bench(
         recipes, rows, seeds, out, splits=splits, tune=tune, tune_seeds=tune_seeds, storage=storage, jobs=jobs,
-        reference=reference, skip=every,
+        backend=backend, reference=reference, skip=every,
     )  # fmt: skip
 
 
@@ -771,6 +776,7 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
 
     from modalign.api import Bench
     from modalign.experiments.bench import run_bench
+    from modalign.reporting.artifacts import draw_run
     from modalign.reporting.tables import show_tables
 
     plan: dict[str, Recipe] = {}
@@ -781,7 +787,7 @@ def _bench(recipes: list[Recipe], rows: Sequence[Entry], seeds: int, out: str, *
         plan[name] = recipe
     failed = None
     try:
-        run_bench(plan, rows, seeds, out, **search)
+        run_bench(plan, rows, seeds, out, draw=draw_run, **search)
     except RunsFailed as error:  # the table of the others is made all the same
         failed = error
     if any((Path(out) / "runs").rglob("done")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.colors import to_hex
 from modalign.errors import InputError
 from modalign.evaluation.metrics import calibration
 from modalign.reporting import diagnosis, figures
+from modalign.reporting.artifacts import draw_run
 from modalign.reporting.diagnosis import Example, example_grid
 from modalign.reporting.figures import tradeoff_figures, write_figures
 from modalign.reporting.runs import compare, read_runs
@@ -221,3 +223,12 @@ def test_a_figure_on_a_page_follows_its_ground_and_keeps_its_identifiers_to_itse
     assert set(re.findall(r'(?:id="|url\(#|href="#)(.{3})', text)) == {"p1-"}
     assert 'aria-label="a &quot;quoted&quot; &lt;alt&gt;"' in text
     assert "<style" not in text
+
+
+def test_a_tracker_is_given_tables_and_figures_of_a_run(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    draw_run(make_run(tmp_path / "run"), tmp_path / "drawn")
+    written = {path.relative_to(tmp_path / "drawn").as_posix() for path in (tmp_path / "drawn").rglob("*.*")}
+    figures = ("curves", "alignment", "confusion", "reliability")
+    assert written == {f"figures/{name}.png" for name in figures} | {
+        f"tables/table.{kind}" for kind in ("csv", "md", "tex")
+    }

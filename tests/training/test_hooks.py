@@ -5,16 +5,36 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import modalign
 from modalign.errors import SettingsError
 from modalign.training.run import RunFolder
+from modalign.training.trackers import Tracker
 
 SMALL = {"epochs": 3, "quiet": True, "batch_size": 256}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A figure and a table that are drawn at once, in place of those of the report; the runs that they are of."""
+    runs = []
+
+    def draw(run, folder):
+        runs.append(run)
+        (folder / "figures").mkdir()
+        (folder / "tables").mkdir()
+        Image.fromarray(np.full((2, 3, 3), 7, np.uint8)).save(folder / "figures" / "curves.png")
+        (folder / "tables" / "table.md").write_text("| Method |")
+
+    monkeypatch.setattr("modalign.api.draw_run", draw)
+    return runs
 
 
 def records(run):
@@ -75,7 +95,7 @@ def test_a_csv_file_has_a_line_an_epoch_also_of_a_run_that_went_on(tmp_path):
     assert table["valid/accuracy"].tolist() == pytest.approx(known)
 
 
-def test_what_a_killed_run_logged_beyond_its_checkpoint_is_told_once(tmp_path):
+def test_what_a_killed_run_logged_beyond_its_checkpoint_is_told_once(tmp_path, drawn):
     def fall(record):
         if record["epoch"] == 1:
             raise KeyError
@@ -94,7 +114,7 @@ def test_what_a_killed_run_logged_beyond_its_checkpoint_is_told_once(tmp_path):
     assert file.read_bytes().count(b"valid/accuracy") == 3
 
 
-def test_tensorboard_reads_what_was_logged(tmp_path):
+def test_tensorboard_reads_what_was_logged(tmp_path, drawn):
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -104,10 +124,17 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
     assert [one.step for one in logged] == [0, 1, 2]
     known = [record["valid"]["accuracy"] for record in records(run)]
     assert [one.value for one in logged] == pytest.approx(known)
+    (picture,) = found.Images("figures/curves")
+    assert (picture.height, picture.width) == (2, 3)
+    assert found.Tensors("tables/table/text_summary")[0].tensor_proto.string_val == [b"| Method |"]
+    assert drawn == [run.folder]
 
 
-def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monkeypatch):
+def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monkeypatch, drawn):
     told = []
+
+    def log_artifacts(folder):
+        told.append(("log_artifacts", sorted(p.name for p in Path(folder).rglob("*.*"))))
 
     def start_run(run_id, run_name):
         told.append(("start", run_id, run_name))
@@ -115,6 +142,7 @@ def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monke
 
     calls = ("log_params", "log_metrics", "log_artifact", "end_run")
     fake = {name: lambda *given, name=name, **more: told.append((name, *given, *more.values())) for name in calls}
+    fake["log_artifacts"] = log_artifacts
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, __spec__=object(), **fake))
     interrupted(tmp_path / "run", "mlflow")
     starts = [one[1:] for one in told if one[0] == "start"]
@@ -124,6 +152,29 @@ def test_mlflow_is_told_settings_numbers_and_files_under_one_run(tmp_path, monke
     assert [one[2] for one in told if one[0] == "log_metrics"] == [0, 1, 2]
     assert [one[1] for one in told if one[0] == "end_run"] == ["FAILED", "FINISHED"]
     assert any(one[0] == "log_artifact" and one[1].endswith("result.json") for one in told)
+    assert [one[1] for one in told if one[0] == "log_artifacts"] == [[], ["curves.png", "table.md"]]
+
+
+def test_figures_that_cannot_be_drawn_do_not_keep_the_tracker_from_its_end(tmp_path, monkeypatch):
+    class Backend:
+        ended = False
+
+        def log(self, numbers, step):
+            pass
+
+        def close(self, run, drawn):
+            self.ended = True
+
+    def draw(run, folder):
+        raise MemoryError("of a figure")
+
+    backend, run = Backend(), RunFolder(tmp_path)
+    (tmp_path / "done").touch()
+    tracker = Tracker("mlflow", lambda: backend, draw)
+    tracker.start()
+    with pytest.warns(UserWarning, match="for mlflow could not be drawn .*of a figure.* the report"):
+        tracker.close(run)
+    assert backend.ended
 
 
 def test_a_local_store_of_mlflow_has_settings_numbers_and_files(tmp_path, monkeypatch):
@@ -137,7 +188,9 @@ def test_a_local_store_of_mlflow_has_settings_numbers_and_files(tmp_path, monkey
     assert found.data.params["recipe.training.batch_size"] == "256"
     logged = client.get_metric_history(found.info.run_id, "valid/accuracy")
     assert [one.value for one in logged] == pytest.approx([record["valid"]["accuracy"] for record in records(run)])
-    assert {"result.json", "recipe.yaml", "metrics.jsonl"} <= {a.path for a in client.list_artifacts(found.info.run_id)}
+    kept = {file.path for at in (None, "figures", "tables") for file in client.list_artifacts(found.info.run_id, at)}
+    assert {"environment.json", "result.json", "recipe.yaml", "metrics.jsonl"} <= kept
+    assert {"figures/curves.png", "figures/confusion.png", "tables/table.csv"} <= kept
 
 
 def test_wandb_offline_keeps_settings_numbers_and_files(tmp_path, monkeypatch):
@@ -148,7 +201,7 @@ def test_wandb_offline_keeps_settings_numbers_and_files(tmp_path, monkeypatch):
     (kept,) = run.folder.glob("wandb/offline-run-*/run-*.wandb")
     content = kept.read_bytes()
     assert content.count(b"valid/accuracy") >= len(records(run))
-    assert b"result.json" in content
+    assert all(name in content for name in (b"environment.json", b"result.json", b"curves.png", b"table.csv"))
     assert json.loads((run.folder / "tracker.json").read_text())["id"] in kept.name
 
 

@@ -20,7 +20,7 @@ from modalign.data.info import DataInfo
 from modalign.data.load import load_data
 from modalign.domains import Count, Whole, check_values
 from modalign.errors import Diverged, InputError, RunFolderError, RunsFailed, SettingsError, Undefined, option, unknown
-from modalign.experiments.parallel import default_jobs, side_by_side
+from modalign.experiments.parallel import Backend, check_backend, side_by_side
 from modalign.experiments.search import SEARCH_SEED, Found, Setting, Study
 from modalign.files import Busy, folder_name, in_use, locked, read_settings, write_whole
 from modalign.protocols import OURS, PROTOCOLS
@@ -31,9 +31,11 @@ from modalign.training.own_code import Objects, resolve
 from modalign.training.progress import BenchDisplay, Work
 from modalign.training.run import RunFolder, RunSpec, differences
 from modalign.training.train import train_spec
+from modalign.training.trainer import Hooks
 
 Memory = Mapping[str, MultimodalData | Callable[..., MultimodalData]]
 """Data set name to data in memory, or to a function of ``fold``, ``folds`` and ``valid_seed`` that gives it."""
+_PLAN = "bench.yaml"  # in the bench folder: what is compared
 _LOOK_AGAIN = 5.0  # seconds until runs that other processes have claimed are looked at again
 
 
@@ -114,6 +116,7 @@ class Job:
         folder: its run folder.
         objects: objects of one's own in place of names.
         data: data in memory; None where the recipe names it.
+        draw: of ``Hooks``.
     """
 
     dataset: str
@@ -122,6 +125,7 @@ class Job:
     folder: Path
     objects: Objects
     data: MultimodalData | None
+    draw: Callable[[Path, Path], object] | None = None
     runs: int = 1
 
     @property
@@ -140,8 +144,11 @@ class Job:
         """Train; what diverges is a result, not an accident."""
         with locked(self.folder, wait=0):
             pass  # busy: another process trains it, and is not waited for here
+        hooks = Hooks(draw=self.draw)
         try:
-            train_spec(self.spec, self.folder, resume=True, data=self.data, objects=self.objects, quiet=True)
+            train_spec(
+                self.spec, self.folder, resume=True, data=self.data, objects=self.objects, quiet=True, hooks=hooks
+            )
         except Diverged as error:
             write_whole(self.folder / "diverged.txt", str(error))
             return str(error)
@@ -159,10 +166,12 @@ def run_bench(
     tune_seeds: Count = 2,
     storage: str | None = None,
     jobs: Count | None = None,
+    backend: Backend = "local",
     data: Memory | None = None,
     reference: str | None = None,
     skip: bool = False,
     quiet: bool = False,
+    draw: Callable[[Path, Path], object] | None = None,
 ) -> Path:
     """Train every row with every seed on every split of every data set; tables are made from the folder afterwards.
 
@@ -178,11 +187,13 @@ def run_bench(
             itself; 0 for none. The test split is not read meanwhile.
         tune_seeds: runs of each trial, each with another validation part and another seed, none of the final ones.
         storage: database of the search (``sqlite:///...``, ``postgresql://...``); by default a journal beside it.
-        jobs: trainings at a time; by default one a core on CPUs, one on GPUs.
+        jobs: trainings at a time; by default one a core on CPUs, one on GPUs; on a Ray cluster what it has room for.
+        backend: ``local``, processes of this machine, or ``ray``, a Ray cluster whose machines share the folder.
         data: data in memory, of those that no recipe names; for several splits a function that gives it.
         reference: name of the row that others are compared with; ModAlign where it is compared, else the first.
         skip: leave out, with a line, rows that are not defined for a data set, instead of refusing them.
         quiet: print nothing.
+        draw: draws a finished run for its experiment tracker (``Hooks.draw``).
 
     Returns:
         The bench folder.
@@ -198,8 +209,9 @@ def run_bench(
     >>> (folder / "runs" / "digits" / "joint" / "seed0" / "done").exists()
     True
     """
-    given = {"seeds": seeds, "splits": splits, "tune": tune, "tune_seeds": tune_seeds, "jobs": jobs}
+    given = {"seeds": seeds, "splits": splits, "tune": tune, "tune_seeds": tune_seeds, "jobs": jobs, "backend": backend}
     check_values(run_bench, given)
+    check_backend(backend)
     out = Path(out)
     names = [row.name for row in rows]
     if reference is not None and reference not in names:
@@ -212,7 +224,7 @@ def run_bench(
         asked = {"tune": tune, "tune_seeds": tune_seeds if tune else 0, "resampled": splits > 1}
         _claim(out, recipes, rows, asked, {"seeds": seeds, "splits": splits}, reference or default)
     finals = len([row for cell in plan for row in cell[1]]) * seeds
-    pool = _Pool(jobs or default_jobs(), quiet)
+    pool = _Pool(jobs, backend, quiet, out / _PLAN)
     chosen: dict[tuple[str, str, int | None], Setting] = {}
     if tune:
         studies = [
@@ -228,7 +240,7 @@ def run_bench(
     jobs_ = [
         Job(
             cell.dataset, row.name, make_spec(cell.recipe, row, seed, chosen.get((cell.dataset, row.name, cell.fold))),
-            run_folder(out, cell.dataset, row, seed, cell.fold), row.objects, cell.data(),
+            run_folder(out, cell.dataset, row, seed, cell.fold), row.objects, cell.data(), draw,
         )
         for seed in range(seeds) for cell, own in plan for row in own
     ]  # fmt: skip
@@ -315,7 +327,7 @@ def _refuse_mixed(recipes: Mapping[str, Recipe]) -> None:
             said = ", ".join(f"{protocol} ({', '.join(of)})" for protocol, of in protocols.items())
             raise SettingsError(
                 f"{len(protocols)} protocols of {name} in one bench: {said}; numbers under different protocols cannot "
-                "be compared. Run a bench for each, with an --out of its own"
+                f"be compared. Run a bench for each, with an {option('out')} of its own"
             )
 
 
@@ -336,8 +348,8 @@ def _search(studies: Sequence[Study], out: Path, pool: _Pool, later: int) -> dic
 class _Pool:
     """Runs jobs side by side and shows how far they are."""
 
-    def __init__(self, jobs: int, quiet: bool) -> None:
-        self.jobs, self.quiet = jobs, quiet
+    def __init__(self, jobs: int | None, backend: Backend, quiet: bool, shared: Path) -> None:
+        self.quiet, self._where = quiet, (jobs, backend, shared)
 
     def run(self, jobs: Sequence[_Claimable], title: str, later: int = 0) -> list[str]:
         """Run those that are not done; returns what failed, one line each.
@@ -353,7 +365,7 @@ class _Pool:
         with BenchDisplay(title, waiting, done, self.quiet, later) as display:
             while waiting:
                 busy = []
-                for job, problem in side_by_side(_claimed, waiting, self.jobs):
+                for job, problem in side_by_side(_claimed, waiting, *self._where):
                     if isinstance(problem, type):
                         busy.append(job)
                         continue
@@ -458,7 +470,7 @@ def _claim(
     """Make the bench folder, or see that it holds the same bench; rows, seeds, splits and data sets may be added."""
     datasets = {name: RunSpec("", 0, recipe).plain()["recipe"] for name, recipe in recipes.items()}
     compared = {row.name: {"strategy": row.strategy, "options": row.options} for row in rows}
-    path = out / "bench.yaml"
+    path = out / _PLAN
     if path.exists():
         old = read_settings(path, "what `modalign bench` wrote", RunFolderError)
         # What the old bench has and the new one names too must be the same.

@@ -15,7 +15,7 @@ from modalign.evaluation.diagnosis import fusibility_and_complementarity
 from modalign.evaluation.pairs import Complete
 from modalign.experiments.bench import Entry, run_bench, run_folder
 from modalign.experiments.evaluate import reference_features
-from modalign.experiments.parallel import default_jobs, side_by_side
+from modalign.experiments.parallel import side_by_side
 from modalign.files import read_settings, write_whole
 from modalign.settings import Recipe
 from modalign.strategies import load_strategy
@@ -92,7 +92,7 @@ def run_tradeoff(
     trained = [one for one in wanted if RunFolder(one.folder).done]
     if not trained:
         raise RunsFailed("no run of the sweep came to its end:", failed)
-    _measure_all([one for one in trained if one.kept() is None], len(trained), jobs or default_jobs(), quiet)
+    _measure_all([one for one in trained if one.kept() is None], len(trained), jobs, quiet)
     default = recipe.strategies.get("modalign", {}).get("alpha", load_strategy("modalign").Options().alpha)
     metric = RunFolder(trained[0].folder).result()["metric"]
     content = {
@@ -156,7 +156,7 @@ class _Measurement:
         ]
 
 
-def _measure_all(waiting: Sequence[_Measurement], total: int, jobs: int, quiet: bool) -> None:
+def _measure_all(waiting: Sequence[_Measurement], total: int, jobs: int | None, quiet: bool) -> None:
     with BenchDisplay("measuring", waiting, total - len(waiting), quiet) as display:
         for one in side_by_side(_Measurement.measure, waiting, jobs):
             display.finished(one, None)

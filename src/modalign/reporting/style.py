@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,12 @@ def modality_look(position: int) -> dict[str, Any]:
     return {"color": MODALITIES[position % len(MODALITIES)], "marker": MARKERS[position % len(MARKERS)]}
 
 
-def save(figure: Figure, stem: str | Path) -> list[Path]:
+def save(figure: Figure, stem: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Write a figure as SVG, PNG and PDF beside each other and return the paths; equal figures give equal bytes."""
     stem = Path(stem)
     # Without a date the files do not change when the numbers do not.
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in KINDS]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     with styled():
         for path in paths:
             kind = path.suffix[1:]

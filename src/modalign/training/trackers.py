@@ -9,9 +9,11 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -22,11 +24,11 @@ from modalign.training.run import DESCRIPTIONS, RunFolder, RunSpec
 
 
 class _Backend(Protocol):
-    """One connection: ``log`` takes the numbers of an epoch, ``close`` the files of the run."""
+    """One connection: ``log`` takes the numbers of an epoch, ``close`` the files of the run and a folder of more."""
 
     def log(self, numbers: dict[str, float], step: int) -> None: ...
 
-    def close(self, run: RunFolder) -> None: ...
+    def close(self, run: RunFolder, drawn: Path) -> None: ...
 
 
 class Tracker:
@@ -35,10 +37,13 @@ class Tracker:
     Args:
         kind: of ``training.logger``.
         open_: makes the connection; whatever it raises is a warning.
+        draw: writes tables and figures of a finished run (its folder) into a folder.
     """
 
-    def __init__(self, kind: str, open_: Callable[[], _Backend]) -> None:
-        self._kind, self._open = kind, open_
+    def __init__(
+        self, kind: str, open_: Callable[[], _Backend], draw: Callable[[Path, Path], object] | None = None
+    ) -> None:
+        self._kind, self._open, self._draw = kind, open_, draw
         self._backend: _Backend | None = None
 
     def start(self) -> None:
@@ -53,10 +58,20 @@ class Tracker:
                 self._backend.log(_numbers(record), record["epoch"])
 
     def close(self, run: RunFolder) -> None:
-        """Hand over the files of the run, as far as they are there, and part."""
-        with self._forgiven():
-            if self._backend is not None:
-                self._backend.close(run)
+        """Hand over the files of the run, as far as they are there, with tables and figures of it, and part."""
+        with self._forgiven(), tempfile.TemporaryDirectory() as folder:
+            if self._backend is None:
+                return
+            if self._draw is not None and run.done:
+                try:
+                    self._draw(run.folder, Path(folder))
+                except Exception as error:
+                    warnings.warn(
+                        f"tables and figures for {self._kind} could not be drawn ({type(error).__name__}: {error}); "
+                        "the report of the run folder has them",
+                        stacklevel=2,
+                    )
+            self._backend.close(run, Path(folder))
 
     @contextlib.contextmanager
     def _forgiven(self) -> Iterator[None]:
@@ -99,7 +114,9 @@ def check_logger(kind: str) -> None:
 
 
 @contextlib.contextmanager
-def tracked(spec: RunSpec, run: RunFolder, here: bool) -> Iterator[Tracker | None]:
+def tracked(
+    spec: RunSpec, run: RunFolder, here: bool, draw: Callable[[Path, Path], object] | None = None
+) -> Iterator[Tracker | None]:
     """Yield the tracker that the settings name, where there is one and this is the process for it; close it then."""
     kind = spec.recipe.training.logger
     if kind == "none" or not here:
@@ -113,7 +130,7 @@ def tracked(spec: RunSpec, run: RunFolder, here: bool) -> Iterator[Tracker | Non
         "wandb": lambda: _Wandb(name, run, settings),
         "mlflow": lambda: _Mlflow(name, run, settings),
     }
-    tracker = Tracker(kind, made[kind])
+    tracker = Tracker(kind, made[kind], None if kind == "csv" else draw)
     try:
         yield tracker
     finally:
@@ -133,7 +150,7 @@ class _Csv:
         self._lines.append(numbers)
         write_csv(self._path, pd.DataFrame(self._lines), False)
 
-    def close(self, run: RunFolder) -> None:
+    def close(self, run: RunFolder, drawn: Path) -> None:
         """Do nothing: the file is whole."""
 
 
@@ -155,7 +172,15 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def close(self, run: RunFolder) -> None:
+    def close(self, run: RunFolder, drawn: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for path in sorted(drawn.rglob("*.png")):
+            with Image.open(path) as picture:
+                self._writer.add_image(f"figures/{path.stem}", np.asarray(picture.convert("RGB")), dataformats="HWC")
+        for path in sorted(drawn.rglob("*.md")):
+            self._writer.add_text(f"tables/{path.stem}", path.read_text("utf-8"))
         self._writer.close()
 
 
@@ -174,12 +199,13 @@ class _Wandb:
     def log(self, numbers: dict[str, float], step: int) -> None:
         self._run.log(numbers, step=step)
 
-    def close(self, run: RunFolder) -> None:
+    def close(self, run: RunFolder, drawn: Path) -> None:
         import wandb
 
         files = wandb.Artifact(f"run-{self._run.id}", "run")
         for path in _there(run):
             files.add_file(path)
+        files.add_dir(str(drawn))
         self._run.log_artifact(files)
         self._run.finish()
 
@@ -200,9 +226,10 @@ class _Mlflow:
     def log(self, numbers: dict[str, float], step: int) -> None:
         self._mlflow.log_metrics(numbers, step=step)
 
-    def close(self, run: RunFolder) -> None:
+    def close(self, run: RunFolder, drawn: Path) -> None:
         for path in _there(run):
             self._mlflow.log_artifact(path)
+        self._mlflow.log_artifacts(str(drawn))
         self._mlflow.end_run("FINISHED" if run.done else "FAILED")
 
 

@@ -47,6 +47,7 @@ def train(
     objects: Objects | None = None,
     test: bool = True,
     quiet: bool = False,
+    hooks: Hooks | None = None,
 ) -> dict[str, Any]:
     """Train one strategy with one seed and write its run folder.
 
@@ -63,6 +64,7 @@ def train(
         objects: objects of one's own in place of names.
         test: read the test split at the end (off while settings are searched).
         quiet: print nothing.
+        hooks: what is told of steps, epochs and the end.
 
     Returns:
         What ``result.json`` holds: metrics by split, selected epoch, seconds, parameters, peak memory.
@@ -73,7 +75,7 @@ def train(
         Interrupted: stopped by Ctrl-C or SIGTERM; resumable.
     """
     spec = method_spec(recipe, strategy, seed, options)
-    return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet)
+    return train_spec(spec, out, resume=resume, data=data, objects=objects, test=test, quiet=quiet, hooks=hooks)
 
 
 def train_spec(
@@ -87,7 +89,7 @@ def train_spec(
     quiet: bool = False,
     hooks: Hooks | None = None,
 ) -> dict[str, Any]:
-    """Train as ``train`` does, with settings that are complete; ``hooks`` are told of steps and epochs."""
+    """Train as ``train`` does, with settings that are complete."""
     objects = objects or Objects()
     spec = objects.named(spec)
     run = RunFolder(out)
@@ -168,7 +170,7 @@ def _train(
             last = devices.broadcast(run.load("last") if devices.rank == 0 else None)
             restore(strategy, last, out)
         data = with_cached_features(strategy.model, data, spec.recipe.training, devices.device, display, test)
-    with tracked(spec, run, devices.rank == 0) as tracker:
+    with tracked(spec, run, devices.rank == 0, hooks.draw if hooks is not None else None) as tracker:
         trainer = Trainer(devices, strategy, data, spec, run, display, hooks, tracker)
         trainer.fit()
         result = _finish(trainer, test)

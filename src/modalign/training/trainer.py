@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,10 +45,13 @@ class Hooks:
             training there by returning True; by raising it leaves a run that can be resumed.
         on_step: is given ``epoch``, ``step``, ``lr`` and ``losses`` after each optimizer step. The losses, of the last
             batch of this process, are tensors: reading them (``float``) waits for an accelerator.
+        draw: is given the folder of a finished run and an empty one, to write tables and figures into it for the
+            experiment tracker; called only where there is a tracker that takes them.
     """
 
     on_epoch: Callable[[dict[str, Any]], object] | None = None
     on_step: Callable[[dict[str, Any]], object] | None = None
+    draw: Callable[[Path, Path], object] | None = None
 
 
 class Trainer:

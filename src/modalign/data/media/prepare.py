@@ -32,7 +32,7 @@ from modalign.data.media.decoders import Decoder, make_decoder
 from modalign.data.media.folder import array_path, open_array, write_prepared
 from modalign.data.tables.modalities import show
 from modalign.data.task import Task
-from modalign.errors import DataError, InputError, unknown
+from modalign.errors import DataError, InputError, option, unknown
 from modalign.files import (
     check_inside,
     end_with_parent,
@@ -113,7 +113,7 @@ class PrepareReport:
             lines += [f"{len(entries)} {title} (also in {self.out / file}):"] if entries else []
             lines += [f"  {entry['id']} [{entry['modality']}] {entry['reason']}" for entry in entries[:SHOWN]]
             lines += [f"  and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
-            lines += ["once repaired, run again with --fresh"] if entries is self.unreadable and entries else []
+            lines += [f"once repaired, run again with {_fresh()}"] if entries is self.unreadable and entries else []
         return "\n".join(lines)
 
 
@@ -191,11 +191,11 @@ def prepare(
         raise unknown("data set", name, DATASETS)
     function = importlib.import_module(f"modalign.data.datasets.{name}").prepare
     known = [p for p in inspect.signature(function).parameters if p not in ("raw", "out", "run")]
-    for option in options:
-        if option == "protocol" and option not in known:
-            protocol_of(name, str(options[option]))  # raises
-        if option not in known:
-            raise unknown(f"option of {name}", option, known)
+    for given in options:
+        if given == "protocol" and given not in known:
+            protocol_of(name, str(options[given]))  # raises
+        if given not in known:
+            raise unknown(f"option of {name}", given, known)
     with claimed(Path(out), Run(workers, resume, strict)) as run:
         report: PrepareReport = function(Path(raw), Path(out), run=run, **options)
     return report
@@ -241,7 +241,7 @@ def claimed(out: Path, run: Run) -> Iterator[Run]:
         if not (out / ".partial").is_dir() and not _is_prepared(out / "meta.yaml"):
             raise DataError(
                 f"output folder {out} is in use: it holds {show(sorted(e.name for e in out.iterdir()))}, which prepare "
-                "did not write; expected a new or empty folder: choose another --out"
+                f"did not write; expected a new or empty folder: choose another {option('out')}"
             )
     with locked(out):
         (out / ".partial").mkdir(exist_ok=True)
@@ -273,8 +273,14 @@ def refuse_other(name: str, settings: Mapping[str, Any], out: Path, run: Run) ->
         other = [key for key in {**old, **now} if old.get(key) != now.get(key)]
         raise DataError(
             f"output folder {out} is in use: it holds {old['name']}, prepared with another {', '.join(other)}. Choose "
-            "another --out, or add --fresh to prepare anew in its place"
+            f"another {option('out')}, or add {_fresh()} to prepare anew in its place"
         )
+
+
+def _fresh() -> str:
+    """Return what prepares anew, in the words of the interface in use."""
+    said = option("fresh", True)
+    return said if said.startswith("--") else "resume=False"
 
 
 def locate(raw: Path, wanted: Mapping[str, str], source: str) -> Path:
@@ -344,12 +350,12 @@ def decode(
     if run.resume and (out / "meta.yaml").is_file() and (out / "report.json").is_file():
         noted = read_settings(out / "report.json", "what prepare wrote")
         if noted.pop("key", "") == key:  # an earlier run finished this very work
-            with reading(out / "report.json", "what prepare wrote", remedy="prepare anew with --fresh"):
+            with reading(out / "report.json", "what prepare wrote", remedy=f"prepare anew with {_fresh()}"):
                 del noted["settings"]
                 return PrepareReport(out=out, resumed=noted["samples"], **noted)
         raise DataError(
-            f"output folder {out} is in use: it holds {name}, prepared from other samples. Choose another --out, or "
-            "add --fresh to prepare anew in its place"
+            f"output folder {out} is in use: it holds {name}, prepared from other samples. Choose another "
+            f"{option('out')}, or add {_fresh()} to prepare anew in its place"
         )
     pool = DecodePool(out, samples, decoders, key, run.resume)
     write_whole(pool.state / "settings.json", json.dumps({"name": name, "settings": dict(settings)}, default=str))
