@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -91,6 +92,13 @@ def test_what_cannot_be_published_or_fetched_is_said(run, hub, tmp_path):
     with pytest.raises(RunFolderError, match=r"model\.safetensors cannot be read"):
         modalign.from_pretrained(str(packed), tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_said(run, monkeypatch):
+    nowhere = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "HfApi", nowhere)
+    with pytest.raises(RunError, match=r"the Hub could not be reached .*the run is kept: repeat the call"):
+        run.push_to_hub("me/digits", token="hf_none")
 
 
 def test_code_of_the_publisher_is_run_only_if_trusted(hub, tmp_path, root):

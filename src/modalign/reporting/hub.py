@@ -108,7 +108,7 @@ def push(run: str | Path, name: str, *, private: bool = False, token: str | None
             if getattr(error.response, "status_code", None) == 409:
                 raise SettingsError(f"the name {name!r} is taken; choose another") from error
             raise RunError(f"the Hub refused {name!r}: {error}") from error
-        except OSError as error:
+        except Exception as error:  # of the client's transport, whichever that is: httpx's errors are no OSError
             raise RunError(f"the Hub could not be reached ({error}); the run is kept: repeat the call") from error
 
 

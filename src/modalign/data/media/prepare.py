@@ -374,7 +374,7 @@ def decode(
                 f"{name}: {partial}, such as {failed[0]['id']}, {failed[0]['reason']}. Complete it and run the same "
                 "command again, which goes on with what is missing; or leave strict off to prepare what is there."
             )
-        warnings = [*warnings, f"{partial}; complete it, and run again with --fresh"]
+        warnings = [*warnings, f"{partial}; complete it, and run again with {_fresh()}"]
     pool.seal()
     kept = [sample for sample, done in zip(samples, pool.done, strict=True) if done]
     found = Counter(sample.split for sample in kept)
