@@ -41,6 +41,7 @@ def test_every_number_stands_beside_the_papers_with_a_verdict(rehearsal):
     assert set(genes["runs"]) == {2}  # two folds are one row
     text = (out / "table2.md").read_text()
     assert "A rehearsal on made media" in text
+    assert "GBMLGG: ModAlign (full) has 2 of 15 published folds; missing are 3, 4, 5" in text
     assert (out / "table2.html").stat().st_size > 10_000
 
 

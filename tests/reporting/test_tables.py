@@ -190,6 +190,23 @@ def test_one_split_counts_its_test_units_too(tmp_path: Path, make_run: MakeRun) 
     assert ours.difference_low != ours.difference_low  # none with itself
 
 
+def test_intervals_are_over_the_units_that_metrics_count(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "joint" / "seed0", "joint", 0, samples=180, scored="region")
+    kept = dict(np.load(run / "predictions_test.npz"))
+    units = np.array([f"{c}-{i // 18}" for i, c in enumerate(kept["target"])])  # 60 of three samples of one class
+    mean = {u: np.exp(kept["scores"][units == u]).mean(0).argmax() == int(u.split("-")[0]) for u in set(units)}
+    result = json.loads((run / "result.json").read_text())
+    result["metrics"]["test"] = {"accuracy": float(np.mean(list(mean.values())))}
+    (run / "result.json").write_text(json.dumps(result))
+    np.savez(run / "predictions_test.npz", **kept)
+    (row,) = compare(read_runs(tmp_path))
+    assert row.interval != "test units", "groups are no regions, and give another score"
+    np.savez(run / "predictions_test.npz", **kept, units=units)
+    (row,) = compare(read_runs(tmp_path))
+    assert (row.interval, row.mean) == ("test units", result["metrics"]["test"]["accuracy"])
+    assert row.ci_low < row.mean < row.ci_high
+
+
 def test_nothing_is_claimed_below_five_pairs_or_without_variance(tmp_path: Path, make_run: MakeRun) -> None:
     for strategy, values in {"joint": [0.5] * 5, "infonce": [0.6, 0.61], "modalign": [0.7] * 5}.items():
         for seed, value in enumerate(values):

@@ -282,6 +282,9 @@ def test_metrics_count_patients(raw, prepared, tmp_path, by_command):
     for name, value in result["metrics"]["test"].items():
         assert result["metrics"]["test_patient"][name] == value
     assert result["fold"] == [4, 15]
+    rows = found["scores"][np.arange(27), found["target"]]
+    assert result["metrics"]["test_patch"]["nll"] == pytest.approx(-rows.mean(), rel=1e-5)
+    assert result["metrics"]["test_patch"]["nll"] != pytest.approx(result["metrics"]["test"]["nll"], rel=1e-5)
     each = result["metrics"]["test_patient"]
     assert np.nanmean([each[f"f1_{grade}"] for grade in ("II", "III", "IV")]) == pytest.approx(each["macro_f1"])
     again = by_command("gbmlgg", prepared[0], tmp_path / "patch", "joint", *fold, "--data.options.score", "patch")
