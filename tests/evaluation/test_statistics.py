@@ -51,6 +51,9 @@ def test_splits_are_corrected_for_what_they_share() -> None:
     # By hand: 1 2 3 4 have s^2 = 5/3; variance 5/3 * (1/4 + 1/3); t(.975, 3) = 3.182446
     found = split_interval([1.0, 2.0, 3.0, 4.0], 1 / 3)
     assert found.high - found.mean == pytest.approx(3.182446 * np.sqrt(5 / 3 * (1 / 4 + 1 / 3)), rel=1e-6)
+    # Three splits that are alike by chance vary by their test units at least.
+    found = split_interval([0.7, 0.7, 0.7], 1 / 3, least=0.01)
+    assert found.high - found.mean == pytest.approx(4.302653 * np.sqrt(0.01 * (1 / 3 + 1 / 3)), rel=1e-6)
     with pytest.raises(InputError, match="1 splits have a value"):
         split_interval([1.0], 1 / 3)
 

@@ -121,11 +121,30 @@ def test_splits_of_one_data_set_are_merged_and_paired(tmp_path: Path, make_run: 
     expected = split_interval([0.55, 0.7, 0.6], 50 / 150)
     assert (joint.mean, joint.ci_low) == (pytest.approx(expected.mean), pytest.approx(expected.low))
     gap = split_interval([-0.1, -0.05, -0.2], 50 / 150)
-    assert (joint.difference, joint.p) == (pytest.approx(gap.mean), pytest.approx(gap.p))
+    assert (joint.difference, joint.difference_high) == (pytest.approx(gap.mean), pytest.approx(gap.high))
+    assert np.isnan(joint.p), "three splits are three values, however many seeds each has"
     assert ours.ci_high <= 1
     text = markdown([joint, ours])
     assert "| Splits | Seeds |" in text
     assert "over splits" in text
+
+
+def test_splits_that_are_alike_by_chance_vary_by_their_test_units(tmp_path: Path, make_run: MakeRun) -> None:
+    """The same predictions on each of three splits: what is known is how much 9 speakers' samples tell."""
+    for strategy in ("joint", "modalign"):
+        for split in range(3):
+            folder = make_run(tmp_path / f"{strategy}{split}", strategy, 0, fingerprint=f"print{split}", contents="one")
+            plain = yaml.safe_load((folder / "recipe.yaml").read_text())
+            plain["recipe"]["data"]["fold"] = split
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    joint, _ = compare(read_runs(tmp_path))
+    assert joint.sd == pytest.approx(0, abs=1e-12)
+    assert 0 < joint.ci_high - joint.mean < 0.2
+    assert 0 < joint.difference_high - joint.difference < 0.2
+    for kept in tmp_path.glob("*/predictions_test.npz"):
+        kept.unlink()
+    joint, _ = compare(read_runs(tmp_path))
+    assert joint.ci_high - joint.mean == pytest.approx(0, abs=1e-12)
 
 
 def fold_runs(folder: Path, make_run: MakeRun, folds: range, scored: str = "patient", strategy: str = "joint") -> None:

@@ -12,7 +12,7 @@ from modalign.errors import InputError
 
 LEVEL = 0.05
 MINIMUM_PAIRS = 5
-"""Pairs of runs below which no difference is tested: two or three seeds carry no claim."""
+"""Paired values (splits, or seeds of one split) below which no difference is tested: two or three carry no claim."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return _student(mean, kept.var(ddof=1) / len(kept), len(kept) - 1, len(kept))
 
 
-def split_interval(values: Sequence[float] | np.ndarray, ratio: float) -> Interval:
+def split_interval(values: Sequence[float] | np.ndarray, ratio: float, least: float = 0.0) -> Interval:
     """Compute a mean over resampled splits with the corrected resampled 95 % t-interval.
 
     Splits of one data set share training samples, so that their scores vary less than those of independent data sets
@@ -83,6 +83,8 @@ def split_interval(values: Sequence[float] | np.ndarray, ratio: float) -> Interv
     Args:
         values: (K,) a value for each split: the mean over its seeds, or the mean paired difference.
         ratio: samples tested over samples learned from, of a split.
+        least: variance of a split's value that its test units alone bring about. A few splits may give the same
+            difference by chance, where scores move by whole units: s^2 is at least this.
 
     Raises:
         InputError: fewer than two splits.
@@ -98,7 +100,8 @@ def split_interval(values: Sequence[float] | np.ndarray, ratio: float) -> Interv
     kept = kept[~np.isnan(kept)]
     if len(kept) < 2:
         raise InputError(f"{len(kept)} splits have a value; expected two or more")
-    return _student(float(kept.mean()), kept.var(ddof=1) * (1 / len(kept) + ratio), len(kept) - 1, len(kept))
+    spread = max(float(kept.var(ddof=1)), least)
+    return _student(float(kept.mean()), spread * (1 / len(kept) + ratio), len(kept) - 1, len(kept))
 
 
 def crossed_interval(scores: Sequence[float] | np.ndarray, resampled: np.ndarray, units: int) -> Interval:

@@ -99,7 +99,8 @@ def _told_apart(rows: Sequence[Row]) -> str:
         text += f" (paired, over {reference[0].interval}, Holm, level {LEVEL:g})"
     if untested:
         text += (
-            f"; not tested against {_list(untested)}: fewer than {MINIMUM_PAIRS} runs in common, or all differ alike"
+            f"; not tested against {_list(untested)}: fewer than {MINIMUM_PAIRS} splits, or seeds of one split, in "
+            "common, or all differ alike"
         )
     return f"{text}."
 
@@ -122,9 +123,10 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
         said = []
         if fewest == 1:
             single = _list([title for title, count in counts.items() if count == 1])
-            said.append(f"one run of {single}: no test; use --splits 3 --seeds 2 or more")
-        elif fewest < MINIMUM_PAIRS:
-            said.append(f"only {plural(fewest, 'run')}; below {MINIMUM_PAIRS} nothing is tested")
+            said.append(f"one run of {single}: no test; use --splits {MINIMUM_PAIRS} or more")
+        elif min(row.splits if row.splits > 1 else row.seeds for row in own) < MINIMUM_PAIRS:
+            few = plural(own[0].splits, "split") if own[0].splits > 1 else plural(fewest, "run")
+            said.append(f"only {few}; below {MINIMUM_PAIRS} nothing is tested")
         if fewest != most:
             said.append(f"methods have between {fewest} and {most} runs; differences use common splits and seeds only")
         twice = len(done) - len(unrepeated(done))

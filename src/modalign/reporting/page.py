@@ -40,9 +40,9 @@ METHOD = (
     "Means over splits and seeds with 95 % intervals. Over several splits of one data set the interval is the "
     "corrected resampled t-interval of Nadeau and Bengio, as splits share samples; over one split it is crossed, "
     "over seeds and bootstrapped test units. Differences are paired by split and seed, with an interval of the same "
-    "kind; p values are Holm-corrected over the comparisons of a data set, and none is given below five pairs or "
-    "without variance. The test split is read once. “Last epoch” is the test score of the last epoch; “selection "
-    "gap” is validation minus test at the scored weights. Intervals within a run are bootstrapped over samples, "
+    "kind; p values are Holm-corrected over the comparisons of a data set, and none is given below five splits, or "
+    "seeds of one, or without variance. The test split is read once. “Last epoch” is the test score of the last "
+    "epoch; “selection gap” is validation minus test at the scored weights. Intervals within a run are bootstrapped over samples, "
     "over whole groups where there are any. Information is in nats."
 )
 

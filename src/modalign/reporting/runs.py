@@ -339,8 +339,8 @@ class Row:
         rank: rank among the methods of the data set, by mean.
         reference: the method that all are compared with.
         difference: mean of this method minus the reference over common splits and seeds, with an interval of the same
-            kind and its p value, Holm-corrected over the comparisons of the data set. No p below five pairs of runs,
-            nor where differences do not vary.
+            kind and its p value, Holm-corrected over the comparisons of the data set. No p below five splits, or
+            seeds of a single split, nor where differences do not vary.
         pairs: common runs behind the difference.
         caution: why the data set is left out of averages over data sets, else empty.
         lr, option: learning rate and non-default options (what ``--tune`` chose).
@@ -539,11 +539,18 @@ class _Scores:
         """Return the mean with its interval, and what the interval is over."""
         known = {key: value for key, value in self.values.items() if not np.isnan(value)}
         if len({split for split, _ in known}) > 1:
-            return split_interval(self.by_split(), self.ratio), "splits"
+            return split_interval(self.by_split(), self.ratio, self._of_units()), "splits"
         if known and known.keys() <= self.resampled.keys():
             found = crossed_interval([*known.values()], np.stack([self.resampled[k] for k in known]), self.units)
             return found, "seeds and test units" if len(known) > 1 else "test units"
         return mean_interval([*known.values()]), "seeds" if len(known) > 1 else ""
+
+    def _of_units(self) -> float:
+        """Return the variance of a split's mean over seeds that comes of its test units, the mean over splits."""
+        splits: dict[str, list[np.ndarray]] = defaultdict(list)
+        for (split, _), replicates in self.resampled.items():
+            splits[split].append(replicates)
+        return float(np.mean([np.var(np.mean(own, 0), ddof=1) for own in splits.values()])) if splits else 0.0
 
 
 def _scores(
@@ -552,7 +559,7 @@ def _scores(
     weights: dict[tuple[int, bytes], np.ndarray] | None = None,
     part: str = "test",
 ) -> _Scores:
-    """Return the scores of a method; of one split with bootstrap replicates, from the predictions that runs keep.
+    """Return the scores of a method, with bootstrap replicates from the predictions that runs keep.
 
     Resamples are drawn once for all methods and stand in ``weights``; without it there are none. ``part`` is that of
     ``metrics`` in ``result.json``.
@@ -560,7 +567,7 @@ def _scores(
     values = {run.key: run.metric(part, metric) for run in runs}
     resampled: dict[tuple[str, int], np.ndarray] = {}
     units = 0
-    if weights is not None and len({run.key[0] for run in runs}) == 1:
+    if weights is not None:
         for run in runs:
             found = _resampled(run, metric, weights)
             if found is not None:
@@ -625,7 +632,7 @@ def _compare(runs: Sequence[RunRecord], reference: str | None) -> list[Row]:
         interval = gap.interval()[0].within(low - high, high - low)
         row.pairs = sum(not np.isnan(value) for value in gap.values.values())
         row.difference, row.difference_low, row.difference_high = interval.mean, interval.low, interval.high
-        row.p = interval.p if row.pairs >= MINIMUM_PAIRS else _NAN
+        row.p = interval.p if interval.n >= MINIMUM_PAIRS else _NAN
     for row, p in zip(others, holm([row.p for row in others]), strict=True):
         row.p_holm = float(p)
     return found
