@@ -42,8 +42,8 @@ METHOD = (
     "over seeds and bootstrapped test units. Differences are paired by split and seed, with an interval of the same "
     "kind; p values are Holm-corrected over the comparisons of a data set, and none is given below five splits, or "
     "seeds of one, or without variance. The test split is read once. “Last epoch” is the test score of the last "
-    "epoch; “selection gap” is validation minus test at the scored weights. Intervals within a run are bootstrapped over samples, "
-    "over whole groups where there are any. Information is in nats."
+    "epoch; “selection gap” is validation minus test at the scored weights. Intervals within a run are bootstrapped "
+    "over samples, over whole groups where there are any. Information is in nats."
 )
 
 
