@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,15 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from modalign.errors import InputError
+from modalign.evaluation.contributions import Example, Extremes
 from modalign.evaluation.metrics import calibration
 from modalign.reporting import diagnosis, figures
 from modalign.reporting.artifacts import draw_run
-from modalign.reporting.diagnosis import Example, example_grid
+from modalign.reporting.diagnosis import example_grid
 from modalign.reporting.figures import tradeoff_figures, write_figures
 from modalign.reporting.runs import compare, read_runs
-from modalign.reporting.style import INK, MODALITIES, OTHER, OURS, canvas, inline_svg, save
+from modalign.reporting.style import (
+    COLORS,
+    INK,
+    MODALITIES,
+    OTHER,
+    OURS,
+    canvas,
+    inline_svg,
+    modality_look,
+    save,
+    series_look,
+)
 
 
 def test_comparison_shows_means_and_intervals(bench: Path) -> None:
@@ -100,6 +115,36 @@ def test_small_figures_draw_what_they_get() -> None:
     matrix = figures.confusion(np.array([[3, 1], [0, 2]]), ["x", "y"])
     assert [text.get_text() for text in matrix.axes[0].texts] == ["3", "1", "2"]
     assert list(matrix.axes[0].images[0].get_array()[0]) == pytest.approx([75, 25])
+    assert set(figures.SHADES(0.0)[:3]) == set(figures.SHADES(1.0)[:3])  # one blue on the page's own ground
+    assert (figures.SHADES(0.0)[3], figures.SHADES(1.0)[3]) == (0, 1)
+
+
+def test_what_a_search_tried_is_drawn_for_each_setting_that_varied() -> None:
+    trials = [
+        {"state": "complete", "value": 0.3, "lr": 0.001, "alpha": 1.0, "hard": True, "same": 2},
+        {"state": "complete", "value": 0.2, "lr": 0.1, "alpha": 2.0, "hard": False, "same": 2},
+        {"state": "pruned", "value": 0.9, "lr": 0.01, "alpha": 3.0, "hard": False, "same": 2},
+        {"state": "fail", "value": None, "lr": 0.02, "alpha": 3.0, "hard": False, "same": 2},
+    ]
+    chosen = {"lr": 0.1, "options": {"alpha": 2.0, "hard": False}}
+    drawn = figures.search_figure([{"row": "mine", "chosen": chosen, "trials": trials}], "mine")
+    assert drawn is not None
+    lr, alpha, hard = drawn.figure.axes
+    assert [axis.get_xlabel() for axis in (lr, alpha, hard)] == ["learning rate", "alpha", "hard"]
+    assert lr.get_xscale() == "log"
+    assert [line.get_xdata().tolist() for line in lr.lines[:2]] == [[0.001, 0.1], [0.01]]
+    assert lr.lines[2].get_xdata() == [0.1, 0.1]
+    assert [label.get_text() for label in hard.get_xticklabels()] == ["False", "True"]
+    assert hard.lines[2].get_xdata() == [0, 0]
+    assert figures.search_figure([{"row": "mine", "chosen": chosen, "trials": trials}], "other") is None
+    drawn.figure.canvas.draw()
+    assert not any("$" in label.get_text() for label in lr.get_xticklabels())
+
+
+def test_series_differ_in_dashes_where_their_colors_are_both_blue() -> None:
+    blues = [i for i, color in enumerate(COLORS) if color in ("#0072B2", "#56B4E9")]
+    assert len({series_look(i)["linestyle"] for i in blues}) == 2
+    assert len({modality_look(i)["linestyle"] for i in range(3)}) == 3
 
 
 def test_a_modality_looks_alike_in_every_figure() -> None:
@@ -223,6 +268,43 @@ def test_a_figure_on_a_page_follows_its_ground_and_keeps_its_identifiers_to_itse
     assert set(re.findall(r'(?:id="|url\(#|href="#)(.{3})', text)) == {"p1-"}
     assert 'aria-label="a &quot;quoted&quot; &lt;alt&gt;"' in text
     assert "<style" not in text
+    assert "costs $5 or $6_x</text>" in text  # letters are text, in the page's own font
+    assert "var(--font)" in text
+    assert not re.search(r' d="[^"]*\d\.\d{3}', text)
+
+
+def test_pictures_on_a_page_are_small_and_lose_nothing_of_few_colors() -> None:
+    values = np.arange(64.0).reshape(8, 8)
+    with canvas(2, 2) as (figure, (axis,)):
+        axis.imshow(values, cmap="gray", interpolation="none")
+    found = re.search(r'href="data:image/(\w+);base64,([^"]*)"', inline_svg(figure, "a picture", "p-"))
+    assert found is not None
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[2]))).convert("L"))
+    assert picture.shape == (8, 8)
+    assert picture == pytest.approx(values / 63 * 255, abs=1)
+
+
+def test_samples_of_an_evaluation_are_kept_as_small_as_they_are_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    inputs = {
+        "sound": rng.normal(size=(500, 8)), "photo": rng.random((3, 300, 200)), "lips": rng.random((40, 1, 5, 4)),
+        "genes": rng.normal(size=12), "words": "a few words",
+    }  # fmt: skip
+    kinds = dict(zip(inputs, ("sequence", "image", "clip", "vector", "text"), strict=True))
+    kept = Extremes({"sound sure": [Example("sample 1", inputs, {"sound": "says a"})]}, kinds)
+    again = Extremes.load(kept.save(tmp_path / "examples.npz"))
+    assert (again.kinds, [*again.groups]) == (kinds, ["sound sure"])
+    (one,) = again.groups["sound sure"]
+    assert (one.title, one.notes) == ("sample 1", {"sound": "says a"})
+    shapes = {m: value.shape for m, value in one.inputs.items() if not isinstance(value, str)}
+    assert shapes == {"sound": (125, 8), "photo": (3, 100, 67), "lips": (8, 1, 5, 4), "genes": (12,)}
+    assert one.inputs["words"] == "a few words"
+    assert one.inputs["genes"] == pytest.approx(inputs["genes"])
+    low, high = inputs["lips"].min(), inputs["lips"].max()
+    assert one.inputs["lips"][0] / 255 == pytest.approx((inputs["lips"][0] - low) / (high - low), abs=0.05)
+    np.savez(tmp_path / "other.npz", about=np.array("[1]"))
+    with pytest.raises(InputError, match="holds no samples of an evaluation"):
+        Extremes.load(tmp_path / "other.npz")
 
 
 def test_a_tracker_is_given_tables_and_figures_of_a_run(tmp_path: Path, make_run: Callable[..., Path]) -> None:

@@ -12,12 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from markupsafe import escape
 
 import modalign
-from modalign.errors import RunFolderError
+from modalign.errors import InputError, RunFolderError
+from modalign.evaluation.contributions import Example, Extremes
 from modalign.reporting.diagnosis import evaluation_tables
 from modalign.reporting.page import run_html, write_report
 
@@ -66,7 +68,11 @@ def page(module_bench: Path, diagnose: Diagnose) -> Path:
     run = bench / "runs/letters/modalign/seed0"
     diagnose(run)
     diagnose(bench / "runs/letters/joint/seed0")
-    (run / "examples.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"></svg>')
+    samples = [Example(f"sample {i}", {"audio": np.eye(9), "video": "a word"}, {"audio": "says a"}) for i in (0, 1)]
+    Extremes({"audio surer than video": samples}, {"audio": "sequence", "video": "text"}).save(run / "examples.npz")
+    trials = [{"state": "complete", "value": v, "lr": v, "alpha": 1.0 + v} for v in (0.3, 0.2)]
+    search = {"dataset": "letters", "row": "modalign", "chosen": {"lr": 0.2, "options": {"alpha": 1.2}}}
+    (bench / "tune.json").write_text(json.dumps({"chosen": [search | {"trials": trials}]}))
     points = [
         {"alpha": a, "margin": m, "seed": s, "fusibility": a, "complementarity": 1.0, "accuracy": 0.7}
         for a in (0.0, 1.0)
@@ -112,7 +118,7 @@ def test_the_glossary_has_the_numbers_of_the_tables(page: Path, root: Path) -> N
     text = page.read_text()
     groups = yaml.safe_load((root / "src/modalign/reporting/glossary.yaml").read_text())
     terms = {term: meaning for group in groups.values() for term, meaning in group.items()}
-    assert text.count("<dt>") == len(terms) > 30
+    assert text.count("<dt id=") == len(terms) > 30
     assert all(f"<dd>{escape(meaning)}</dd>" in text for meaning in terms.values())
     known = " ".join(terms).lower()
     heads = "95 % interval, p (Holm), Rank, Selection gap, Mean rank, Own head, Others masked, P(worse, same, better)"
@@ -139,14 +145,49 @@ def test_every_figure_says_what_it_is_of(page: Path) -> None:
     assert "Hatched amounts are not to be trusted" in text
 
 
-def test_one_diagnosis_is_open_and_the_others_are_folded(page: Path) -> None:
+def test_every_method_is_shown_by_choice_and_the_headline_first(page: Path) -> None:
     text = page.read_text()
-    assert "<h3>Diagnosis of ModAlign</h3>" in text
-    assert '<details class="diagnosis"><summary>Diagnosis of Joint-Train</summary>' in text
-    doubts = re.search(r"(\d+) more, of single models, stand with their diagnoses", text)
+    methods = re.findall(r'<div class="methods">(.*?)</div>\s*</section>', text, re.DOTALL)
+    _, letters = methods
+    titles = re.findall(r'<details class="method"( open)?><summary>(.*?)</summary>', letters)
+    assert titles[0] == (" open", "ModAlign")
+    assert not any(opened for opened, _ in titles[1:])
+    assert re.findall("<option>(.*?)</option>", letters) == [title for _, title in titles]
+    for _, title in titles:
+        assert f"What {title} confuses" in letters
+        assert f"Can the confidence of {title} be trusted?" in letters
+    assert letters.count("Samples at both extremes") == letters.count("What the search tried") == 1
+    doubts = re.search(r"(\d+) more, of single models, stand with each method", text)
     assert doubts is not None
     boxes = re.findall(r'<div class="warnings">(.*?)</div>', text, re.DOTALL)
     assert sum(box.count("<li>") for box in boxes) == int(doubts[1])
+
+
+def test_terms_lead_to_the_glossary(page: Path) -> None:
+    """The head of a column, the title of a figure and the name of a score say what they mean, and where it stands."""
+    text = page.read_text()
+    for before, term in (
+        ("p (Holm)</button>", "p (Holm)"),
+        ("Selection gap</button>", "Selection gap"),
+        ("Test accuracy (%)</button>", "Accuracy"),
+        ("Difference to ModAlign</button>", "Difference, its 95 % interval"),
+        ("negative log-likelihood (nats)", "NLL (nats)"),
+        ("What ModAlign did in training", "Weights of the pool (lambda)"),
+        ("? is not to be trusted)", "Nat"),
+    ):
+        found = re.search(re.escape(before) + r'<a class="hint" href="#([^"]*)" title="([^"]*)"', text)
+        assert found is not None, before
+        assert found[2].startswith(f"{term}: ")
+        assert f'<dt id="{found[1]}">{term}</dt>' in text
+    assert "Precision</button></th>" in text  # not taken for p
+
+
+def test_a_damaged_file_of_samples_is_named(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
+    run = make_run(tmp_path / "run")
+    diagnose(run)
+    np.savez(run / "examples.npz", about=np.array("{}"))
+    with pytest.raises(InputError, match=r"examples\.npz holds no samples of an evaluation.*evaluate the run anew"):
+        write_report([tmp_path], tmp_path / "report.html")
 
 
 def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:

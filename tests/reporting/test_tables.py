@@ -331,8 +331,15 @@ def test_written_tables(bench: Path, tmp_path: Path) -> None:
     shown = float(rows[0]["mean"]) * 100
     assert f"{shown:.1f}" in text
     tex = written[2].read_text()
-    assert tex.count(r"\\") == 5
-    assert r"\mathbf{" in tex
+    main, *metrics = tex.split(r"\end{tabular}")[:-1]
+    assert main.count(r"\\") == 5
+    assert main.count(r"\midrule") == 3  # joint training, balanced, ModAlign
+    assert r"\mathbf{" in main
+    assert [part.strip().splitlines()[0] for part in metrics] == [
+        f"% All metrics of the test split of {name}" for name in ("digits", "letters")
+    ]
+    assert "macro F1" in metrics[0]
+    assert all(r"\mathbf{" in part for part in metrics)
 
 
 def test_ranks_across(bench: Path) -> None:

@@ -7,16 +7,19 @@ between subsets (and everything linear in them) have their own, paired intervals
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalign.errors import InputError
+from modalign.errors import DataError, InputError
 from modalign.evaluation.metrics import higher_is_better, primary_metric, weighted_metrics
 from modalign.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
+from modalign.files import read_archive, write_whole
 
 if TYPE_CHECKING:
     from modalign.data.task import Task
@@ -219,6 +222,12 @@ def missing_curve(subsets: Subsets, points: int = 6, draws: int = 10) -> Missing
     return MissingCurve(shares, {k: [subsets.interval(row) for row in v] for k, v in sums.items()})
 
 
+# Frames of a clip, steps or pixels along an axis, and letters that a picture of a sample shows.
+FRAMES, MOST_STEPS, MOST_LETTERS = 8, 128, 300
+# Colors of a sequence span this share of its values: a few far out would leave no contrast to the others.
+SPAN = (0.02, 0.98)
+
+
 @dataclass(frozen=True)
 class Example:
     """One sample to show.
@@ -252,6 +261,68 @@ class Extremes:
 
     groups: Mapping[str, Sequence[Example]]
     kinds: Mapping[str, str]
+
+    def save(self, path: str | Path) -> Path:
+        """Write them as arrays and text, no larger than they are drawn (``.npz``, a few hundred KB)."""
+        arrays: dict[str, np.ndarray] = {}
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for heading, examples in self.groups.items():
+            for one in examples:
+                own: dict[str, Any] = {"title": one.title, "notes": dict(one.notes), "texts": {}, "arrays": {}}
+                for m, value in one.inputs.items():
+                    if isinstance(value, str):
+                        own["texts"][m] = value[:MOST_LETTERS]
+                    else:
+                        own["arrays"][m] = name = f"input{len(arrays)}"
+                        arrays[name] = _as_drawn(self.kinds[m], value)
+                groups.setdefault(heading, []).append(own)
+        about = np.array(json.dumps({"kinds": dict(self.kinds), "groups": groups}))
+        return write_whole(path, lambda stream: np.savez_compressed(stream, about=about, **arrays))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Extremes:
+        """Return what ``save`` wrote.
+
+        Raises:
+            DataError: the file is damaged, or holds something else.
+        """
+        arrays = read_archive(path)
+        try:
+            about = json.loads(str(arrays["about"]))
+            groups = {
+                str(heading): [
+                    Example(
+                        str(one["title"]),
+                        {**one["texts"], **{m: arrays[name] for m, name in one["arrays"].items()}},
+                        dict(one["notes"]),
+                    )
+                    for one in examples
+                ]
+                for heading, examples in about["groups"].items()
+            }
+            return cls(groups, dict(about["kinds"]))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} holds no samples of an evaluation ({type(error).__name__}); evaluate the run anew"
+            ) from None
+
+
+def _as_drawn(kind: str, value: np.ndarray) -> np.ndarray:
+    """Return an input with no more steps, frames, pixels and digits than a small picture shows."""
+    value = np.nan_to_num(np.asarray(value, np.float32))
+    if kind == "vector":
+        return value.ravel()[: MOST_STEPS**2]
+    if kind == "clip":
+        value = value[np.unique(np.linspace(0, len(value) - 1, FRAMES).round().astype(int))]
+    if kind == "sequence":
+        low, high = np.quantile(value, SPAN)
+    else:
+        low, high = value.min(), value.max()
+    every = [max(1, -(-size // MOST_STEPS)) for size in value.shape[-2:]]
+    across, down = every if kind == "sequence" else (max(every), max(every))
+    small = value[..., ::across, ::down]
+    scaled: np.ndarray = np.clip((small - low) / max(high - low, 1e-12), 0, 1) * 255
+    return scaled.round().astype(np.uint8)
 
 
 def contrasting(evidence: np.ndarray, present: np.ndarray) -> tuple[int, int]:

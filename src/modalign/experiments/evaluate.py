@@ -141,6 +141,11 @@ def evaluate_run(
     if task.kind == "classification" and len(modalities) > 1:
         evidence = torch.stack([answer((m,)) for m in modalities]) if heads is None else heads
         extremes = _extremes(data, samples, evidence.numpy(), whole.present.numpy(), columns)
+    drawn = run.folder / "examples.npz"
+    if extremes is None:
+        drawn.unlink(missing_ok=True)  # those of an earlier evaluation
+    else:
+        extremes.save(drawn)
     return Evaluation(result, extremes)
 
 

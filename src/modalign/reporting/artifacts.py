@@ -13,13 +13,13 @@ def draw_run(run: Path, folder: Path) -> None:
         folder: where to.
     """
     # Here, for every training knows this function and few draw.
-    from modalign.reporting.figures import dataset_figures
+    from modalign.reporting.figures import dataset_figures, prediction_figures
     from modalign.reporting.runs import compare, read_run
     from modalign.reporting.style import save
     from modalign.reporting.tables import write_tables
 
     record = read_run(run)
     write_tables([record], folder / "tables")
-    for drawn in dataset_figures(compare([record]), [record]):
+    for drawn in [*dataset_figures(compare([record]), [record]), *prediction_figures(record.strategy, [record])]:
         if drawn.name != "comparison":  # of one method there is none
             save(drawn.figure, folder / "figures" / drawn.name, ("png",))

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from modalign.errors import InputError, unknown
-from modalign.evaluation.contributions import Example, Extremes
+from modalign.evaluation.contributions import FRAMES, MOST_STEPS, SPAN, Example, Extremes
 from modalign.evaluation.place import place_of
 from modalign.files import folder_name
 from modalign.reporting.figures import Captioned, looks, name_rows, reliability, write_beside
@@ -32,10 +32,13 @@ WORST = 3
 _AREAS = {"ap": "Average precision", "auc": "AUC"}
 # Contexts in the figure of confidence: those with the largest differences.
 MOST_CONTEXTS = 30
-# Frames of a clip in a line, and most lines.
-FRAMES, LINES = 4, 2
-# Colors of a sequence span this share of its values: a few far out would leave no contrast to the others.
-SPAN = (0.02, 0.98)
+# Frames of a clip in a line.
+IN_LINE = 4
+EXAMPLES = (
+    "Samples in which the two modalities that differ most in confidence are furthest apart, with what each says alone "
+    "and how sure it is. As they enter the model: sequences with time to the right and features upwards (each with its "
+    "own colors), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
+)
 
 
 def diagnose(folders: Iterable[str | Path], out: str | Path | None = None, **how: Any) -> None:
@@ -332,7 +335,7 @@ def context_confidence(found: dict[str, Any], name: str = "class", limit: int = 
             apart = rows + 0.14 * (i - (len(modalities) - 1) / 2)
             low, high = (100 * _means(entry["by_modality"][modality], key)[order] for key in ("low", "high"))
             axis.hlines(apart, np.maximum(low, 0), np.minimum(high, 100), color=look["color"], linewidth=1.2)
-            axis.plot(100 * means[i, order], apart, label=modality, linestyle="none", **look)
+            axis.plot(100 * means[i, order], apart, label=modality, **(look | {"linestyle": "none"}))
         axis.set_yticks(rows, [f"{entry['contexts'][k]} ({entry['count'][k]})" for k in order])
         axis.set_ylim(-0.7, len(order) - 0.3)
         axis.grid(axis="y", visible=False)
@@ -408,7 +411,8 @@ def _draw(axis: Axes, kind: str, value: np.ndarray | str) -> None:
     values = np.asarray(value, np.float64)
     if kind == "sequence":
         low, high = np.nanquantile(values, SPAN)
-        axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=max(high, low + 1e-12))
+        bounds = {"vmin": low, "vmax": max(high, low + 1e-12)}
+        axis.imshow(values.T, aspect="auto", origin="lower", cmap="magma", interpolation=_enlarged(values.T), **bounds)
     elif kind == "vector":
         values = values.ravel()
         axis.fill_between(np.arange(len(values)), values, step="mid", color=OTHER, linewidth=0)
@@ -418,11 +422,24 @@ def _draw(axis: Axes, kind: str, value: np.ndarray | str) -> None:
             axis.set_ylim(max(values.min(), -usual), min(values.max(), usual))
     else:
         if kind == "clip":
-            count = FRAMES * LINES if len(values) >= FRAMES * LINES else min(FRAMES, len(values))
-            shown = list(values[np.linspace(0, len(values) - 1, count).round().astype(int)])
-            lines = [np.concatenate(shown[i : i + FRAMES], axis=2) for i in range(0, count, FRAMES)]
+            count = FRAMES if len(values) >= FRAMES else min(IN_LINE, len(values))
+            frames = list(values[np.linspace(0, len(values) - 1, count).round().astype(int)])
+            lines = [np.concatenate(frames[i : i + IN_LINE], axis=2) for i in range(0, count, IN_LINE)]
             values = np.concatenate(lines, axis=1)
         # Stretched to 0..1: normalized data are meant to be seen too.
         low, high = np.nanmin(values), np.nanmax(values)
         values = (values - low) / (high - low) if high > low else np.zeros_like(values)
-        axis.imshow(values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0], cmap="gray")
+        shown = values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0]
+        axis.imshow(shown, cmap="gray", interpolation=_enlarged(shown))
+
+
+def _enlarged(values: np.ndarray) -> str:
+    """How a picture is resampled: one of fewer pixels than are shown is kept as it is, which is sharp and small."""
+    return "none" if max(values.shape[:2]) <= MOST_STEPS else "auto"
+
+
+def examples_figure(extremes: Extremes) -> Captioned:
+    """Draw the samples of an evaluation in which one modality is sure and another is not."""
+    said = [f"{heading}: {one.title}" for heading, examples in extremes.groups.items() for one in examples]
+    figure = example_grid(extremes.groups, extremes.kinds)
+    return Captioned("examples", "Samples at both extremes", "; ".join(said), figure, EXAMPLES)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from modalign.errors import RunFolderError
 from modalign.evaluation.metrics import Calibration, calibration, confusion_matrix
@@ -31,11 +33,13 @@ from modalign.reporting.runs import (
     rank_matrix,
     read_run,
 )
-from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save
+from modalign.reporting.style import COLORS, INK, MARKERS, OTHER, OURS, canvas, modality_look, save, series_look
 from modalign.reporting.tables import MetricFormat, plural
 
 # Bins of a reliability diagram with fewer samples are set apart.
 SPARSE = 10
+# Shares of a confusion matrix in steps of 5 %: one blue, the more of it the larger, so that it shows on any ground.
+SHADES = ListedColormap([(*to_rgb(OTHER), step / 20) for step in range(21)])
 # Where the largest training loss is so many times the smallest, its axis is logarithmic.
 WIDE_RANGE = 10
 
@@ -135,9 +139,8 @@ def training_curves(runs: RunRecord | str | Path | Sequence[RunRecord], metric: 
     tones = [tone for tone in COLORS if tone != OURS]
     with canvas(9.2, 3.8, 1, 2) as (figure, (left, right)):
         for i, own in enumerate(methods.values()):
-            # The reference stands out, neighbors differ in dashes and color, so that neither alone has to tell them.
-            dashes = ("-", "--", ":")[i % 3]
-            look: dict[str, Any] = {"color": tones[i % len(tones)], "linewidth": 1.4, "linestyle": dashes}
+            # The reference stands out.
+            look = series_look(i, tones) | {"linewidth": 1.4}
             if own[0].strategy == REFERENCE:
                 look = {"color": OURS, "linewidth": 2.6, "zorder": 5}
             # Titles are of a finished run: an unfinished one may not know it.
@@ -163,7 +166,7 @@ def _curves_of_run(run: RunRecord, metric: str | None) -> Figure:
             for i, name in enumerate(names):
                 factor = form.factor if part == "valid" else 1.0
                 label = name.replace("margin_", "steps with margin, ").replace("weight_", "weight of ")
-                _band(axis, [factor * run.curve(part, name)], {"color": COLORS[i % len(COLORS)]}, label)
+                _band(axis, [factor * run.curve(part, name)], series_look(i), label)
             axis.set(xlabel="epoch", title=title)
             if len(names) > 1:
                 axis.legend()
@@ -179,6 +182,17 @@ def _scale_losses(axis: Axes) -> None:
     losses = losses[np.isfinite(losses)]
     if len(losses) and losses.min() > 0 and losses.max() > WIDE_RANGE * losses.min():
         axis.set_yscale("log")
+        plain_log(axis.yaxis)
+
+
+def plain_log(axis: Axis) -> None:
+    """Name the ticks of a logarithmic axis by numbers: powers are formulas, and no text is read as one."""
+    low, high = axis.get_view_interval()
+    if high < 30 * low:  # one power of ten or two do not tell the scale
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain if high < 30 * low else NullFormatter())
 
 
 def _band(axis: Axes, series: Sequence[np.ndarray], look: Mapping[str, Any], label: str) -> None:
@@ -197,7 +211,7 @@ def _band(axis: Axes, series: Sequence[np.ndarray], look: Mapping[str, Any], lab
 
 def cost(rows: Sequence[Row]) -> Captioned:
     """Draw time and memory of every method of a data set, labeled with multiples of ``joint`` (or the cheapest)."""
-    panels = (("seconds_per_epoch", "seconds per epoch"), ("peak_memory_mb", "peak memory (MB)"))
+    panels = (("seconds_per_epoch", "seconds per epoch"), ("peak_memory_mb", "memory added at the peak (MB)"))
     with canvas(9.2, 1.2 + 0.32 * len(rows), 1, 2) as (figure, axes):
         for axis, (name, label) in zip(axes, panels, strict=True):
             values = np.array([getattr(row, name) for row in rows])
@@ -205,9 +219,10 @@ def cost(rows: Sequence[Row]) -> Captioned:
             tones = [OURS if row.strategy == row.reference else OTHER for row in rows]
             axis.barh(range(len(rows)), values, color=tones, height=0.62)
             for y, value in enumerate(values):
-                write_beside(axis, f"{value / unit:.2g}×", value, y, 8.5)
+                if unit > 0:
+                    write_beside(axis, f"{value / unit:.2g}×", value, y, 8.5)
             name_rows(axis, [row.title for row in rows])
-            axis.set_xlim(0, 1.15 * np.nanmax(values))
+            axis.set_xlim(0, 1.15 * np.nanmax(values) or 1)
             axis.set_xlabel(label)
         axes[1].tick_params(labelleft=False)
         figure.get_layout_engine().set(wspace=0.08)  # type: ignore[call-arg, union-attr]
@@ -232,7 +247,7 @@ def alignment(runs: Sequence[RunRecord]) -> Captioned:
     weights = [name for name in runs[0].epochs[0]["log"] if name.startswith("weight_")]
     with canvas(9.2, 3.4, 1, 2) as (figure, (left, right)):
         for i, name in enumerate(weights):
-            look = {"color": COLORS[i % len(COLORS)], "linewidth": 2}
+            look = series_look(i) | {"linewidth": 2}
             _band(left, [run.curve("log", name) for run in runs], look, name.removeprefix("weight_"))
         left.set(xlabel="epoch", title="Weights in the pool of the prediction", ylim=(0, None))
         left.legend()
@@ -261,10 +276,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = float(np.clip(2.2 + 0.15 * c, 3.4, 9.0))
     with canvas(side + 0.6, side) as (figure, (axis,)):
-        image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+        image = axis.imshow(100 * share, cmap=SHADES, vmin=0, vmax=100, interpolation="none")
         for i, j in np.argwhere(counts) if c <= 12 else ():
-            # Not the ink that follows a dark page: the cells stay light.
-            tone = "white" if share[i, j] > 0.55 else "#202020"
+            tone = "white" if share[i, j] > 0.8 else INK
             axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=tone)
         shown = range(0, c, -(-c // 40))
         size = 9 if c <= 15 else 8
@@ -321,7 +335,7 @@ def looks(names: Iterable[str], whole: str) -> dict[str, dict[str, Any]]:
 
 
 def dataset_figures(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Captioned]:
-    """Draw comparison and training curves of one data set, and what the headline method confuses.
+    """Draw comparison, training curves and cost of one data set.
 
     Args:
         rows: rows of this data set; runs: its records (unfinished ones have curves too).
@@ -341,15 +355,21 @@ def dataset_figures(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[Capt
     aligned = [run for run in begun if run.strategy == REFERENCE and "weight_joint" in (run.epochs[0].get("log") or {})]
     if aligned:
         found.append(alignment(aligned))
-    return found + (_prediction_figures(headline(rows), runs) if rows and runs[0].task == "classification" else [])
+    return found
 
 
-def _prediction_figures(chosen: Row, runs: Sequence[RunRecord]) -> list[Captioned]:
-    """Draw what a method confuses, and the reliability of its prediction and of the heads of modalities it trained."""
-    own = [run for run in runs if run.strategy == chosen.strategy and run.state == "done"]
+def prediction_figures(strategy: str, runs: Sequence[RunRecord]) -> list[Captioned]:
+    """Draw what a classifier confuses, and the reliability of its prediction and of the heads that it trained.
+
+    Args:
+        strategy: name of the method.
+        runs: records of one data set, of any method; nothing is drawn where no predictions are kept.
+    """
+    own = [run for run in runs if run.strategy == strategy and run.state == "done" and run.task == "classification"]
     kept = [found for run in own if (found := run.predictions()) is not None]
     if not kept:
         return []
+    title = own[0].title
     classes = [str(name) for name in kept[0]["classes"]]
     counts = sum((confusion_matrix(p["scores"], p["target"]) for p in kept), np.zeros((len(classes),) * 2, int))
     wrong = counts - np.diag(counts.diagonal())
@@ -365,13 +385,67 @@ def _prediction_figures(chosen: Row, runs: Sequence[RunRecord]) -> list[Captione
     return [
         Captioned(
             "confusion",
-            f"What {chosen.title} confuses (test, {seeds})",
+            f"What {title} confuses (test, {seeds})",
             f"Confusion matrix over {seeds}; t{worst}",
             confusion(counts, classes),
             f"Of {pooled}: rows are true classes, and their shares add up to 100 %. T{worst}",
         ),
-        reliability(curves, f"Can the confidence of {chosen.title} be trusted?", pooled),
+        reliability(curves, f"Can the confidence of {title} be trusted?", pooled),
     ]
+
+
+def search_figure(found: Sequence[Mapping[str, Any]], strategy: str) -> Captioned | None:
+    """Draw what a search found of one method: the objective against every setting that it varied.
+
+    Args:
+        found: ``chosen`` of ``tune.json`` of a bench, a search each, those of one data set.
+        strategy: name of the method.
+    """
+    own = [one for one in found if one.get("row") == strategy]
+    trials = pd.DataFrame([t for one in own for t in one.get("trials") or []])
+    if not {"state", "value", "lr"} <= {*trials}:
+        return None
+    trials = trials[pd.to_numeric(trials["value"], errors="coerce").notna()]
+    varied = [name for name in trials if name not in ("state", "value") and trials[name].astype(str).nunique() > 1]
+    if not varied:
+        return None
+    columns = min(3, len(varied))
+    lines = -(-len(varied) // columns)
+    done, settings = trials["state"] == "complete", [{"lr": c["lr"], **c["options"]} for o in own if (c := o["chosen"])]
+    with canvas(0.6 + 3.0 * columns, 2.9 * lines + 0.3, lines, columns) as (figure, axes):
+        for axis, name in zip(axes, varied, strict=False):
+            at = pd.to_numeric(trials[name], errors="coerce")
+            named = at.isna().any() or any(isinstance(value, bool) for value in trials[name])
+            words = sorted({str(value) for value in trials[name]})
+            at = trials[name].astype(str).map(words.index) if named else at
+            axis.plot(at[done], trials["value"][done], "o", color=OTHER, label="trained to the end")
+            axis.plot(
+                at[~done], trials["value"][~done], "o", color=OTHER, markerfacecolor="none", label="stopped early"
+            )
+            places = [words.index(str(one[name])) if named else one[name] for one in settings if name in one]
+            for place in places:
+                axis.axvline(place, color=INK, linestyle=":", linewidth=1.3, label="chosen")
+            if named:
+                axis.set_xticks(range(len(words)), words)
+                axis.set_xlim(-0.5, len(words) - 0.5)
+            elif at.min() > 0 and at.max() > WIDE_RANGE * at.min():
+                axis.set_xscale("log")
+                plain_log(axis.xaxis)
+            axis.set_xlabel("learning rate" if name == "lr" else str(name))
+        for axis in axes[::columns]:
+            axis.set_ylabel("objective")
+        for axis in axes[len(varied) :]:
+            axis.set_visible(False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        legend = dict(zip(labels, handles, strict=True))
+        figure.legend([*legend.values()], [*legend], loc="outside lower center", ncols=3)
+    best = trials["value"][done].min()
+    alt = f"{plural(len(trials), 'trial')}; objective from {best:.3g} (chosen) to {trials['value'].max():.3g}."
+    note = (
+        f"{alt} The objective on validation, the mean over the runs of a trial, less is better: negative "
+        "log-likelihood of classes and labels, else the metric. A best at the edge of a panel may lie beyond it."
+    )
+    return Captioned("search", "What the search tried", alt, figure, note)
 
 
 _MEASURED = ("fusibility", "complementarity", "accuracy")
@@ -535,6 +609,7 @@ def write_figures(runs: Iterable[RunRecord], folder: str | Path, reference: str 
     for drawn in overview(compared)[1:]:  # the comparison is drawn for each data set
         written += save(drawn.figure, Path(folder) / drawn.name)
     for dataset, rows in by_dataset(compared).items():
-        for drawn in dataset_figures(rows, [run for run in runs if run.dataset == dataset]):
+        own = [run for run in runs if run.dataset == dataset]
+        for drawn in [*dataset_figures(rows, own), *prediction_figures(headline(rows).strategy, own)]:
             written += save(drawn.figure, Path(folder) / folder_name(f"{dataset}_{drawn.name}"))
     return written

@@ -16,6 +16,19 @@ document.querySelectorAll("thead button").forEach(function (button) {
     }).forEach(function (row) { body.appendChild(row); });
   });
 });
+// One method at a time, by choice; without this script each is folded under its name.
+document.querySelectorAll(".choose").forEach(function (line) {
+  var choice = line.querySelector("select"), boxes = Array.from(line.parentElement.querySelectorAll(".method"));
+  var show = function () {
+    boxes.forEach(function (box, i) {
+      box.open = i === choice.selectedIndex;
+      box.classList.toggle("unchosen", !box.open);
+    });
+  };
+  choice.addEventListener("change", show);
+  line.hidden = false;
+  show();
+});
 // Paper cannot be opened by a click: everything that is folded is printed, and folded again afterwards.
 var folded = [];
 window.addEventListener("beforeprint", function () {

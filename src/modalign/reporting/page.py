@@ -5,10 +5,10 @@ All text that comes from run folders is escaped: by jinja in the page, by the XM
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,75 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from modalign.errors import RunFolderError
+from modalign.evaluation.contributions import Extremes
 from modalign.files import reading, write_whole
-from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, units
-from modalign.reporting.figures import Captioned, dataset_figures, overview, tradeoff_figures
+from modalign.reporting.diagnosis import evaluation_figures, evaluation_tables, examples_figure, units
+from modalign.reporting.figures import (
+    Captioned,
+    dataset_figures,
+    overview,
+    prediction_figures,
+    search_figure,
+    tradeoff_figures,
+)
 from modalign.reporting.findings import findings, modality_findings, warnings
-from modalign.reporting.runs import Row, RunRecord, by_dataset, check_data, compare, headline, read_run, read_runs
+from modalign.reporting.runs import (
+    Row,
+    RunRecord,
+    by_dataset,
+    check_data,
+    compare,
+    headline,
+    order_key,
+    read_mapping,
+    read_run,
+    read_runs,
+)
 from modalign.reporting.style import inline_svg
-from modalign.reporting.tables import MetricFormat, averaged, data_card, dataset_tables, plural, ranks_table, runs_table
+from modalign.reporting.tables import (
+    MetricFormat,
+    Table,
+    averaged,
+    data_card,
+    dataset_tables,
+    plural,
+    ranks_table,
+    runs_table,
+)
 from modalign.settings import selected
 
 _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 # Widest picture (points) that can be read in one of two columns.
 COLUMN = 475
-EXAMPLES = (
-    "Samples in which the two modalities that differ most in confidence are furthest apart, with what each says alone "
-    "and how sure it is. As they enter the model: sequences with time to the right and features upwards (each with its "
-    "own colors), frames in reading order, vectors as bars, text as words. They illustrate, and prove nothing."
-)
+# Terms of the glossary that a figure is about, by the beginning of its name.
+_ABOUT = {
+    "alignment": ("Weights of the pool (lambda)", "Margin"),
+    "confidence": ("Confidence",),
+    "critical_difference": ("Critical difference",),
+    "information": ("Information, shared and unique", "Nat"),
+    "missing": ("When a modality is missing",),
+    "reliability": ("Reliability", "ECE"),
+    "search": ("Objective of a search",),
+    "shapley": ("Shapley value",),
+    "survival_time": ("Integrated Brier score",),
+    "tradeoff": ("Alpha", "Margin", "T"),
+}
+# Tables whose columns are terms of the glossary, and those whose rows are.
+_HEADS = ("scores", "cost", "others", "ranks", "modalities", "classes", "survival", "information", "decomposition")
+_ROWS = ("metrics", "survival")
+# What tables call a term, and what the glossary does.
+_ALSO = {
+    "calibration error": "ece",
+    "difference to": "difference",
+    "last epoch": "test at the last epoch",
+    "mean average precision": "average precision",
+    "negative log-likelihood": "nll",
+    "peak": "memory added",
+    "s per epoch": "seconds",
+    "s in all": "seconds",
+    "won/tied/lost": "won",
+}
 METHOD = (
     "Means over splits and seeds with 95 % intervals. Over several splits of one data set the interval is the "
     "corrected resampled t-interval of Nadeau and Bengio, as splits share samples; over one split it is crossed, "
@@ -96,13 +147,13 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[Path] = (), reference: st
         findings=[*findings(rows), *(d["learned"] for d in datasets if d["learned"])],
         overview=[_figure(drawn, "overview") for drawn in overview(rows)],
         warnings=warnings(runs, rows),
-        doubts=sum(len(found["warnings"]) for d in datasets for found in d["diagnoses"]),
+        doubts=sum(len(found["warnings"]) for d in datasets for found in d["methods"]),
         datasets=datasets,
-        across=ranks_table(rows) if averaged(rows) else None,
+        across=_table(ranks_table(rows)) if averaged(rows) else None,
         tradeoff=[_figure(d, f"sweep{i}") for i, path in enumerate(sweeps) for d in tradeoff_figures(path)],
         setups=[setup for name in names for setup in _setups(name, [r for r in runs if r.dataset == name])],
-        runs=runs_table(runs),
-        glossary=yaml.safe_load((_HERE / "glossary.yaml").read_text(encoding="utf-8")),
+        runs=_table(runs_table(runs)),
+        glossary=_glossary(),
         count=len(runs),
         method=METHOD,
     )
@@ -140,7 +191,7 @@ def run_html(run: RunRecord | str | Path) -> str:
 
 
 def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -> dict[str, Any]:
-    """Return a section of the page: tables, figures, and one diagnosis a method, the headline method's first."""
+    """Return a section of the page: tables, figures, and what is known of each method, the headline method first."""
     anchor = f"data-{position}"  # names are not: two of them may differ in nothing that an identifier can hold
     # The comparison of all data sets stands at the top of the page.
     figures = [_figure(d, anchor) for d in dataset_figures(rows, runs) if d.name != "comparison"]
@@ -149,36 +200,46 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
         if run.state == "done" and (found := run.evaluation()) is not None:
             evaluated.setdefault(run.strategy, []).append((run, found))
     first = headline(rows).strategy if rows else ""
-    diagnoses, learned = [], ""
-    # Of each method its first seed that was evaluated.
-    for i, own in enumerate(sorted(evaluated.values(), key=lambda own: own[0][0].strategy != first)):
-        run, found = own[0]
-        others = f"; {len(own) - 1} more evaluated in their run folders" if len(own) > 1 else ""
-        with reading(run.path / "evaluation.json", "what `modalign evaluate` wrote", RunFolderError, "evaluate anew"):
-            figures_of_run = [_figure(d, f"{anchor}-{i}") for d in evaluation_figures(found)]
-            diagnoses.append(
-                {
-                    "title": run.title,
-                    "subtitle": f"Of seed {run.seed}{others}, on the {found['split']} split: {found['samples']} "
-                    f"samples; intervals are over {units(found)}.",
-                    "figures": figures_of_run + [_picture(path) for path in sorted(run.path.glob("examples*.svg"))],
-                    "tables": evaluation_tables(found),
+    searched = _searched(name, runs)
+    known = dict.fromkeys([first, *(row.strategy for row in rows), *sorted(evaluated, key=order_key)])
+    methods, learned = [], ""
+    for i, strategy in enumerate(filter(None, known)):
+        title = next(run.title for run in runs if run.strategy == strategy and run.state == "done")
+        drawn = prediction_figures(strategy, runs)
+        if search := search_figure(searched, strategy):
+            drawn.append(search)
+        method: dict[str, Any] = {"title": title, "subtitle": "", "tables": [], "warnings": []}
+        if own := evaluated.get(strategy):  # the first seed that was evaluated
+            run, found = own[0]
+            others = f"; {len(own) - 1} more evaluated in their run folders" if len(own) > 1 else ""
+            with reading(
+                run.path / "evaluation.json", "what `modalign evaluate` wrote", RunFolderError, "evaluate anew"
+            ):
+                drawn += evaluation_figures(found)
+                method |= {
+                    "subtitle": f"Diagnosis of seed {run.seed}{others}, on the {found['split']} split: "
+                    f"{found['samples']} samples; intervals are over {units(found)}.",
+                    "tables": [_table(one) for one in evaluation_tables(found)],
                     "warnings": list(found["warnings"]),
                 }
-            )
-            if not learned and (said := modality_findings(found)):
-                learned = f"{name}, what modalities give {run.title} (seed {run.seed}): {said}"
+                if not learned and (said := modality_findings(found)):
+                    learned = f"{name}, what modalities give {run.title} (seed {run.seed}): {said}"
+            if (samples := run.path / "examples.npz").exists():
+                with reading(samples, "samples that `modalign evaluate` kept", RunFolderError, "evaluate anew"):
+                    drawn.append(examples_figure(Extremes.load(samples)))
+        if drawn or method["tables"]:
+            methods.append(method | {"figures": [_figure(one, f"{anchor}-{i}") for one in drawn]})
     with reading(f"the runs of {name}: data.json and predictions", "what training wrote", RunFolderError, "train anew"):
         card, notes = data_card(runs)
     return {
         "name": name,
         "anchor": anchor,
-        "card": card,
+        "card": [_table(one) for one in card],
         "notes": notes,
-        "tables": dataset_tables(name, rows) if rows else [],
+        "tables": [_table(one) for one in dataset_tables(name, rows)] if rows else [],
         # Those over the whole width first, so that the others fill both columns below.
         "figures": sorted(figures, key=lambda figure: not figure["wide"]),
-        "diagnoses": diagnoses,
+        "methods": methods,
         "learned": learned,
     }
 
@@ -186,18 +247,51 @@ def _dataset(position: int, name: str, rows: list[Row], runs: list[RunRecord]) -
 def _figure(drawn: Captioned, prefix: str) -> dict[str, Any]:
     name = re.sub(r"\W+", "-", drawn.name)
     svg = inline_svg(drawn.figure, drawn.alt, f"{prefix}-{name}-")
-    return {"title": drawn.title, "svg": svg, "wide": 72 * drawn.figure.get_figwidth() > COLUMN, "note": drawn.note}
+    terms = next((terms for start, terms in _ABOUT.items() if drawn.name.startswith(start)), ())
+    about = [(term, *_glossary()[term]) for term in terms]
+    wide = 72 * drawn.figure.get_figwidth() > COLUMN
+    return {"title": drawn.title, "svg": svg, "wide": wide, "note": drawn.note, "about": about}
 
 
-def _picture(path: Path) -> dict[str, Any]:
-    """Return samples as a picture of their own: what a file holds is never part of the page's code."""
-    content = path.read_bytes()
-    width = re.search(rb'<svg[^>]* width="([\d.]+)pt"', content)
-    alt = "Samples in which one modality is sure and the other is not, shown as what they are"
-    data = base64.b64encode(content).decode()
-    image = Markup('<img alt="{}" src="data:image/svg+xml;base64,{}">').format(alt, data)
-    wide = width is not None and float(width[1]) > COLUMN
-    return {"title": "Samples at both extremes", "svg": image, "wide": wide, "note": EXAMPLES}
+def _searched(name: str, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return the searches on a data set that lie beside its runs: folder/tune.json of folder/runs/DATA/METHOD/RUN."""
+    benches = {run.path.resolve().parents[3] for run in runs if len(run.path.resolve().parents) > 3}
+    found = [read_mapping(bench / "tune.json", json.loads, []).get("chosen") for bench in sorted(benches)]
+    searches = [one for own in found if isinstance(own, list) for one in own if isinstance(one, dict)]
+    return [one for one in searches if one.get("dataset") == name]
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Return a table for the page, with the terms of the glossary that its heads and rows are about."""
+    heads = [_term(head) if table.name in _HEADS else None for head in table.head]
+    rows = [_term(row[0]) if table.name in _ROWS else None for row in table.body]
+    about = [term for word in ("nats",) if word in table.caption and (term := _term(word))]
+    return {"caption": table.caption, "about": about, "head": [*zip(table.head, heads, strict=True)],
+            "body": [*zip(table.body, rows, strict=True)], "best": table.best, "words": table.words}  # fmt: skip
+
+
+@cache
+def _glossary() -> dict[str, tuple[str, str]]:
+    """Return term to its anchor and its meaning."""
+    groups = yaml.safe_load((_HERE / "glossary.yaml").read_text(encoding="utf-8")).values()
+    terms = [(term, meaning) for group in groups for term, meaning in group.items()]
+    return {term: (f"term-{i}", meaning) for i, (term, meaning) in enumerate(terms)}
+
+
+@cache
+def _term(words: str) -> tuple[str, str, str] | None:
+    """Return term, anchor and meaning of what some words are about: the longest name of a term that they begin with."""
+    said = words.lower().removeprefix("test ")
+    for start, name in _ALSO.items():
+        said = name if said.startswith(start) else said
+    names = {
+        part.partition(" (")[0].removesuffix("s"): term for term in _glossary() for part in term.lower().split(", ")
+    }
+    found = [name for name in names if re.match(rf"{re.escape(name)}s?( |$)", said)]
+    if not found:
+        return None
+    term = names[max(found, key=len)]
+    return (term, *_glossary()[term])
 
 
 def _setups(name: str, runs: Sequence[RunRecord]) -> list[dict[str, str]]:

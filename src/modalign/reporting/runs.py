@@ -42,12 +42,13 @@ REPEATS = 400
 """Bootstrap resamples of the test units: their variance is known to 7 %."""
 # The methods in the order of the paper's Table 1, then the variants of its Table 2. Written down here, and held equal
 # to the methods' own list by a test, because their modules import torch and a report needs none.
-ORDER = (
-    "linear", "unimodal", "ensemble", "late_fusion", "joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce",
-    "mmpareto", "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl",
-    "no_objective", "no_margin", "no_prior", "no_context", "no_heads",
-    "no_readout_critic",
-)  # fmt: skip
+GROUPS = (
+    ("linear", "unimodal", "ensemble", "late_fusion"),  # no network sees two modalities
+    ("joint", "joint_long", "joint_mlp", "joint_unimodal", "infonce"),
+    ("mmpareto", "diagnose_relearn", "reconboost", "ogm_ge", "pmr", "opm", "mla", "dgl"),  # balance modalities
+    ("no_objective", "no_margin", "no_prior", "no_context", "no_heads", "no_readout_critic"),
+)
+ORDER = tuple(name for group in GROUPS for name in group)
 # Files of which at least one marks a folder as a run, whatever state it is in.
 _MARKS = ("recipe.yaml", "result.json", "metrics.jsonl", "environment.json", "done")
 _BY_SAMPLE = ("ids", "target", "scores")  # arrays of predictions with a row a sample
@@ -139,7 +140,8 @@ class RunRecord:
     @property
     def option(self) -> str:
         """The method's options where they are not the defaults, as ``name=value``."""
-        return ", ".join(f"{k}={v}" for k, v in (self.result.get("options") or {}).items())
+        options = self.result.get("options") or {}
+        return ", ".join(f"{k}={float(f'{v:.4g}')}" if isinstance(v, float) else f"{k}={v}" for k, v in options.items())
 
     def metric(self, split: str, name: str) -> float:
         """Return a number of ``result.json``, NaN if it is not there."""
@@ -433,6 +435,17 @@ def order_key(strategy: str) -> tuple[int, str]:
     if strategy == REFERENCE:
         return (len(ORDER) + 1, strategy)
     return (ORDER.index(strategy) if strategy in ORDER else len(ORDER), strategy)
+
+
+def group_of(strategy: str) -> int:
+    """Return the position of a method's group in tables: those of ``GROUPS``, unknown ones, ModAlign.
+
+    >>> [group_of(name) for name in ("late_fusion", "joint", "mine", "modalign")]
+    [0, 1, 4, 5]
+    """
+    if strategy == REFERENCE:
+        return len(GROUPS) + 1
+    return next((i for i, names in enumerate(GROUPS) if strategy in names), len(GROUPS))
 
 
 def compare(runs: Iterable[RunRecord], reference: str | None = None) -> list[Row]:

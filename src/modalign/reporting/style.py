@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from modalign.files import write_whole
 
@@ -23,6 +26,8 @@ from modalign.files import write_whole
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#000000")
 # Modalities have tones of their own: none is that of ModAlign or of the other methods.
 MODALITIES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+# Neighbors differ in dashes too: neither color nor ground alone has to tell series apart.
+DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 OURS = "#D55E00"
 OTHER = "#0072B2"
@@ -31,7 +36,8 @@ AXIS = "#555555"
 GRID = "#E3E3E3"
 SHARED = "#8C8C8C"
 # Colors that follow a page's light or dark ground, as variables of its style sheet; all others stay as they are.
-THEMED = {INK: "var(--ink)", "#000000": "var(--ink)", AXIS: "var(--axis)", GRID: "var(--grid)", OTHER: "var(--blue)"}
+THEMED = {INK: "var(--ink)", "#000000": "var(--ink)", AXIS: "var(--axis)", GRID: "var(--grid)", OTHER: "var(--blue)",
+          "#56B4E9": "var(--sky)"}  # fmt: skip
 
 KINDS = ("svg", "png", "pdf")
 
@@ -78,8 +84,14 @@ def canvas(
 
 
 def modality_look(position: int) -> dict[str, Any]:
-    """Return color and marker of the modality at ``position``, the same in every figure."""
-    return {"color": MODALITIES[position % len(MODALITIES)], "marker": MARKERS[position % len(MARKERS)]}
+    """Return color, dashes and marker of the modality at ``position``, the same in every figure."""
+    look = {"color": MODALITIES[position % len(MODALITIES)], "linestyle": DASHES[position % len(DASHES)]}
+    return look | {"marker": MARKERS[position % len(MARKERS)]}
+
+
+def series_look(position: int, colors: Sequence[str] = COLORS) -> dict[str, Any]:
+    """Return color and dashes of a curve among others that are no modalities."""
+    return {"color": colors[position % len(colors)], "linestyle": DASHES[position % len(DASHES)]}
 
 
 def save(figure: Figure, stem: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
@@ -98,6 +110,9 @@ def save(figure: Figure, stem: str | Path, kinds: Sequence[str] = KINDS) -> list
 def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:
     """Return a figure as an ``<svg>`` element for a page: it follows the page's colors and clashes with no other.
 
+    It is a fraction of what is saved as a file: letters are text in the page's font, numbers have two digits after the
+    point, identifiers that nothing refers to are left out, and pictures are compressed again.
+
     Args:
         figure: what is drawn.
         alt: its numbers, for readers who cannot see it.
@@ -105,9 +120,10 @@ def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:
             clips and glyphs.
     """
     stream = io.BytesIO()
-    with styled():
+    with styled(), matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(stream.getvalue())
+    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', stream.getvalue().decode()))
     for parent in list(root.iter()):
         for child in list(parent):
             # A style sheet inside a figure would apply to the whole page.
@@ -115,15 +131,23 @@ def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:
                 parent.remove(child)
     themed = {color.lower(): variable for color, variable in THEMED.items()}
     for element in root.iter():
+        if not (element.text or "").strip():
+            element.text = None
+        element.tail = None
+        if element.get("id") not in referred:
+            element.attrib.pop("id", None)
         for name, value in element.attrib.items():
             if name == "id":
                 element.set(name, prefix + value)
-            elif name == f"{{{_XLINK}}}href" and value.startswith("#"):
-                element.set(name, f"#{prefix}{value[1:]}")
+            elif name == f"{{{_XLINK}}}href":
+                element.set(name, f"#{prefix}{value[1:]}" if value.startswith("#") else _compressed(value))
+            elif name in ("d", "x", "y", "transform", "points"):
+                element.set(name, re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", value))
             elif name == "clip-path":
                 element.set(name, value.replace("url(#", f"url(#{prefix}"))
             elif name in ("style", "fill", "stroke"):
                 value = re.sub(r"#[0-9a-f]{6}\b", lambda found: themed.get(found[0], found[0]), value)
+                value = value.replace("'DejaVu Sans'", "var(--font)")
                 element.set(name, value.replace("url(#", f"url(#{prefix}"))
     width = round(1.6 * 72 * figure.get_figwidth())
     root.attrib |= {
@@ -135,3 +159,13 @@ def inline_svg(figure: Figure, alt: str, prefix: str) -> Markup:
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _compressed(picture: str) -> str:
+    """Return a picture (``data:image/png;base64,...``) as WebP where that is smaller: without loss up to 256 colors."""
+    start, _, content = picture.partition(",")
+    image, stream = Image.open(io.BytesIO(base64.b64decode(content))), io.BytesIO()
+    with contextlib.suppress(OSError, KeyError):  # a Pillow that was built without it
+        image.save(stream, "WEBP", lossless=image.getcolors() is not None, quality=80, method=6)
+    smaller = base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/webp;base64,{smaller}" if 0 < len(smaller) < len(content) else f"{start},{content}"

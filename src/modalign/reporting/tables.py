@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from modalign.evaluation.metrics import F1, is_share
-from modalign.evaluation.statistics import LEVEL, Interval, critical_difference, friedman
+from modalign.evaluation.metrics import F1, higher_is_better, is_share
+from modalign.evaluation.statistics import LEVEL, Interval, critical_difference, friedman, ranks
 from modalign.files import write_csv, write_whole
-from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_dataset, compare, rank_matrix
+from modalign.reporting.runs import ROPE, Row, RunRecord, across, best, by_dataset, compare, group_of, rank_matrix
 
 _READABLE = {
     "macro_f1": "macro F1",
@@ -258,7 +258,7 @@ def dataset_tables(dataset: str, rows: Sequence[Row]) -> list[Table]:
             "Last epoch": form(row.last_epoch),
             "Selection gap": form(row.selection_gap, signed=True),
             "Parameters": "–" if np.isnan(row.parameters) else f"{row.parameters:,.0f}",
-            "Peak MB": show(row.peak_memory_mb, 0),
+            "Memory added (MB)": show(row.peak_memory_mb, 0),
             "s per epoch": show(row.seconds_per_epoch, 2),
             "s in all": show(row.seconds, 1),
         }
@@ -430,25 +430,66 @@ def markdown(rows: Sequence[Row], runs: Sequence[RunRecord] = ()) -> str:
 
 
 def latex(rows: Sequence[Row]) -> str:
-    """Return the table in the paper's form: methods × data sets, mean ± half interval, best in bold (booktabs)."""
+    """Return tables in the paper's form (booktabs): methods by group, mean ± half interval, the best in bold.
+
+    First methods × data sets; then, for each data set of which more metrics are known, methods × metrics.
+    """
     datasets = by_dataset(rows)
-    cells: dict[tuple[str, str], str] = {}
-    for row in rows:
-        form = MetricFormat(row.metric)
-        number = f"{row.mean * form.factor:.{form.decimals}f}"
-        number = rf"\mathbf{{{number}}}" if row in best(datasets[row.dataset]) else number
-        half = "" if np.isnan(row.ci_low) else rf" \pm {(row.ci_high - row.mean) * form.factor:.{form.decimals}f}"
-        cells[row.strategy, row.dataset] = f"${number}{half}$"
-    body = [
-        [
-            rank.title.translate(_LATEX),
-            *(cells.get((rank.strategy, d), "--") for d in datasets),
-            f"{rank.mean_rank:.2f}",
-        ]
-        for rank in across(rows)
+    cells = {
+        (row.strategy, row.dataset): _latex_cell(row.metric, row.mean, row.ci_low, row.ci_high, row in best(own))
+        for own in datasets.values()
+        for row in own
+    }
+    ranked = across(rows)
+    main = [
+        (r.strategy, r.title, [*(cells.get((r.strategy, d), "--") for d in datasets), f"{r.mean_rank:.2f}"])
+        for r in ranked
     ]
-    frame = pd.DataFrame(body, columns=["Method", *(name.translate(_LATEX) for name in datasets), "Mean rank"])
-    return str(frame.to_latex(index=False, escape=False, column_format="l" + "c" * len(datasets) + "r"))
+    parts = [f"% Test scores\n{_latex_table(main, [*datasets, 'Mean rank'])}"]
+    for dataset, own in datasets.items():
+        names = list(dict.fromkeys(name for row in own for name in row.others))
+        if not names:
+            continue
+        leads = {}
+        for name in names:
+            known = [row.others[name].mean if name in row.others else np.nan for row in own]
+            leads[name] = ranks(known, higher_is_better(name))
+        body = []
+        for i, row in enumerate(own):
+            others = [
+                _latex_cell(name, one.mean, one.low, one.high, leads[name][i] == np.nanmin(leads[name]))
+                if (one := row.others.get(name))
+                else "--"
+                for name in names
+            ]
+            body.append((row.strategy, row.title, [cells[row.strategy, dataset], *others]))
+        heads = [MetricFormat(name).label for name in (own[0].metric, *names)]
+        said = dataset.replace("\n", " ")
+        parts.append(f"% All metrics of the test split of {said}\n{_latex_table(body, heads)}")
+    return "\n".join(parts)
+
+
+def _latex_cell(metric: str, mean: float, low: float, high: float, bold: bool) -> str:
+    form = MetricFormat(metric)
+    if np.isnan(mean):
+        return "--"
+    number = f"{mean * form.factor:.{form.decimals}f}"
+    number = rf"\mathbf{{{number}}}" if bold else number
+    half = "" if np.isnan(low) else rf" \pm {(high - low) / 2 * form.factor:.{form.decimals}f}"
+    return f"${number}{half}$"
+
+
+def _latex_table(rows: Sequence[tuple[str, str, list[str]]], heads: Sequence[str]) -> str:
+    """Return rows of strategy, title and cells as a tabular, with a rule between groups of methods."""
+    line = " & ".join(["Method", *(head.translate(_LATEX) for head in heads)])
+    lines = [rf"\begin{{tabular}}{{l{'c' * len(heads)}}}", r"\toprule", rf"{line} \\"]
+    last = None
+    for strategy, title, cells in rows:
+        if group_of(strategy) != last:
+            lines.append(r"\midrule")
+        last = group_of(strategy)
+        lines.append(rf"{' & '.join([title.translate(_LATEX), *cells])} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def show_tables(rows: Sequence[Row], console: Console | None = None) -> None:

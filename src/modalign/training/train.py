@@ -94,7 +94,7 @@ def train_spec(
     spec = objects.named(spec)
     run = RunFolder(out)
     run.check_free(spec, resume)
-    start_peak()
+    held = start_peak()
     loaded = load_data(spec.recipe.data) if data is None else data
     if run.resumable:
         check_same_data(run, loaded)
@@ -114,7 +114,7 @@ def train_spec(
             if resume and run.done:
                 return run.result()
             run.clear_partial()
-        what = spec, strategy, objects, given, data is not None, out, test, quiet, hooks
+        what = spec, strategy, objects, given, data is not None, out, test, quiet, held, hooks
         result: dict[str, Any] = devices.launch(_train, *what)
     return result
 
@@ -129,12 +129,13 @@ def _train(
     out: str | Path,
     test: bool,
     quiet: bool,
+    held: float,
     hooks: Hooks | None = None,
 ) -> dict[str, Any]:
-    """Train in each process."""
+    """Train in each process; ``held`` is what ``start_peak`` found."""
     if devices.spawns:
         end_with_parent()
-        start_peak()
+        held = start_peak()
     data = load_data(spec.recipe.data) if data is None else data
     run = RunFolder(out)
     cached = spec.recipe.training.cache_features and bool(frozen_encoders(strategy.model))
@@ -173,13 +174,13 @@ def _train(
     with tracked(spec, run, devices.rank == 0, hooks.draw if hooks is not None else None) as tracker:
         trainer = Trainer(devices, strategy, data, spec, run, display, hooks, tracker)
         trainer.fit()
-        result = _finish(trainer, test)
+        result = _finish(trainer, test, held)
     display.result(result)
     return result
 
 
-def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
-    """Score the last and the selected epoch, write predictions and result."""
+def _finish(trainer: Trainer, test: bool, held: float) -> dict[str, Any]:
+    """Score the last and the selected epoch, write predictions and result; ``held`` is memory before the training."""
     test = test and len(trainer.data.test) > 0
     data, spec, state, strategy, run = trainer.data, trainer.spec, trainer.state, trainer.strategy, trainer.run
     first = trainer.devices.rank == 0
@@ -237,7 +238,7 @@ def _finish(trainer: Trainer, test: bool) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, state.epoch), 4),
         "parameters": sum(p.numel() for p in strategy.parameters() if id(p) in trainer.stepper.trained),
-        "peak_memory_mb": round(peak_mb(trainer.devices.device), 1),
+        "peak_memory_mb": round(peak_mb(trainer.devices.device, held), 1),
         "fingerprint": data.fingerprint,
         "contents": _whole(data),
         "sizes": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
