@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage docs install install-dev install-docs clean
+.PHONY: demo test test-all check coverage docs install install-dev install-docs clean
 
 demo: install
 	$(BIN)/modalign bench digits --strategies unimodal,late_fusion,joint,joint_unimodal,infonce,modalign \
@@ -11,6 +11,9 @@ demo: install
 	@echo "The table is in demo/table.md (also .csv and .tex), the figure in demo/comparison.png, every run in demo/runs."
 
 test: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: install-dev

@@ -43,6 +43,7 @@ PRESENT = torch.tensor([[True, True, True], [False, True, True], [True, False, T
                         [True, False, False], [False, False, True]])  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_an_exported_program_answers_as_predict_does(tmp_path, modalities):
     run, names = trained(tmp_path, "modalign", modalities), list("abc")[:modalities]
@@ -58,12 +59,14 @@ def test_an_exported_program_answers_as_predict_does(tmp_path, modalities):
     assert program(present[:1], *(x[:1] for x in filled)).shape == (1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["dgl", "joint_mlp", "linear", "mla", "unimodal"])
 def test_methods_that_answer_in_their_own_way_are_exported_too(tmp_path, strategy):
     out = trained(tmp_path, strategy).export(tmp_path / "model.pt2")  # which compares it with the run
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_critics_that_the_pool_hears_are_exported_too(tmp_path):
     run = trained(tmp_path, "modalign")
     found = exporting.load_trained(run.folder)

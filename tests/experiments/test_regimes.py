@@ -28,6 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_map_from_the_command_line_says_who_leads_in_each_regime(made: Path) -> None:
     content = json.loads((made / "map.json").read_text())
     assert [one["name"] for one in content["regimes"]] == ["base", "shift 0.5", "shift 1", "missing 0.3", "missing 0.6"]
@@ -41,6 +42,7 @@ def test_a_map_from_the_command_line_says_who_leads_in_each_regime(made: Path) -
     assert "| base |" in (made / "map.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_varied_is_seen_where_data_lie(made: Path) -> None:
     places = {one["name"]: Place(**one["place"]) for one in json.loads((made / "places.json").read_text())["places"]}
     assert places["missing 0.6"].missing > places["missing 0.3"].missing > places["base"].missing == 0

@@ -26,6 +26,7 @@ def rehearsal(tmp_path_factory):
     return out, stamps
 
 
+@pytest.mark.slow
 def test_every_number_stands_beside_the_papers_with_a_verdict(rehearsal):
     out, _ = rehearsal
     table = pd.read_csv(out / "table2.csv")
@@ -45,6 +46,7 @@ def test_every_number_stands_beside_the_papers_with_a_verdict(rehearsal):
     assert (out / "table2.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_runs_that_will_be_made(tmp_path):
     for one in SETS:
         write_miniature(one.name, tmp_path / "raw" / one.folders[0])
@@ -56,6 +58,7 @@ def test_a_plan_counts_the_runs_that_will_be_made(tmp_path):
     assert set(counts["figures"].values()) == {2 * 7 * 3 - 3 + 1}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(rehearsal):
     out, stamps = rehearsal
     assert stamps

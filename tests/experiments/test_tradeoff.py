@@ -31,6 +31,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "two.npz"
 
 
+@pytest.mark.slow
 def test_a_sweep_from_the_command_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

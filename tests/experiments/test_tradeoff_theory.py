@@ -91,6 +91,7 @@ def test_the_pull_of_independent_and_of_equal_features() -> None:
     assert all(a < b for a, b in itertools.pairwise(pull(a) for a in ANGLES))
 
 
+@pytest.mark.slow
 def test_the_curve_turns_where_theory_says(tmp_path: Path) -> None:
     assert 2 < turning_point() < 5
     curve = np.array([(fusibility(a), complementarity(a)) for a in ANGLES])

@@ -26,7 +26,7 @@ from modalign.training.run import RunFolder
 
 KILLS = int(os.environ.get("MODALIGN_KILLS", "1"))
 EPOCHS, JOBS = (30, "2") if KILLS > 1 else (6, "1")
-pytestmark = [pytest.mark.timeout(0)] if KILLS > 1 else []
+pytestmark = [pytest.mark.slow, *([pytest.mark.timeout(0)] if KILLS > 1 else [])]
 BUDGET = ["--training.epochs", str(EPOCHS), "--training.checkpoint_minutes", "0.0001", "--training.accelerator", "cpu"]
 HOST = """
 import os, sys

@@ -605,7 +605,8 @@ def _resampled(
             names, first, member = np.unique(units, return_index=True, return_inverse=True)
             share = (member == np.arange(len(names))[:, None]) / np.bincount(member)[:, None]
             of_classes = run.task in ("classification", "multilabel")
-            scores = np.log(share @ np.exp(scores)) if of_classes else share @ scores
+            with np.errstate(divide="ignore"):  # a class that no sample of a unit allows
+                scores = np.log(share @ np.exp(scores)) if of_classes else share @ scores
             target, groups = target[first], groups[first] if len(groups) else groups
         drawn = weights.get(at := (len(target), groups.tobytes()))
         if drawn is None:
