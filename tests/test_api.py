@@ -119,6 +119,7 @@ def test_every_form_of_data_gives_the_same_run(tmp_path):
     assert metrics == pytest.approx([metrics[0]] * 4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_own_code_asks_before_it_runs_it(tmp_path):
     code = """
         import pathlib, sys
@@ -162,6 +163,7 @@ def test_a_run_with_own_code_asks_before_it_runs_it(tmp_path):
         modalign.predict(tmp_path / "run", new, trust_code=True)
 
 
+@pytest.mark.slow
 def test_a_method_in_a_file_trains_on_two_processes_and_is_kept(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from modalign import Strategy\n"
@@ -210,6 +212,7 @@ def test_a_recipe_names_classes_of_ones_own_file(tmp_path, monkeypatch):
     assert torch.equal(again.model.head.weight, run.model.head.weight)
 
 
+@pytest.mark.slow
 def test_a_bench_takes_classes_and_data_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(style, "KINDS", ("svg",))  # for speed
     found = modalign.bench(

@@ -51,6 +51,7 @@ def test_the_objective_takes_about_ten_lines(root):
 
 
 @pytest.mark.parametrize("name", ["torch_dataset.py", "raw_files.py"])
+@pytest.mark.slow
 def test_scripts_of_the_python_door(root, tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(root / "examples" / name))

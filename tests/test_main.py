@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 import modalign
 
 
@@ -14,6 +16,7 @@ def test_the_package_can_be_run():
     assert modalign.__version__ in shown.stdout
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_in_several_processes(tmp_path):
     words = [
         "-m",

@@ -50,6 +50,7 @@ def test_mine_divides_its_gradient_by_a_moving_average() -> None:
 
 
 @pytest.mark.parametrize("method", NAMED)
+@pytest.mark.slow
 def test_gaussian(method: str) -> None:
     x, y = gaussian(1.0, 600, d=2)
     result = estimate(torch.tensor(x), y, method=method, folds=2)
@@ -61,6 +62,7 @@ def test_gaussian(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", NAMED)
+@pytest.mark.slow
 def test_independent_given_contexts(method: str) -> None:
     """Means that move with T make 1.2 nats without T; given T nothing is left."""
     rng = np.random.default_rng(0)
@@ -91,6 +93,7 @@ def test_dependence_that_only_contexts_show() -> None:
 
 
 @pytest.mark.parametrize("method", ["nce3", "infonce"])
+@pytest.mark.slow
 def test_binary_channel(method: str) -> None:
     """A bit that flips with probability 0.1: I = log 2 - H(0.1)."""
     rng = np.random.default_rng(0)
@@ -113,6 +116,7 @@ def test_high_information_in_twenty_dimensions() -> None:
     assert estimate(x, y, folds=1).value == pytest.approx(5.0, abs=0.6)
 
 
+@pytest.mark.slow
 def test_infonce_warns_at_its_ceiling() -> None:
     x, y = gaussian(5.0, 200, d=2)
     result = estimate(x, y, method="infonce", folds=1)
@@ -122,6 +126,7 @@ def test_infonce_warns_at_its_ceiling() -> None:
 
 
 @pytest.mark.parametrize("method", ["nce3", "ksg"])
+@pytest.mark.slow
 def test_invertible_maps(method: str) -> None:
     """Increasing maps of single features change no rank, and hence nothing but rounding."""
     x, y = gaussian(1.0, 600)
@@ -313,6 +318,7 @@ def test_kinds_of_context() -> None:
     assert len(values) == 1
 
 
+@pytest.mark.slow
 def test_a_critic_that_misses_a_near_deterministic_relation_says_so():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 1))
@@ -342,6 +348,7 @@ def digits(n: int, given: str | None = None) -> tuple[np.ndarray, np.ndarray, np
         ("latent", "class", 0.0, 0.15),
     ],
 )
+@pytest.mark.slow
 def test_clusters_that_images_share(method: str, given: str | None, truth: float, short: float) -> None:
     """Classes are told apart from pairs alone: no estimate passes the truth, and none falls far short of it."""
     found = estimate(*digits(1500, given), method, folds=1)
@@ -369,6 +376,7 @@ def rotated(n: int) -> tuple[np.ndarray, np.ndarray]:
     return x @ left, y @ right
 
 
+@pytest.mark.slow
 def test_auto_takes_critics_where_few_of_many_directions_are_shared() -> None:
     found = estimate(*rotated(1000), method="auto", folds=1)
     assert found.method == "nce3"
@@ -376,6 +384,7 @@ def test_auto_takes_critics_where_few_of_many_directions_are_shared() -> None:
     assert found.notes[0].startswith("auto took nce3")
 
 
+@pytest.mark.slow
 def test_auto_takes_neighbors_where_one_scalar_all_but_determines_the_other() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 1))
@@ -384,6 +393,7 @@ def test_auto_takes_neighbors_where_one_scalar_all_but_determines_the_other() ->
     assert found.value > 4  # the truth is 5.3
 
 
+@pytest.mark.slow
 def test_auto_says_which_methods_it_could_not_try() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(2, size=400)
@@ -399,6 +409,7 @@ def test_features_that_say_nothing_new_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ["latent", "auto"])
+@pytest.mark.slow
 def test_seeds_of_what_is_learned(method: str) -> None:
     x, y = gaussian(0.5, 120, d=2)
     assert estimate(x, y, method=method, folds=1) == estimate(x, y, method=method, folds=1)

@@ -130,6 +130,7 @@ def test_many_classes_told_by_both() -> None:
     assert max(found.parts.unique_1, found.parts.unique_2, found.parts.synergy) < 0.1
 
 
+@pytest.mark.slow
 def test_bias_of_noise_is_taken_off() -> None:
     """Uncorrected, the synergy of pure noise is about 0.2 nats here."""
     found = []

@@ -76,6 +76,7 @@ class Half:
     warnings: tuple[str, ...] = ()
 
 
+@pytest.mark.slow
 def test_information_is_included() -> None:
     case = model()
     noise = np.random.default_rng(1).normal(size=(240, 4))

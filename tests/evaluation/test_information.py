@@ -69,6 +69,7 @@ def test_recovers_unique_and_shared_parts() -> None:
     assert not over_fused(found)
 
 
+@pytest.mark.slow
 def test_lower_bound_stays_below_the_truth_on_noise() -> None:
     rng = np.random.default_rng(0)
     features = {name: rng.normal(size=(200, 30)) for name in "ab"}
@@ -77,6 +78,7 @@ def test_lower_bound_stays_below_the_truth_on_noise() -> None:
         assert amount.value < 2 * amount.stderr
 
 
+@pytest.mark.slow
 def test_three_modalities_with_some_missing() -> None:
     features, y = two_views(600)
     features["noise"] = np.random.default_rng(1).normal(size=(600, 2))

@@ -59,6 +59,7 @@ def test_parts_are_recovered(name: str) -> None:
     assert found.together.value < known.label_pair + 3 * found.together.stderr
 
 
+@pytest.mark.slow
 def test_many_features_and_few_samples_still_say_what_is_shared() -> None:
     """64 features and 600 samples: by themselves no estimate stands by its number; in eight directions it does."""
     options = {"redundant": 2.0, "unique": 0.0, "synergy": 0.0, "shared": 2, "correlation": 0.8, "features": 32}

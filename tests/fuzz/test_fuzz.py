@@ -144,6 +144,7 @@ def test_recipes_with_other_values(tmp_path_factory: pytest.TempPathFactory, pla
 
 @cases(80)
 @given(damaged(yaml.safe_dump(RECIPE).encode()))
+@pytest.mark.slow
 def test_recipes_that_are_damaged(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_bytes(content)
@@ -326,6 +327,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cases(60)
 @given(st.data())
+@pytest.mark.slow
 def test_runs_that_are_damaged(run: Path, data: st.DataObject) -> None:
     other = run / "damaged"
     shutil.rmtree(other, ignore_errors=True)

@@ -180,6 +180,7 @@ def test_bad_settings(names: list[str], settings: dict, said: str) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_small_nets_do_not_import_transformers() -> None:
     code = "import sys, modalign.models.multimodal, modalign.models.backbones; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -58,6 +58,7 @@ def test_one_modality_and_other_tasks(tmp_path: Path, make_run: MakeRun) -> None
     assert "Confidence" not in text
 
 
+@pytest.mark.slow
 def test_figures_and_pictures_are_written(
     tmp_path: Path, make_run: MakeRun, diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

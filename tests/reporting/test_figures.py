@@ -227,6 +227,7 @@ def test_examples_show_every_kind() -> None:
         example_grid({"": [whole]}, {"photo": "imag"})
 
 
+@pytest.mark.slow
 def test_files_are_written_and_reproduce(bench: Path, tmp_path: Path) -> None:
     runs = [run for run in read_runs(bench) if run.dataset == "digits"]
     written = write_figures(runs[:2], tmp_path / "a")

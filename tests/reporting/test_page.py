@@ -200,6 +200,7 @@ def test_doubted_parts_are_marked(tmp_path: Path, make_run: MakeRun, diagnose: D
         assert ("? is not to be trusted" in table.caption) == marked
 
 
+@pytest.mark.slow
 def test_names_are_escaped(tmp_path: Path, make_run: MakeRun, diagnose: Diagnose) -> None:
     nasty = '"><script>alert(1)</script>'
     run = make_run(tmp_path / "run", nasty, title=nasty, dataset=nasty, warnings=["x < y"], options={"a": nasty})

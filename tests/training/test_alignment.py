@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modalign.data.dataset import Split
 from modalign.recipes import load_recipe
@@ -16,6 +17,7 @@ from modalign.training.train import train
 DIRECTIONS = 10
 
 
+@pytest.mark.slow
 def test_the_pull_raises_what_modalities_share_given_the_label(tmp_path: Path) -> None:
     """A critic whose scores are large before they mean anything makes the pull erase it instead."""
     alone, pulled = (_shared_given_label(tmp_path / str(alpha), alpha) for alpha in (0.0, 1.0))

@@ -60,6 +60,7 @@ def listening(devices: Devices, folder: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="reads what Linux shows of sockets")
+@pytest.mark.slow
 def test_processes_of_one_machine_listen_on_loopback_only(tmp_path):
     Devices("cpu", 2).launch(listening, str(tmp_path))
     found = [address for rank in (0, 1) for address in (tmp_path / f"{rank}.txt").read_text().split()]
@@ -67,6 +68,7 @@ def test_processes_of_one_machine_listen_on_loopback_only(tmp_path):
     assert {address.partition(":")[0] for address in found} == {"0100007F"}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(small_data, small_recipe, tmp_path):
     cases = []
     for modalities, missing in ((2, 0.0), (3, 0.3)):

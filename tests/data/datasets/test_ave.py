@@ -109,6 +109,7 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path):
         prepare("ave", tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_from_download_to_results_by_the_command_line(raw, tmp_path, by_command, capsys):
     out = tmp_path / "prepared"
     main(["prepare", "ave", "--raw", str(raw), "--out", str(out), "--options.size", "16", "--workers", "1"])

@@ -253,6 +253,7 @@ def test_twice_the_same_bytes(raw, prepared, tmp_path, same_bytes):
     same_bytes(prepared[0], tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_from_download_to_results_by_the_command_line(raw, tmp_path, by_command, capsys):
     out = tmp_path / "prepared"
     main(["prepare", "gbmlgg", "--raw", str(raw.parent), "--out", str(out), "--options.size", "16", "--workers", "1"])

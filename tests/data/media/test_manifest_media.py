@@ -94,6 +94,7 @@ def test_files_are_decoded_once_and_read_by_every_command(tmp_path: Path) -> Non
     assert load_data(DataSettings(path=str(tmp_path / "out"))).fingerprint == data.fingerprint
 
 
+@pytest.mark.slow
 def test_workers_follow_the_working_folder_from_call_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -209,7 +210,7 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert (again.samples, again.unreadable, again.resumed) == (first.samples, first.unreadable, first.samples)
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()} == before
     (tmp_path / "my.yaml").write_text(ABOUT.replace("columns: [site]", ""))
-    with pytest.raises(InputError, match=r"in use: it holds my, prepared with another columns.*--fresh"):
+    with pytest.raises(InputError, match=r"in use: it holds my, prepared with another columns.*resume=False"):
         prepare_manifest(path, out, workers=1)
     with pytest.raises(AssertionError, match=r"decoded again"):
         prepare_manifest(path, out, workers=1, resume=False)

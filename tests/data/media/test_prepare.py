@@ -170,7 +170,7 @@ def test_finished_work_is_kept_unless_something_changed(tmp_path):
     again = run(tmp_path, make_samples(20), counted)
     assert len(calls) == 20
     assert (again.unreadable, again.counts, again.resumed) == (first.unreadable, first.counts, first.samples)
-    with pytest.raises(InputError, match=r"in use: it holds toy, prepared with another size.*--fresh"):
+    with pytest.raises(InputError, match=r"in use: it holds toy, prepared with another size.*resume=False"):
         run(tmp_path, make_samples(20), counted, settings={"size": 2})
     with pytest.raises(InputError, match=r"in use: it holds toy, prepared from other samples"):
         run(tmp_path, make_samples(19), counted)
@@ -215,7 +215,7 @@ def test_a_partial_download_is_counted_and_completed(tmp_path):
 
     report = run(tmp_path / "lax", samples, fetched)
     said = "20 of 40 samples cannot be read (20 no such file): the download is not whole"
-    assert report.warnings == [f"{said}; complete it, and run again with --fresh"]
+    assert report.warnings == [f"{said}; complete it, and run again with resume=False"]
     lines = str(report).splitlines()
     assert (sum(line.startswith("  s") for line in lines), "20 unreadable and left out" in str(report)) == (20, True)
     with pytest.raises(InputError, match=r"toy: 20 of 40 .* such as s1, no such file: s1.flv. Complete it and run the"):
