@@ -98,8 +98,9 @@ def _told_apart(rows: Sequence[Row]) -> str:
     if len(untested) < len(others):
         text += f" (paired, over {reference[0].interval}, Holm, level {LEVEL:g})"
     if untested:
+        whom = "any other" if len(untested) == len(others) else _list(untested)
         text += (
-            f"; not tested against {_list(untested)}: fewer than {MINIMUM_PAIRS} splits, or seeds of one split, in "
+            f"; not tested against {whom}: fewer than {MINIMUM_PAIRS} splits, or seeds of one split, in "
             "common, or all differ alike"
         )
     return f"{text}."
