@@ -330,3 +330,28 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert found["requests"] == []
         assert found["sorted"] == 1
         assert found["figures"] >= 12
+
+
+def luminance(color: str) -> float:
+    digits = color if len(color) == 6 else "".join(2 * c for c in color)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("palette", [0, 1, 2], ids=["light", "dark", "printed"])
+def test_contrast_is_enough(palette: int) -> None:
+    """WCAG 2.2, 1.4.3 and 1.4.11: 4.5 for text, 3 for what figures draw."""
+    style = (Path(modalign.__file__).parent / "reporting" / "page.css").read_text()
+    block = re.findall(r"--ground:[^}]*", style)[palette]
+    colors = dict(re.findall(r"--([a-z-]+): #([0-9a-f]+);", block))
+
+    def contrast(first: str, second: str) -> float:
+        low, high = sorted([luminance(colors[first]), luminance(colors[second])])
+        return (high + 0.05) / (low + 0.05)
+
+    text = [(ink, on) for ink in ("ink", "quiet", "accent") for on in ("ground", "card")]
+    for ink, on in [*text, ("ink", "best"), ("warn", "warn-ground"), ("ink", "warn-ground")]:
+        assert contrast(ink, on) >= 4.5, (ink, on)
+    for drawn in ("axis", "blue"):
+        assert contrast(drawn, "card") >= 3, drawn
