@@ -123,7 +123,7 @@ def warnings(runs: Sequence[RunRecord], rows: Sequence[Row]) -> list[str]:
         fewest, most = min(counts.values()), max(counts.values())
         said = []
         if fewest == 1:
-            single = _list([title for title, count in counts.items() if count == 1])
+            single = "every method" if most == 1 else _list([title for title, count in counts.items() if count == 1])
             said.append(f"one run of {single}: no test; use --splits {MINIMUM_PAIRS} or more")
         elif min(row.splits if row.splits > 1 else row.seeds for row in own) < MINIMUM_PAIRS:
             few = plural(own[0].splits, "split") if own[0].splits > 1 else plural(fewest, "run")
