@@ -41,7 +41,7 @@ def train_all(devices: Devices, cases: list, folder: str) -> None:
     for name, strategy, options, data, recipe in cases:
         spec = RunSpec(strategy, 0, recipe, options)
         built = build_strategy(spec, DataInfo.of(data), data.train)
-        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True, None)
+        _train(devices, spec, built, Objects(), data, True, f"{folder}/{name}", True, True, 0.0, None)
 
 
 def listening(devices: Devices, folder: str) -> None:
