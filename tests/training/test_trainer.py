@@ -222,7 +222,7 @@ def test_outputs_that_are_not_finite_on_validation_stop_the_run_too(small_data, 
     recipe = small_recipe(checkpoint_minutes=1e-9)
     with pytest.raises(Diverged, match="outputs on validation are no longer finite after epoch 2"):
         train(recipe, str(tmp_path / "breaks.py"), out=tmp_path / "run", data=small_data(), quiet=True)
-    assert 3 <= RunFolder(tmp_path / "run").load("last")["state"]["step"] <= 6
+    assert RunFolder(tmp_path / "run").load("last")["state"]["step"] == 6
 
 
 def test_bad_input_is_said_before_anything_is_written(small_data, small_recipe, tmp_path):

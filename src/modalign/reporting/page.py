@@ -265,7 +265,7 @@ def _table(table: Table) -> dict[str, Any]:
     """Return a table for the page, with the terms of the glossary that its heads and rows are about."""
     heads = [_term(head) if table.name in _HEADS else None for head in table.head]
     rows = [_term(row[0]) if table.name in _ROWS else None for row in table.body]
-    about = [term for word in ("nats",) if word in table.caption and (term := _term(word))]
+    about = [_term("nats")] if "nats" in table.caption else []
     return {"caption": table.caption, "about": about, "head": [*zip(table.head, heads, strict=True)],
             "body": [*zip(table.body, rows, strict=True)], "best": table.best, "words": table.words}  # fmt: skip
 
